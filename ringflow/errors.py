@@ -1,0 +1,284 @@
+"""Every error that ringflow raises on purpose.
+
+- ``UsageError``: the caller's fault; nothing was changed.
+- ``StorageError``: the journal, a checkpoint or a file is missing, damaged or in conflict.
+- ``DeviceError``: a device, a compiler or a kernel failed; ``call`` and ``code`` say where.
+- Messages are composed from the fields and end with what to do.
+"""
+
+from __future__ import annotations
+
+
+class RingflowError(Exception):
+    """The root of all errors that ringflow raises on purpose."""
+
+
+class UsageError(RingflowError):
+    """The request cannot be granted as it stands; nothing was changed."""
+
+
+class SpecError(UsageError):
+    """A kernel spec, region, message or code source is not valid by itself."""
+
+
+class IllegalTransitionError(UsageError):
+    """A state machine's table has no row for this event in this state."""
+
+    def __init__(self, state: object, event: str) -> None:
+        self.state = state
+        self.event = event
+        super().__init__(
+            f"event {event!r} is not allowed in state {getattr(state, 'value', state)!r}; "
+            "look at the machine's diagram for the events that are"
+        )
+
+
+class UnknownKernelError(UsageError):
+    """No kernel has this id."""
+
+    def __init__(self, kernel_id: str, known: tuple[str, ...] = ()) -> None:
+        self.kernel_id = kernel_id
+        super().__init__(
+            f"no kernel {kernel_id!r}; known kernels: {', '.join(known) or 'none'}; "
+            "launch it first or correct the id"
+        )
+
+
+class DuplicateKernelError(UsageError):
+    """A kernel with this id exists already."""
+
+    def __init__(self, kernel_id: str) -> None:
+        self.kernel_id = kernel_id
+        super().__init__(f"kernel {kernel_id!r} exists already; choose another id or stop it first")
+
+
+class UnknownDeviceError(UsageError):
+    """The engine was not opened with this device."""
+
+    def __init__(self, device: str, known: tuple[str, ...] = ()) -> None:
+        self.device = device
+        super().__init__(
+            f"no device {device!r}; the engine has: {', '.join(known) or 'none'}; "
+            "add it to open_engine(devices=[...])"
+        )
+
+
+class SameDeviceError(UsageError):
+    """A migration names the device on which the kernel already runs."""
+
+    def __init__(self, kernel_id: str, device: str) -> None:
+        self.kernel_id = kernel_id
+        self.device = device
+        super().__init__(
+            f"kernel {kernel_id!r} already runs on {device!r}; choose another device as the target"
+        )
+
+
+class KernelBusyError(UsageError):
+    """Another operation holds the kernel's lease."""
+
+    def __init__(self, kernel_id: str, operation_id: str) -> None:
+        self.kernel_id = kernel_id
+        self.operation_id = operation_id
+        super().__init__(
+            f"kernel {kernel_id!r} is leased to operation {operation_id!r}; "
+            "wait for its result or cancel it"
+        )
+
+
+class KernelStateError(UsageError):
+    """The kernel is in a state in which this request makes no sense."""
+
+    def __init__(self, kernel_id: str, state: str, needed: str) -> None:
+        self.kernel_id = kernel_id
+        self.state = state
+        super().__init__(f"kernel {kernel_id!r} is {state}; this request needs it {needed}")
+
+
+class UnknownMessageError(UsageError):
+    """The kernel's spec declares no message of this type."""
+
+    def __init__(self, kernel_id: str, message_type: object) -> None:
+        self.kernel_id = kernel_id
+        self.message_type = message_type
+        super().__init__(
+            f"kernel {kernel_id!r} declares no message {message_type!r}; "
+            "add it to KernelSpec(messages=[...])"
+        )
+
+
+class LimitExceededError(UsageError):
+    """A size or a count is over its limit."""
+
+    def __init__(self, what: str, value: int, limit: int, advice: str) -> None:
+        self.what = what
+        self.value = value
+        self.limit = limit
+        super().__init__(f"{what} is {value}, over the limit of {limit}; {advice}")
+
+
+class RegionMismatchError(UsageError):
+    """A region's data has another shape or dtype than the spec declares."""
+
+    def __init__(self, region: str, got: str, expected: str) -> None:
+        self.region = region
+        self.got = got
+        self.expected = expected
+        super().__init__(f"region {region!r} got {got}, its spec says {expected}; convert the data")
+
+
+class EngineClosedError(UsageError):
+    """The engine is closed, or was closed by a failure of its journal."""
+
+
+class FolderInUseError(UsageError):
+    """Another process has the engine's folder open."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        super().__init__(
+            f"folder {folder!r} is in use by another engine; close that one or use another folder"
+        )
+
+
+class DisabledError(UsageError):
+    """A service was asked to work while its configuration says ``enabled=False``."""
+
+
+class OperationCancelledError(RingflowError):
+    """The operation was cancelled before its commit point; the kernel runs as before."""
+
+
+class OperationFailedError(RingflowError):
+    """An operation ended without its result; ``state`` says where it left the kernel."""
+
+    def __init__(self, operation_id: str, state: str, reason: str) -> None:
+        self.operation_id = operation_id
+        self.state = state
+        self.reason = reason
+        super().__init__(f"operation {operation_id!r} ended {state}: {reason}")
+
+
+class StorageError(RingflowError):
+    """The journal, a checkpoint or a file is missing, damaged or in conflict."""
+
+
+class NotFoundError(StorageError):
+    """The named thing is not in the store."""
+
+
+class TornRecordError(StorageError):
+    """A record runs past the end of the last segment; the tail may be cut."""
+
+
+class CorruptError(StorageError):
+    """Stored bytes contradict their digest or format; never cut or repaired by itself."""
+
+
+class CorruptJournalError(CorruptError):
+    """A journal record that was durable is damaged."""
+
+    def __init__(self, segment: str, line: int, sequence: int | None, reason: str) -> None:
+        self.segment = segment
+        self.line = line
+        self.sequence = sequence
+        self.reason = reason
+        super().__init__(
+            f"journal segment {segment}, line {line}, sequence "
+            f"{'unknown' if sequence is None else sequence}: {reason}; "
+            "restore the segment from a copy, nothing was cut"
+        )
+
+
+class ConflictError(StorageError):
+    """The store holds something else under this name or version."""
+
+
+class JournalClosedError(StorageError):
+    """The journal is closed; after a failed write or fsync it must be opened anew."""
+
+
+class OutcomeUnknownError(StorageError):
+    """It is unknown whether the request became durable; ask after a restart."""
+
+
+class DeviceError(RingflowError):
+    """A device, a compiler or a kernel failed.
+
+    Attributes:
+        call: the call or step that failed, e.g. ``"allocate"`` or ``"cuLaunchKernel"``.
+        code: its error code or name, empty where there is none.
+    """
+
+    def __init__(self, message: str, *, call: str = "", code: str = "") -> None:
+        self.call = call
+        self.code = code
+        super().__init__(message)
+
+
+class DeviceMemoryError(DeviceError):
+    """The device has not enough free memory."""
+
+    def __init__(self, device: str, wanted_bytes: int, free_bytes: int) -> None:
+        self.device = device
+        self.wanted_bytes = wanted_bytes
+        self.free_bytes = free_bytes
+        super().__init__(
+            f"device {device!r} has {free_bytes} bytes free, {wanted_bytes} were asked for; "
+            "migrate a kernel away or raise the device's limit",
+            call="allocate",
+            code="out of memory",
+        )
+
+
+class CompileError(DeviceError):
+    """The compiler refused the source.
+
+    Attributes:
+        log: the compiler's whole output, with file, line and column.
+    """
+
+    def __init__(self, compiler: str, log: str) -> None:
+        self.compiler = compiler
+        self.log = log
+        super().__init__(
+            f"{compiler} refused the source; mend what it names:\n{log.rstrip()}",
+            call=compiler,
+            code="compile failed",
+        )
+
+
+class EntryPointError(DeviceError):
+    """The code has no kernel of this name, or its parameters are not the spec's."""
+
+
+class UnsupportedPtxError(DeviceError):
+    """The PTX uses an operation that the host device does not have; refused at load."""
+
+    def __init__(self, operation: str, line: int, detail: str = "") -> None:
+        self.operation = operation
+        self.line = line
+        super().__init__(
+            f"PTX line {line}: {operation!r} is not supported by the host device"
+            f"{': ' + detail if detail else ''}; rewrite the kernel without it",
+            call="load",
+            code="unsupported ptx",
+        )
+
+
+class PtxSyntaxError(DeviceError):
+    """The PTX text is not well formed."""
+
+    def __init__(self, line: int, detail: str) -> None:
+        self.line = line
+        super().__init__(
+            f"PTX line {line}: {detail}; recompile it from source", call="load", code="syntax"
+        )
+
+
+class KernelStalledError(DeviceError):
+    """The kernel did not answer a command within its deadline."""
+
+
+class KernelTrappedError(DeviceError):
+    """The kernel executed a trap; its memory is not to be trusted."""

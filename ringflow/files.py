@@ -1,0 +1,169 @@
+"""The file-system seam: every durable byte of ringflow passes through ``FileSystem``.
+
+- Calls are synchronous and may block; async code runs them in worker threads.
+- Each primitive is one crash point; ``write_atomic`` is composed from them.
+- Nothing is durable before ``fsync``/``datasync`` of the file and ``fsync_folder`` of its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from ringflow.errors import FolderInUseError, NotFoundError
+
+Buffer = bytes | bytearray | memoryview
+
+
+class OpenFile(Protocol):
+    """A file that is open for appending."""
+
+    def write(self, data: Buffer) -> None:
+        """Append all of ``data``; raises ``OSError`` as the system does."""
+
+    def datasync(self) -> None:
+        """Make all that was written durable, with the length (fdatasync)."""
+
+    def close(self) -> None: ...
+
+
+class FolderLock(Protocol):
+    def release(self) -> None: ...
+
+
+class FileSystem(Protocol):
+    """The primitives on files that ringflow needs; ``tests`` has a double that crashes."""
+
+    def make_folder(self, path: Path) -> None: ...
+    def create(self, path: Path) -> OpenFile:
+        """Open a file that must not exist yet; raises ``FileExistsError``."""
+
+    def append(self, path: Path) -> OpenFile:
+        """Open an existing file at its end."""
+
+    def read(self, path: Path) -> bytes:
+        """Return a file's bytes; raises ``NotFoundError``."""
+
+    def names(self, folder: Path) -> list[str]:
+        """Return the names in a folder, sorted; an absent folder has none."""
+
+    def exists(self, path: Path) -> bool: ...
+    def size_bytes(self, path: Path) -> int: ...
+    def rename(self, source: Path, target: Path) -> None:
+        """Replace ``target`` by ``source`` in one step."""
+
+    def truncate(self, path: Path, size_bytes: int) -> None:
+        """Cut a file and make its new length durable."""
+
+    def delete(self, path: Path) -> None: ...
+    def fsync_folder(self, path: Path) -> None: ...
+    def free_bytes(self, path: Path) -> int: ...
+    def lock(self, path: Path) -> FolderLock:
+        """Take the lock file ``path``; raises ``FolderInUseError`` if another process has it."""
+
+
+def write_atomic(files: FileSystem, path: Path, pieces: Iterable[Buffer]) -> None:
+    """Write ``path`` so that a crash leaves the old file or the whole new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    if files.exists(temporary):
+        files.delete(temporary)
+    file = files.create(temporary)
+    try:
+        for piece in pieces:
+            file.write(piece)
+        file.datasync()
+    finally:
+        file.close()
+    files.rename(temporary, path)
+    files.fsync_folder(path.parent)
+
+
+class _SystemFile:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: Buffer) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def datasync(self) -> None:
+        os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class _SystemLock:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+class SystemFiles:
+    """``FileSystem`` on the operating system's files."""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def create(self, path: Path) -> OpenFile:
+        return _SystemFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644))
+
+    def append(self, path: Path) -> OpenFile:
+        return _SystemFile(os.open(path, os.O_WRONLY | os.O_APPEND))
+
+    def read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"no file {str(path)!r}; check the path") from None
+
+    def names(self, folder: Path) -> list[str]:
+        return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def size_bytes(self, path: Path) -> int:
+        return path.stat().st_size
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def truncate(self, path: Path, size_bytes: int) -> None:
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            os.ftruncate(descriptor, size_bytes)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def delete(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def fsync_folder(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def free_bytes(self, path: Path) -> int:
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
+    def lock(self, path: Path) -> FolderLock:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise FolderInUseError(str(path.parent)) from None
+        return _SystemLock(descriptor)
