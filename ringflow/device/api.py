@@ -1,0 +1,144 @@
+"""The ``Device`` protocol: memory, code and launches, the same for host and CUDA devices.
+
+- Every call is synchronous and may block; async code runs it in a worker thread.
+- Copies and digests act on the device's own memory, never on a host copy of it.
+- A launch outlives the call that made it; ``Launch.status`` is read without blocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Protocol
+
+import attrs
+
+from ringflow.device.compiler.api import CompiledCode, CompileTarget
+from ringflow.files import Buffer
+from ringflow.spec import Dim3
+
+
+class LaunchStatus(IntEnum):
+    """Where a launch is; the values are those of the native scheduler's status word."""
+
+    RUNNING = 0
+    COMPLETED = 1
+    TRAPPED = 2
+    ABORTED = 3
+
+
+@attrs.frozen
+class DeviceGlobal:
+    """A mutable ``__device__`` variable of loaded code: an implicit region."""
+
+    name: str
+    size_bytes: int
+    address: int
+
+
+class Allocation(Protocol):
+    """A piece of a device's memory."""
+
+    @property
+    def address(self) -> int:
+        """The address as kernels see it."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def label(self) -> str: ...
+
+
+class MappedAllocation(Allocation, Protocol):
+    """Host memory that kernels see too."""
+
+    @property
+    def host_address(self) -> int:
+        """The address as the host's native code sees it."""
+
+
+class LoadedCode(Protocol):
+    """Code that is ready to launch on one device."""
+
+    @property
+    def parameter_sizes(self) -> Mapping[str, tuple[int, ...]]:
+        """Parameter sizes in bytes by kernel name."""
+
+    @property
+    def globals(self) -> tuple[DeviceGlobal, ...]: ...
+
+
+class Launch(Protocol):
+    """A grid that was launched."""
+
+    @property
+    def status(self) -> LaunchStatus: ...
+    @property
+    def detail(self) -> str:
+        """What trapped and where; empty unless the status is ``TRAPPED``."""
+
+    def wait(self, timeout_s: float) -> LaunchStatus:
+        """Block until the grid has ended or the time is up; return the status."""
+
+    def abort(self) -> None:
+        """Stop running the grid's threads; its memory is then not to be trusted."""
+
+
+class Device(Protocol):
+    """A place where kernels run."""
+
+    @property
+    def name(self) -> str:
+        """``"host:0"``, ``"cuda:1"``."""
+
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def target(self) -> CompileTarget: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int: ...
+    def allocate(self, size_bytes: int, *, label: str) -> Allocation:
+        """Take zeroed memory; raises ``DeviceMemoryError``."""
+
+    def allocate_mapped(self, size_bytes: int, *, label: str) -> MappedAllocation:
+        """Take zeroed host memory that kernels see; 128-byte aligned."""
+
+    def free(self, allocation: Allocation) -> None: ...
+    def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None: ...
+    def copy_out(
+        self, source: Allocation, *, offset_bytes: int = 0, size_bytes: int | None = None
+    ) -> memoryview:
+        """Return a copy (uint8) of device memory."""
+
+    def view(self, source: Allocation) -> memoryview | None:
+        """Return device memory itself where the host can address it, else ``None``."""
+
+    def copy_to_peer(self, source: Allocation, peer: Device, target: Allocation) -> str:
+        """Copy a whole allocation to another device; return the path it took, e.g. ``"host"``."""
+
+    def digest_blocks(self, source: Allocation) -> bytes:
+        """Return the 16-byte xxh3-128 of each 64 KiB block, read from the device's memory."""
+
+    def load(self, code: CompiledCode) -> LoadedCode:
+        """Make code ready to launch; raises ``UnsupportedPtxError`` and other ``DeviceError``."""
+
+    def unload(self, code: LoadedCode) -> None: ...
+    def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
+        """Return how many blocks can be resident at once (``grid="fill"``)."""
+
+    def launch(
+        self,
+        code: LoadedCode,
+        entry_point: str,
+        *,
+        grid: Dim3,
+        block: Dim3,
+        parameters: tuple[bytes, ...],
+        dynamic_shared_bytes: int = 0,
+    ) -> Launch:
+        """Launch a grid; all of its blocks are resident together."""
+
+    def close(self) -> None:
+        """Give everything back; raises ``DeviceError`` while a launch lives."""

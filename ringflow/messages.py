@@ -1,0 +1,155 @@
+"""Typed messages: frozen classes whose fields are laid out as a C struct.
+
+- A layout follows natural C alignment, little-endian, so that host and device agree byte for byte.
+- Types from ``SYSTEM_TYPES_FROM`` up belong to ringflow.
+- A message without fields has an empty payload.
+"""
+
+from __future__ import annotations
+
+import struct
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import attrs
+
+from ringflow.errors import SpecError
+
+SYSTEM_TYPES_FROM: typing.Final = 0xFFFF0000
+
+
+@attrs.frozen
+class Scalar:
+    """One C scalar: its name in CUDA C++, its ``struct`` code and its size in bytes."""
+
+    c_type: str
+    code: str
+    size_bytes: int
+
+
+u8 = Annotated[int, Scalar("unsigned char", "B", 1)]
+u16 = Annotated[int, Scalar("unsigned short", "H", 2)]
+u32 = Annotated[int, Scalar("unsigned int", "I", 4)]
+u64 = Annotated[int, Scalar("unsigned long long", "Q", 8)]
+i8 = Annotated[int, Scalar("signed char", "b", 1)]
+i16 = Annotated[int, Scalar("short", "h", 2)]
+i32 = Annotated[int, Scalar("int", "i", 4)]
+i64 = Annotated[int, Scalar("long long", "q", 8)]
+f32 = Annotated[float, Scalar("float", "f", 4)]
+f64 = Annotated[float, Scalar("double", "d", 8)]
+
+_SCALARS: typing.Final = {
+    scalar.code: scalar
+    for annotated in (u8, u16, u32, u64, i8, i16, i32, i64, f32, f64)
+    for scalar in typing.get_args(annotated)
+    if isinstance(scalar, Scalar)
+}
+
+
+@attrs.frozen
+class MessageField:
+    """A field of a message: name, ``struct`` code, and where it lies in the payload."""
+
+    name: str
+    code: str
+    offset_bytes: int
+
+    @property
+    def scalar(self) -> Scalar:
+        return _SCALARS[self.code]
+
+
+@attrs.frozen
+class MessageLayout:
+    """How a message type lies in memory; all that the engine needs to know of its class."""
+
+    id: int
+    name: str
+    fields: tuple[MessageField, ...]
+    size_bytes: int
+
+    @property
+    def format(self) -> str:
+        """The ``struct`` format of the payload, padding included."""
+        text, end = "<", 0
+        for field in self.fields:
+            text += "x" * (field.offset_bytes - end) + field.code
+            end = field.offset_bytes + field.scalar.size_bytes
+        return text + "x" * (self.size_bytes - end)
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=False)
+def message(id: int) -> Callable[[type[T]], type[T]]:
+    """Make a class a message of type ``id``; its annotated fields become a C struct.
+
+    Raises:
+        SpecError: the id is reserved, or a field's annotation is not one of ``ringflow.u32`` etc.
+    """
+    if not 0 < id < SYSTEM_TYPES_FROM:
+        raise SpecError(f"message id {id} must lie between 1 and {SYSTEM_TYPES_FROM - 1}")
+
+    def decorate(cls: type[T]) -> type[T]:
+        made = attrs.frozen(cls)
+        made.__ringflow_message_id__ = id  # type: ignore[attr-defined]
+        return made
+
+    return decorate
+
+
+def layout_of(cls: type[Any]) -> MessageLayout:
+    """Return the memory layout of a class made by ``message``."""
+    cached = cls.__dict__.get("__ringflow_layout__")
+    if isinstance(cached, MessageLayout):
+        return cached
+    if "__ringflow_message_id__" not in cls.__dict__:
+        raise SpecError(f"{cls.__name__} is not a message; decorate it with @ringflow.message(id)")
+    layout = layout_from(
+        cls.__ringflow_message_id__, cls.__name__, [(f.name, _scalar(cls, f.name)) for f in attrs.fields(cls)]
+    )
+    cls.__ringflow_layout__ = layout
+    return layout
+
+
+def layout_from(id: int, name: str, fields: list[tuple[str, Scalar]]) -> MessageLayout:
+    """Lay out named scalars with natural C alignment."""
+    offset, alignment, placed = 0, 1, []
+    for field_name, scalar in fields:
+        offset += -offset % scalar.size_bytes
+        placed.append(MessageField(field_name, scalar.code, offset))
+        offset += scalar.size_bytes
+        alignment = max(alignment, scalar.size_bytes)
+    return MessageLayout(id, name, tuple(placed), offset + -offset % alignment)
+
+
+def _scalar(cls: type[Any], name: str) -> Scalar:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for extra in getattr(hints[name], "__metadata__", ()):
+        if isinstance(extra, Scalar):
+            return extra
+    raise SpecError(
+        f"{cls.__name__}.{name} must be annotated with a ringflow scalar such as ringflow.u32"
+    )
+
+
+def pack(value: object) -> tuple[int, bytes]:
+    """Return a message's type and payload; raises ``SpecError`` if a value does not fit."""
+    layout = layout_of(type(value))
+    values = [getattr(value, field.name) for field in layout.fields]
+    try:
+        return layout.id, struct.pack(layout.format, *values)
+    except struct.error as error:
+        raise SpecError(f"{layout.name}{tuple(values)!r} does not fit its fields: {error}") from None
+
+
+def unpack(cls: type[T], payload: bytes) -> T:
+    """Build a message of class ``cls`` from a payload."""
+    layout = layout_of(cls)
+    if len(payload) != layout.size_bytes:
+        raise SpecError(
+            f"payload has {len(payload)} bytes, {layout.name} has {layout.size_bytes}"
+        )
+    return cls(*struct.unpack(layout.format, payload))

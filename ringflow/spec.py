@@ -1,0 +1,318 @@
+"""What a user declares about a kernel: regions, code, messages, and the promises asked for.
+
+- Values only: building one checks it, so a spec that exists is valid by itself.
+- ``encode_spec``/``decode_spec`` keep all but the initial arrays, which live in the first checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import attrs
+import orjson
+
+from ringflow.errors import SpecError
+from ringflow.messages import MessageField, MessageLayout, layout_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Dim3 = tuple[int, int, int]
+Durability = Literal["durable", "async", "volatile"]
+ReplayMode = Literal["exact", "checkpoint"]
+
+DTYPE_BYTES: Final[Mapping[str, int]] = {
+    "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4,
+    "float32": 4, "int64": 8, "uint64": 8, "float64": 8,
+}  # fmt: skip
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,99}\Z")
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.match(name):
+        raise SpecError(
+            f"{what} {name!r} is not a name: a letter or '_', then up to 99 letters, digits, '_.-'"
+        )
+
+
+class CodeFormat(Enum):
+    """The form in which a kernel's code is given."""
+
+    SOURCE = "source"
+    PTX = "ptx"
+    CUBIN = "cubin"
+
+
+@attrs.frozen(kw_only=True)
+class KernelCodeSource:
+    """A kernel's code as the user gives it.
+
+    Attributes:
+        version_id: a name of the user's for this version; the hash if none is given.
+        created_at_ns: UNIX time in ns, 0 where it is not known.
+    """
+
+    format: CodeFormat
+    code: bytes
+    entry_point: str
+    version_id: str
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+    created_at_ns: int = 0
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) over format, entry point and code."""
+        head = f"{self.format.value}\0{self.entry_point}\0".encode()
+        return hashlib.sha256(head + self.code).hexdigest()
+
+    @property
+    def text(self) -> str:
+        return self.code.decode()
+
+    @staticmethod
+    def _make(
+        format: CodeFormat, code: bytes, entry_point: str, version_id: str | None, metadata: Mapping[str, str] | None
+    ) -> KernelCodeSource:
+        if not re.match(r"[A-Za-z_]\w*\Z", entry_point):
+            raise SpecError(f"entry point {entry_point!r} is not a C identifier; name a kernel")
+        if not code:
+            raise SpecError("the code is empty; give the kernel's source")
+        made = KernelCodeSource(
+            format=format, code=code, entry_point=entry_point, version_id="", metadata=dict(metadata or {})
+        )
+        return attrs.evolve(made, version_id=version_id or made.hash[:12])
+
+    @classmethod
+    def from_cuda(
+        cls, source: str, entry_point: str, *, version_id: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> KernelCodeSource:
+        """CUDA C++ source; it may ``#include <ringflow.cuh>`` and ``<ringflow_messages.cuh>``."""
+        return cls._make(CodeFormat.SOURCE, source.encode(), entry_point, version_id, metadata)
+
+    @classmethod
+    def from_ptx(
+        cls, text: str, entry_point: str, *, version_id: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> KernelCodeSource:
+        """PTX text; whether a host device may run it is for its owner's licence to say."""
+        return cls._make(CodeFormat.PTX, text.encode(), entry_point, version_id, metadata)
+
+
+@attrs.frozen
+class Region:
+    """A named array of a kernel's state in device memory.
+
+    Attributes:
+        initial: array of exactly ``dtype`` and ``shape``, C order; zeros where it is ``None``.
+    """
+
+    name: str
+    dtype: str = attrs.field(kw_only=True)
+    shape: tuple[int, ...] = attrs.field(kw_only=True, converter=lambda shape: tuple(int(n) for n in shape))
+    initial: np.ndarray[Any, Any] | None = attrs.field(default=None, kw_only=True, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        from ringflow.errors import RegionMismatchError
+
+        _check_name("region", self.name)
+        if self.dtype not in DTYPE_BYTES:
+            raise SpecError(f"region {self.name!r}: dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}")
+        if any(n <= 0 for n in self.shape):
+            raise SpecError(f"region {self.name!r}: shape {self.shape} must be positive throughout")
+        if self.initial is not None:
+            got = (str(self.initial.dtype), tuple(self.initial.shape))
+            if got != (self.dtype, self.shape):
+                raise RegionMismatchError(self.name, f"{got[0]}{got[1]}", f"{self.dtype}{self.shape}")
+
+    @property
+    def size_bytes(self) -> int:
+        size = DTYPE_BYTES[self.dtype]
+        for n in self.shape:
+            size *= n
+        return size
+
+    @property
+    def layout(self) -> tuple[str, str, tuple[int, ...]]:
+        """Name, dtype and shape: what two regions must share to hold the same bytes."""
+        return self.name, self.dtype, self.shape
+
+
+@attrs.frozen
+class Argument:
+    """A scalar kernel argument: its name, dtype, and little-endian bytes."""
+
+    name: str
+    dtype: str
+    value: bytes
+
+
+def _arguments(given: Mapping[str, Any] | Iterable[Argument]) -> tuple[Argument, ...]:
+    if not isinstance(given, Mapping):
+        return tuple(given)
+    made = []
+    for name, value in given.items():
+        dtype = str(getattr(value, "dtype", ""))
+        if dtype not in DTYPE_BYTES or getattr(value, "shape", None) != ():
+            raise SpecError(
+                f"argument {name!r} must be a numpy scalar such as np.float32(0.1), got {value!r}"
+            )
+        made.append(Argument(name, dtype, value.tobytes()))
+    return tuple(made)
+
+
+def _layouts(given: Iterable[type[Any] | MessageLayout]) -> tuple[MessageLayout, ...]:
+    return tuple(m if isinstance(m, MessageLayout) else layout_of(m) for m in given)
+
+
+def _dim3(given: Any) -> Any:
+    return given if isinstance(given, str) else tuple(int(n) for n in given)
+
+
+@attrs.frozen(kw_only=True)
+class KernelSpec:
+    """A persistent kernel: code, state, messages, and what is promised about them.
+
+    Attributes:
+        grid: blocks in x, y, z, or ``"fill"`` for as many as the device runs at once.
+        arguments: numpy scalars by name, passed after the regions in this order.
+        durability: whether messages are journaled before, after or never (``volatile``).
+        replay: ``exact`` if state and replies follow from checkpoint, messages and code alone.
+        ring_slots: messages that the device's ring holds, a power of two.
+        slot_bytes: bytes of a slot, 32 of them header; bounds the payload.
+        max_replies: replies that one message may produce at most.
+    """
+
+    kernel_id: str
+    kernel_type: str
+    code: KernelCodeSource
+    messages: tuple[MessageLayout, ...] = attrs.field(default=(), converter=_layouts)
+    grid: Dim3 | Literal["fill"] = attrs.field(default=(1, 1, 1), converter=_dim3)
+    block: Dim3 = attrs.field(default=(128, 1, 1), converter=_dim3)
+    regions: tuple[Region, ...] = attrs.field(default=(), converter=tuple)
+    arguments: tuple[Argument, ...] = attrs.field(default=(), converter=_arguments)
+    durability: Durability = "durable"
+    replay: ReplayMode = "exact"
+    ring_slots: int = 256
+    reply_slots: int = 1024
+    slot_bytes: int = 128
+    max_replies: int = 1
+    dynamic_shared_bytes: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        _check_name("kernel id", self.kernel_id)
+        _check_name("kernel type", self.kernel_type)
+        if self.durability not in ("durable", "async", "volatile"):
+            raise SpecError(f"durability {self.durability!r} is none of durable, async, volatile")
+        if self.replay not in ("exact", "checkpoint"):
+            raise SpecError(f"replay {self.replay!r} is none of exact, checkpoint")
+        self._check_shape()
+        for what, names in (
+            ("region", [region.name for region in self.regions]),
+            ("message id", [layout.id for layout in self.messages]),
+            ("message name", [layout.name for layout in self.messages]),
+            ("argument", [argument.name for argument in self.arguments]),
+        ):
+            for name in names:
+                if names.count(name) > 1:  # type: ignore[arg-type]
+                    raise SpecError(f"{what} {name!r} is declared twice; give each its own")
+
+    def _check_shape(self) -> None:
+        for what, dims in (("grid", self.grid), ("block", self.block)):
+            if dims == "fill" and what == "grid":
+                continue
+            if len(dims) != 3 or any(not isinstance(n, int) or n <= 0 for n in dims):
+                raise SpecError(f"{what} {dims!r} must be three positive integers")
+        x, y, z = self.block
+        if x * y * z > 1024:
+            raise SpecError(f"block {self.block} has {x * y * z} threads; at most 1024 are possible")
+        for what, slots in (("ring_slots", self.ring_slots), ("reply_slots", self.reply_slots)):
+            if slots < 2 or slots & (slots - 1) or slots > 1 << 16:
+                raise SpecError(f"{what} {slots} must be a power of two from 2 to 65536")
+        if self.slot_bytes < 64 or self.slot_bytes & (self.slot_bytes - 1) or self.slot_bytes > 4096:
+            raise SpecError(f"slot_bytes {self.slot_bytes} must be a power of two from 64 to 4096")
+        if not 0 <= self.max_replies <= self.reply_slots:
+            raise SpecError(f"max_replies {self.max_replies} must lie between 0 and reply_slots")
+        for layout in self.messages:
+            if layout.size_bytes > self.payload_bytes_max:
+                raise SpecError(
+                    f"message {layout.name!r} has {layout.size_bytes} bytes, a slot carries "
+                    f"{self.payload_bytes_max}; raise slot_bytes"
+                )
+
+    @property
+    def payload_bytes_max(self) -> int:
+        return self.slot_bytes - 32
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(region.size_bytes for region in self.regions)
+
+    def region(self, name: str) -> Region:
+        for region in self.regions:
+            if region.name == name:
+                return region
+        raise SpecError(f"kernel {self.kernel_id!r} has no region {name!r}")
+
+
+def encode_spec(spec: KernelSpec) -> bytes:
+    """Return a spec as canonical JSON, without the regions' initial arrays."""
+    code = spec.code
+    return orjson.dumps(
+        {
+            **{
+                name: getattr(spec, name)
+                for name in (
+                    "kernel_id", "kernel_type", "grid", "block", "durability", "replay", "ring_slots",
+                    "reply_slots", "slot_bytes", "max_replies", "dynamic_shared_bytes",
+                )
+            },
+            "code": {
+                "format": code.format.value,
+                "code": code.code.hex() if code.format is CodeFormat.CUBIN else code.text,
+                "entry_point": code.entry_point,
+                "version_id": code.version_id,
+                "metadata": dict(code.metadata),
+                "created_at_ns": str(code.created_at_ns),
+            },
+            "messages": [attrs.asdict(layout) for layout in spec.messages],
+            "regions": [list(region.layout) for region in spec.regions],
+            "arguments": [[a.name, a.dtype, a.value.hex()] for a in spec.arguments],
+        },
+        option=orjson.OPT_SORT_KEYS,
+    )  # fmt: skip
+
+
+def decode_spec(data: bytes) -> KernelSpec:
+    """Return the spec that ``encode_spec`` wrote; raises ``SpecError`` if it is none."""
+    try:
+        tree = orjson.loads(data)
+        code = tree.pop("code")
+        format = CodeFormat(code["format"])
+        text = code["code"]
+        return KernelSpec(
+            code=KernelCodeSource(
+                format=format,
+                code=bytes.fromhex(text) if format is CodeFormat.CUBIN else text.encode(),
+                entry_point=code["entry_point"],
+                version_id=code["version_id"],
+                metadata=code["metadata"],
+                created_at_ns=int(code["created_at_ns"]),
+            ),
+            messages=[
+                MessageLayout(
+                    layout["id"],
+                    layout["name"],
+                    tuple(MessageField(**field) for field in layout["fields"]),
+                    layout["size_bytes"],
+                )
+                for layout in tree.pop("messages")
+            ],
+            regions=[Region(n, dtype=d, shape=s) for n, d, s in tree.pop("regions")],
+            arguments=[Argument(n, d, bytes.fromhex(v)) for n, d, v in tree.pop("arguments")],
+            **tree,
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"stored spec is not readable: {error!r}") from error
