@@ -190,6 +190,53 @@ class CorruptJournalError(CorruptError):
         )
 
 
+class EventFormatError(CorruptError):
+    """A stored event has a field that its type does not have, or lacks one."""
+
+    def __init__(self, wire_name: str, reason: str) -> None:
+        self.wire_name = wire_name
+        self.reason = reason
+        super().__init__(
+            f"stored event {wire_name or 'without a type'!r}: {reason}; "
+            "restore the journal from a copy, nothing was cut"
+        )
+
+
+class UnknownEventError(StorageError):
+    """The journal holds an event of a type that this version does not know."""
+
+    def __init__(self, wire_name: str) -> None:
+        self.wire_name = wire_name
+        super().__init__(
+            f"unknown event type {wire_name!r}; open the folder with the version that wrote it, "
+            "or a newer one"
+        )
+
+
+class DiskReserveError(StorageError):
+    """The disk is nearly full; the rest is kept so that running operations can finish."""
+
+    def __init__(self, free_bytes: int, reserve_bytes: int) -> None:
+        self.free_bytes = free_bytes
+        self.reserve_bytes = reserve_bytes
+        super().__init__(
+            f"{free_bytes} bytes are free, {reserve_bytes} are kept in reserve; "
+            "free disk space, new messages are refused until then"
+        )
+
+
+class SubscriberLaggedError(StorageError):
+    """A subscriber fell behind its bound and was cut off; nothing waits for slow ones."""
+
+    def __init__(self, bound: int, next_sequence: int) -> None:
+        self.bound = bound
+        self.next_sequence = next_sequence
+        super().__init__(
+            f"more than {bound} records waited for this subscriber; read from the journal's "
+            f"sequence {next_sequence} on and subscribe again"
+        )
+
+
 class ConflictError(StorageError):
     """The store holds something else under this name or version."""
 

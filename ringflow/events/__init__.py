@@ -1,0 +1,1 @@
+"""Events: what happened, as plain frozen values, and their form on disk."""

@@ -1,0 +1,41 @@
+"""The hash chain over journal lines.
+
+- A line is canonical JSON (sorted keys) whose last member is ``"hash"``, and a line feed.
+- ``hash`` is the SHA-256 of the line's bytes before that member, closed by a brace; ``prev`` inside
+  these bytes is the hash of the line before, so every link is covered.
+- Checking needs the raw bytes alone: no parser decides what was hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from ringflow.errors import CorruptError
+
+GENESIS: Final = "0" * 64  # ``prev`` of a journal's first line
+_MARK: Final = b',"hash":"'
+_TAIL_BYTES: Final = len(_MARK) + 64 + len(b'"}')
+
+
+def seal(body: bytes) -> tuple[bytes, str]:
+    """Return the whole line for ``body``, a JSON object of at least one member, and its hash."""
+    assert body[-1:] == b"}"
+    digest = hashlib.sha256(body).hexdigest()
+    return b"".join((body[:-1], _MARK, digest.encode(), b'"}\n')), digest
+
+
+def unseal(line: bytes) -> tuple[bytes, str]:
+    """Return body and hash of a ``line`` without its line feed.
+
+    Raises:
+        CorruptError: the line has no hash, or its hash is not that of its bytes.
+    """
+    cut = len(line) - _TAIL_BYTES
+    if cut < 1 or line[cut : cut + len(_MARK)] != _MARK or line[-2:] != b'"}':
+        raise CorruptError("the line does not end with its hash; restore it from a copy")
+    body = line[:cut] + b"}"
+    digest = hashlib.sha256(body).hexdigest()
+    if line[cut + len(_MARK) : -2] != digest.encode():
+        raise CorruptError("the line's hash differs from its bytes; restore it from a copy")
+    return body, digest

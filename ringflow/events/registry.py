@@ -1,0 +1,18 @@
+"""All event types that a journal may hold, as one explicit tuple.
+
+Each module of events lists its own types in a tuple ``EVENT_TYPES``; they meet here, in order.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ringflow.events.codec import Event, EventCodec
+from ringflow.events.upcasters import UPCASTERS
+
+EVENT_TYPES: Final[tuple[type[Event], ...]] = ()
+
+
+def default_codec() -> EventCodec:
+    """Return a codec for all event types and upcasters of this version."""
+    return EventCodec(EVENT_TYPES, UPCASTERS)

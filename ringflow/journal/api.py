@@ -1,0 +1,214 @@
+"""What the engine needs of a journal, and the values that it hands out.
+
+- ``append`` is synchronous: version and place within the stream are given at once, with no await.
+- A record is one decision: its events become durable together or not at all.
+- Nothing is acknowledged, and no subscriber sees a record, before it is durable.
+- The first failed write or fsync closes the journal for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, final
+
+import anyio
+import attrs
+
+from ringflow.errors import SubscriberLaggedError
+from ringflow.events.codec import Event
+from ringflow.journal.record import Record
+
+StreamFilter = Callable[[str], bool]
+
+
+@attrs.frozen(kw_only=True)
+class JournalLimits:
+    """Bounds of a journal; sizes in bytes of encoded events.
+
+    Attributes:
+        record_bytes_max: the largest single record.
+        message_queue_bytes: waiting message records; at the bound ``append`` refuses and
+            ``room`` waits.
+        control_queue_bytes: waiting control records; at the bound ``append`` refuses.
+        batch_bytes: about as much is written with one fsync.
+        segment_bytes: a segment that has reached this size is followed by a new one.
+        subscriber_records: records that may wait for one subscriber.
+        reserve_bytes: with less free disk space, message records are refused.
+    """
+
+    record_bytes_max: int = 16 * 2**20
+    message_queue_bytes: int = 8 * 2**20
+    control_queue_bytes: int = 64 * 2**20
+    batch_bytes: int = 2 * 2**20
+    segment_bytes: int = 16 * 2**20
+    subscriber_records: int = 4096
+    reserve_bytes: int = 64 * 2**20
+
+
+@final
+class Append:
+    """A record on its way to the disk.
+
+    Attributes:
+        stream, version: its stream and its number in it, counted from 1; known at once.
+        sequence: its number in the journal once it is durable, None before.
+    """
+
+    __slots__ = ("_done", "failed", "sequence", "stream", "version")
+
+    def __init__(self, stream: str, version: int) -> None:
+        self.stream = stream
+        self.version = version
+        self.sequence: int | None = None
+        self.failed = False
+        self._done: anyio.Event | None = None
+
+    @property
+    def done(self) -> anyio.Event:
+        """Set when the record is durable or its outcome is unknown (``failed``)."""
+        if self._done is None:
+            self._done = anyio.Event()
+            if self.failed or self.sequence is not None:
+                self._done.set()
+        return self._done
+
+    def settle(self, sequence: int | None) -> None:
+        """Called once, by the journal: the record is durable, or None: that is unknown."""
+        self.sequence = sequence
+        self.failed = sequence is None
+        if self._done is not None:
+            self._done.set()
+
+
+@attrs.frozen(kw_only=True)
+class TornTail:
+    """Bytes that were never acknowledged and were cut when the journal was opened.
+
+    Attributes:
+        segment: the segment that was cut.
+        offset_bytes, size_bytes: where the cut was and how much was behind it.
+        backup: the file name, beside the segment, that keeps the bytes; empty if there were none.
+        reason: what was wrong with the first of the bytes.
+    """
+
+    segment: str
+    offset_bytes: int
+    size_bytes: int
+    backup: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class IgnoredBytes:
+    """Bytes that a writer added after a later opening had fenced it off; never read."""
+
+    segment: str
+    offset_bytes: int
+    size_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class OpeningReport:
+    """What an opening found; the engine journals it.
+
+    Attributes:
+        epoch: of this opening; one more than any before it.
+        last_sequence: of the verified history, 0 for a new journal.
+        head: the hash of the history's last line.
+        closed_cleanly: the history is empty or ends with its writer's closing line.
+    """
+
+    epoch: int
+    last_sequence: int
+    head: str
+    closed_cleanly: bool
+    torn: tuple[TornTail, ...] = ()
+    ignored: tuple[IgnoredBytes, ...] = ()
+
+
+class Subscription(Protocol):
+    """Durable records in order, from the moment of the subscription on.
+
+    Once the journal is closed the iteration ends. A subscriber that falls more than its bound
+    behind gets what waited for it and then ``SubscriberLaggedError``.
+    """
+
+    async def receive(self) -> Record:
+        """Return the next record.
+
+        Raises:
+            anyio.EndOfStream: the journal was closed.
+            SubscriberLaggedError: this subscriber was too slow; nothing waits for it.
+        """
+
+    def __aiter__(self) -> Subscription: ...
+    async def __anext__(self) -> Record: ...
+
+
+class Journal(Protocol):
+    """One writer's journal."""
+
+    @property
+    def epoch(self) -> int:
+        """The number of this opening, from 1; fences earlier writers."""
+
+    @property
+    def report(self) -> OpeningReport: ...
+
+    @property
+    def durable_sequence(self) -> int:
+        """The sequence up to which everything is durable; 0 for none."""
+
+    @property
+    def failed(self) -> anyio.Event:
+        """Set when a write or fsync failed and closed the journal for good."""
+
+    def stream_version(self, stream: str) -> int:
+        """Return the version of the stream's last appended record, 0 for none."""
+
+    def append(self, stream: str, events: Sequence[Event], *, control: bool = True) -> Append:
+        """Queue one record; with ``control=False`` it waits in the lane of messages.
+
+        Control records overtake waiting messages; the order within a stream is kept.
+
+        Raises:
+            JournalClosedError: the journal is closed or has failed.
+            LimitExceededError: the record is too large or its lane is at its bound.
+            DiskReserveError: ``control=False`` and the disk is nearly full.
+            UsageError: an event can't be written. In all cases nothing was queued.
+        """
+
+    async def until_durable(self, append: Append) -> None:
+        """Wait for the durable mark; raises ``OutcomeUnknownError`` if the journal failed."""
+
+    async def room(self) -> None:
+        """Wait until the message lane is under its bound; an ``append`` without await fits then."""
+
+    def records(
+        self, *, streams: StreamFilter | None = None, from_sequence: int = 0
+    ) -> Iterator[Record]:
+        """Yield the records that were durable at the call, in order; reads the disk, blocking."""
+
+    def subscribe(self) -> AbstractAsyncContextManager[Subscription]:
+        """``async with journal.subscribe() as records``: live records from the entry on."""
+
+    def statistics(self) -> Mapping[str, int]:
+        """Return counters: queued bytes by lane, records, batches (fsyncs), written bytes."""
+
+    async def aclose(self) -> None:
+        """Write what is queued, close the journal and wake all waiters; twice is once."""
+
+
+__all__ = [
+    "Append",
+    "IgnoredBytes",
+    "Journal",
+    "JournalLimits",
+    "OpeningReport",
+    "Record",
+    "StreamFilter",
+    "SubscriberLaggedError",
+    "Subscription",
+    "TornTail",
+]

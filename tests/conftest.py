@@ -1,0 +1,20 @@
+"""Fixtures for all tests: every async test runs under asyncio and under trio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """The backend of an async test; ``pytestmark = pytest.mark.anyio`` asks for it."""
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that does not exist yet, for an engine or a journal."""
+    return tmp_path / "state"
