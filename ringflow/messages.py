@@ -108,7 +108,9 @@ def layout_of(cls: type[Any]) -> MessageLayout:
     if "__ringflow_message_id__" not in cls.__dict__:
         raise SpecError(f"{cls.__name__} is not a message; decorate it with @ringflow.message(id)")
     layout = layout_from(
-        cls.__ringflow_message_id__, cls.__name__, [(f.name, _scalar(cls, f.name)) for f in attrs.fields(cls)]
+        cls.__ringflow_message_id__,
+        cls.__name__,
+        [(f.name, _scalar(cls, f.name)) for f in attrs.fields(cls)],
     )
     cls.__ringflow_layout__ = layout
     return layout
@@ -142,14 +144,14 @@ def pack(value: object) -> tuple[int, bytes]:
     try:
         return layout.id, struct.pack(layout.format, *values)
     except struct.error as error:
-        raise SpecError(f"{layout.name}{tuple(values)!r} does not fit its fields: {error}") from None
+        raise SpecError(
+            f"{layout.name}{tuple(values)!r} does not fit its fields: {error}"
+        ) from None
 
 
 def unpack(cls: type[T], payload: bytes) -> T:
     """Build a message of class ``cls`` from a payload."""
     layout = layout_of(cls)
     if len(payload) != layout.size_bytes:
-        raise SpecError(
-            f"payload has {len(payload)} bytes, {layout.name} has {layout.size_bytes}"
-        )
+        raise SpecError(f"payload has {len(payload)} bytes, {layout.name} has {layout.size_bytes}")
     return cls(*struct.unpack(layout.format, payload))

@@ -75,27 +75,45 @@ class KernelCodeSource:
 
     @staticmethod
     def _make(
-        format: CodeFormat, code: bytes, entry_point: str, version_id: str | None, metadata: Mapping[str, str] | None
+        format: CodeFormat,
+        code: bytes,
+        entry_point: str,
+        version_id: str | None,
+        metadata: Mapping[str, str] | None,
     ) -> KernelCodeSource:
         if not re.match(r"[A-Za-z_]\w*\Z", entry_point):
             raise SpecError(f"entry point {entry_point!r} is not a C identifier; name a kernel")
         if not code:
             raise SpecError("the code is empty; give the kernel's source")
         made = KernelCodeSource(
-            format=format, code=code, entry_point=entry_point, version_id="", metadata=dict(metadata or {})
+            format=format,
+            code=code,
+            entry_point=entry_point,
+            version_id="",
+            metadata=dict(metadata or {}),
         )
         return attrs.evolve(made, version_id=version_id or made.hash[:12])
 
     @classmethod
     def from_cuda(
-        cls, source: str, entry_point: str, *, version_id: str | None = None, metadata: Mapping[str, str] | None = None
+        cls,
+        source: str,
+        entry_point: str,
+        *,
+        version_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> KernelCodeSource:
         """CUDA C++ source; it may ``#include <ringflow.cuh>`` and ``<ringflow_messages.cuh>``."""
         return cls._make(CodeFormat.SOURCE, source.encode(), entry_point, version_id, metadata)
 
     @classmethod
     def from_ptx(
-        cls, text: str, entry_point: str, *, version_id: str | None = None, metadata: Mapping[str, str] | None = None
+        cls,
+        text: str,
+        entry_point: str,
+        *,
+        version_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> KernelCodeSource:
         """PTX text; whether a host device may run it is for its owner's licence to say."""
         return cls._make(CodeFormat.PTX, text.encode(), entry_point, version_id, metadata)
@@ -111,21 +129,29 @@ class Region:
 
     name: str
     dtype: str = attrs.field(kw_only=True)
-    shape: tuple[int, ...] = attrs.field(kw_only=True, converter=lambda shape: tuple(int(n) for n in shape))
-    initial: np.ndarray[Any, Any] | None = attrs.field(default=None, kw_only=True, eq=False, repr=False)
+    shape: tuple[int, ...] = attrs.field(
+        kw_only=True, converter=lambda shape: tuple(int(n) for n in shape)
+    )
+    initial: np.ndarray[Any, Any] | None = attrs.field(
+        default=None, kw_only=True, eq=False, repr=False
+    )
 
     def __attrs_post_init__(self) -> None:
         from ringflow.errors import RegionMismatchError
 
         _check_name("region", self.name)
         if self.dtype not in DTYPE_BYTES:
-            raise SpecError(f"region {self.name!r}: dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}")
+            raise SpecError(
+                f"region {self.name!r}: dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}"
+            )
         if any(n <= 0 for n in self.shape):
             raise SpecError(f"region {self.name!r}: shape {self.shape} must be positive throughout")
         if self.initial is not None:
             got = (str(self.initial.dtype), tuple(self.initial.shape))
             if got != (self.dtype, self.shape):
-                raise RegionMismatchError(self.name, f"{got[0]}{got[1]}", f"{self.dtype}{self.shape}")
+                raise RegionMismatchError(
+                    self.name, f"{got[0]}{got[1]}", f"{self.dtype}{self.shape}"
+                )
 
     @property
     def size_bytes(self) -> int:
@@ -227,11 +253,17 @@ class KernelSpec:
                 raise SpecError(f"{what} {dims!r} must be three positive integers")
         x, y, z = self.block
         if x * y * z > 1024:
-            raise SpecError(f"block {self.block} has {x * y * z} threads; at most 1024 are possible")
+            raise SpecError(
+                f"block {self.block} has {x * y * z} threads; at most 1024 are possible"
+            )
         for what, slots in (("ring_slots", self.ring_slots), ("reply_slots", self.reply_slots)):
             if slots < 2 or slots & (slots - 1) or slots > 1 << 16:
                 raise SpecError(f"{what} {slots} must be a power of two from 2 to 65536")
-        if self.slot_bytes < 64 or self.slot_bytes & (self.slot_bytes - 1) or self.slot_bytes > 4096:
+        if (
+            self.slot_bytes < 64
+            or self.slot_bytes & (self.slot_bytes - 1)
+            or self.slot_bytes > 4096
+        ):
             raise SpecError(f"slot_bytes {self.slot_bytes} must be a power of two from 64 to 4096")
         if not 0 <= self.max_replies <= self.reply_slots:
             raise SpecError(f"max_replies {self.max_replies} must lie between 0 and reply_slots")

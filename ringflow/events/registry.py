@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from ringflow.events import engine, lifecycle, messages, migration, reload, snapshot
 from ringflow.events.codec import Event, EventCodec
 from ringflow.events.upcasters import UPCASTERS
 
-EVENT_TYPES: Final[tuple[type[Event], ...]] = ()
+EVENT_TYPES: Final[tuple[type[Event], ...]] = (
+    *engine.EVENT_TYPES,
+    *lifecycle.EVENT_TYPES,
+    *messages.EVENT_TYPES,
+    *migration.EVENT_TYPES,
+    *reload.EVENT_TYPES,
+    *snapshot.EVENT_TYPES,
+)
 
 
 def default_codec() -> EventCodec:

@@ -1,0 +1,175 @@
+"""Events of a kernel's life (stream ``kernel/<id>``)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from ringflow.events.base import event
+
+
+@event
+class KernelLaunchRequested:
+    """A kernel was asked for; its code was compiled and its memory reserved already."""
+
+    wire_name: ClassVar[str] = "kernel.launch_requested.v1"
+    kernel_id: str
+    device: str
+    spec_digest: str
+    version_id: str
+    grid: tuple[int, ...]
+    actor: str
+    reason: str
+
+
+@event
+class KernelLaunched:
+    """The grid runs and has answered; the first recovery point is durable."""
+
+    wire_name: ClassVar[str] = "kernel.launched.v1"
+    kernel_id: str
+    device: str
+
+
+@event
+class KernelLaunchFailed:
+    """The kernel never ran; its memory was given back."""
+
+    wire_name: ClassVar[str] = "kernel.launch_failed.v1"
+    kernel_id: str
+    reason: str
+
+
+@event
+class RecoveryPointCommitted:
+    """From this checkpoint and the messages after it the kernel can be rebuilt.
+
+    Attributes:
+        checkpoint: name in the engine's checkpoint storage.
+        identity: SHA-256 (hex) of the checkpoint's content.
+        replay_from: sequence of the first message that is not in the state.
+        barrier: a fall-back never goes to a recovery point before this one.
+    """
+
+    wire_name: ClassVar[str] = "kernel.recovery_point.v1"
+    kernel_id: str
+    checkpoint: str
+    identity: str
+    replay_from: int
+    spec_digest: str
+    version_id: str
+    barrier: bool
+    reason: str
+
+
+@event
+class CheckpointRetired:
+    """A checkpoint is no recovery point any more; its file is deleted after this."""
+
+    wire_name: ClassVar[str] = "checkpoint.retired.v1"
+    kernel_id: str
+    checkpoint: str
+
+
+@event
+class RecoveryFellBack:
+    """A recovery point's checkpoint is missing or damaged; the one before it is used."""
+
+    wire_name: ClassVar[str] = "kernel.recovery_fell_back.v1"
+    kernel_id: str
+    checkpoint: str
+    reason: str
+
+
+@event
+class HoldStarted:
+    wire_name: ClassVar[str] = "kernel.hold_started.v1"
+    kernel_id: str
+    purpose: str
+
+
+@event
+class HoldReleased:
+    wire_name: ClassVar[str] = "kernel.hold_released.v1"
+    kernel_id: str
+
+
+@event
+class QuiesceStarted:
+    wire_name: ClassVar[str] = "kernel.quiesce_started.v1"
+    kernel_id: str
+    purpose: str
+
+
+@event
+class KernelQuiesced:
+    """The grid has completed; ``applied_sequence`` is the last message in its state."""
+
+    wire_name: ClassVar[str] = "kernel.quiesced.v1"
+    kernel_id: str
+    applied_sequence: int
+
+
+@event
+class KernelResumed:
+    """A grid runs again, on ``device``, from ``applied_sequence`` on."""
+
+    wire_name: ClassVar[str] = "kernel.resumed.v1"
+    kernel_id: str
+    device: str
+    applied_sequence: int
+
+
+@event
+class KernelTrapped:
+    """The kernel stopped itself while it worked on the message after ``applied_sequence``."""
+
+    wire_name: ClassVar[str] = "kernel.trapped.v1"
+    kernel_id: str
+    applied_sequence: int
+    detail: str
+
+
+@event
+class KernelHalted:
+    """Nothing runs and nothing is tried any more until a person decides."""
+
+    wire_name: ClassVar[str] = "kernel.halted.v1"
+    kernel_id: str
+    applied_sequence: int
+    reason: str
+
+
+@event
+class StopRequested:
+    wire_name: ClassVar[str] = "kernel.stop_requested.v1"
+    kernel_id: str
+    actor: str
+    reason: str
+
+
+@event
+class KernelStopped:
+    """The kernel has ended for good; its id may not be used again in this folder."""
+
+    wire_name: ClassVar[str] = "kernel.stopped.v1"
+    kernel_id: str
+    applied_sequence: int
+
+
+EVENT_TYPES: Final = (
+    KernelLaunchRequested,
+    KernelLaunched,
+    KernelLaunchFailed,
+    RecoveryPointCommitted,
+    CheckpointRetired,
+    RecoveryFellBack,
+    HoldStarted,
+    HoldReleased,
+    QuiesceStarted,
+    KernelQuiesced,
+    KernelResumed,
+    KernelTrapped,
+    KernelHalted,
+    StopRequested,
+    KernelStopped,
+)

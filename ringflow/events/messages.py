@@ -1,0 +1,61 @@
+"""Events of a kernel's messages and outputs (stream ``messages/<id>``)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from ringflow.events.base import event
+
+
+@event
+class MessagesAccepted:
+    """Messages were numbered from ``first_sequence`` on, without a gap.
+
+    Attributes:
+        types, payloads, producers, numbers: one entry a message; a producer is empty and its
+            number 0 where the sender does not number its messages.
+    """
+
+    wire_name: ClassVar[str] = "messages.accepted.v1"
+    kernel_id: str
+    first_sequence: int
+    types: tuple[int, ...]
+    payloads: tuple[bytes, ...]
+    producers: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+
+@event
+class MessagesLost:
+    """A crash or a restore lost the messages from ``first_sequence`` to ``last_sequence``."""
+
+    wire_name: ClassVar[str] = "messages.lost.v1"
+    kernel_id: str
+    first_sequence: int
+    last_sequence: int
+    reason: str
+
+
+@event
+class ConsumerRegistered:
+    """A named consumer gets every output after (``after_sequence``, ``after_index``)."""
+
+    wire_name: ClassVar[str] = "consumer.registered.v1"
+    kernel_id: str
+    consumer: str
+    after_sequence: int
+    after_index: int
+
+
+@event
+class OutputsAcknowledged:
+    """A named consumer has dealt with every output up to (``sequence``, ``index``)."""
+
+    wire_name: ClassVar[str] = "consumer.acknowledged.v1"
+    kernel_id: str
+    consumer: str
+    sequence: int
+    index: int
+
+
+EVENT_TYPES: Final = (MessagesAccepted, MessagesLost, ConsumerRegistered, OutputsAcknowledged)
