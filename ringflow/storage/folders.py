@@ -1,0 +1,36 @@
+"""What every store in a folder needs: the folder made durably, foreign errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ringflow.errors import StorageError
+from ringflow.files import FileSystem
+
+
+def ensure_folder(files: FileSystem, folder: Path) -> None:
+    """Make a folder and those above it, so that a crash can't lose what is put into it later."""
+    missing = []
+    for path in (folder, *folder.parents):
+        if files.exists(path):
+            break
+        missing.append(path)
+    if not missing:
+        return
+    files.make_folder(folder)
+    for path in reversed(missing):
+        files.fsync_folder(path.parent)
+
+
+@contextmanager
+def storage_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn the system's ``OSError`` into a ``StorageError`` that says what was being done."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"could not {action} {str(path)!r}: {error.strerror or error}; "
+            "check the disk's space and the permissions, then try again"
+        ) from error
