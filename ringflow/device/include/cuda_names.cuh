@@ -5,6 +5,7 @@
 //   or on an extern "C" function that the host translator maps to LLVM or libm by its C name.
 // - Arithmetic with one right answer (fma, sqrt, min, floor, conversions) is an instruction;
 //   only transcendental functions are externs.
+// - Only what NVRTC declares too, with its overloads: what compiles here compiles for a GPU.
 #pragma once
 #pragma clang system_header
 
@@ -24,15 +25,7 @@
 
 typedef __SIZE_TYPE__ size_t;
 typedef __PTRDIFF_TYPE__ ptrdiff_t;
-typedef unsigned int uint;
-typedef unsigned short ushort;
-typedef unsigned char uchar;
-typedef unsigned long ulong;
 #define NULL 0
-#define INFINITY (__builtin_inff())
-#define NAN (__builtin_nanf(""))
-#define HUGE_VAL (__builtin_huge_val())
-#define HUGE_VALF (__builtin_huge_valf())
 RINGFLOW_FN void __trap() { __builtin_trap(); }
 RINGFLOW_FN void __brkpt() { asm volatile("brkpt;"); }
 #define assert(e) ((e) ? static_cast<void>(0) : __trap())
@@ -101,11 +94,6 @@ static constexpr int warpSize = 32;
 
 RINGFLOW_FN long long clock64() { return __nvvm_read_ptx_sreg_clock64(); }
 RINGFLOW_FN int clock() { return __nvvm_read_ptx_sreg_clock(); }
-RINGFLOW_FN unsigned long long __globaltimer() {
-  unsigned long long ns;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
-  return ns;
-}
 RINGFLOW_FN void __nanosleep(unsigned int ns) { asm volatile("nanosleep.u32 %0;" ::"r"(ns)); }
 
 // ---- barriers and fences ----------------------------------------------------------------------
@@ -210,22 +198,28 @@ RINGFLOW_REDUCE(xor, unsigned int, __nvvm_redux_sync_xor)
                                        __ATOMIC_RELAXED, scope);                                  \
     return expected;                                                                              \
   }
-#define RINGFLOW_ATOMIC_INTEGER(suffix, scope, T)                                                 \
-  RINGFLOW_ATOMIC(suffix, scope, Add, __scoped_atomic_fetch_add, T)                               \
-  RINGFLOW_ATOMIC(suffix, scope, Min, __scoped_atomic_fetch_min, T)                               \
-  RINGFLOW_ATOMIC(suffix, scope, Max, __scoped_atomic_fetch_max, T)                               \
+#define RINGFLOW_ATOMIC_BITS(suffix, scope, T)                                                    \
   RINGFLOW_ATOMIC(suffix, scope, And, __scoped_atomic_fetch_and, T)                               \
   RINGFLOW_ATOMIC(suffix, scope, Or, __scoped_atomic_fetch_or, T)                                 \
   RINGFLOW_ATOMIC(suffix, scope, Xor, __scoped_atomic_fetch_xor, T)                               \
   RINGFLOW_ATOMIC(suffix, scope, Exch, __scoped_atomic_exchange_n, T)                             \
   RINGFLOW_ATOMIC_CAS(suffix, scope, T)
+#define RINGFLOW_ATOMIC_MIN_MAX(suffix, scope, T)                                                 \
+  RINGFLOW_ATOMIC(suffix, scope, Min, __scoped_atomic_fetch_min, T)                               \
+  RINGFLOW_ATOMIC(suffix, scope, Max, __scoped_atomic_fetch_max, T)
 #define RINGFLOW_ATOMICS(suffix, scope)                                                           \
-  RINGFLOW_ATOMIC_INTEGER(suffix, scope, int)                                                     \
-  RINGFLOW_ATOMIC_INTEGER(suffix, scope, unsigned int)                                            \
-  RINGFLOW_ATOMIC_INTEGER(suffix, scope, long long)                                               \
-  RINGFLOW_ATOMIC_INTEGER(suffix, scope, unsigned long long)                                      \
+  RINGFLOW_ATOMIC(suffix, scope, Add, __scoped_atomic_fetch_add, int)                             \
+  RINGFLOW_ATOMIC(suffix, scope, Add, __scoped_atomic_fetch_add, unsigned int)                    \
+  RINGFLOW_ATOMIC(suffix, scope, Add, __scoped_atomic_fetch_add, unsigned long long)              \
   RINGFLOW_ATOMIC(suffix, scope, Add, __scoped_atomic_fetch_add, float)                           \
   RINGFLOW_ATOMIC(suffix, scope, Add, __scoped_atomic_fetch_add, double)                          \
+  RINGFLOW_ATOMIC_BITS(suffix, scope, int)                                                        \
+  RINGFLOW_ATOMIC_BITS(suffix, scope, unsigned int)                                               \
+  RINGFLOW_ATOMIC_BITS(suffix, scope, unsigned long long)                                         \
+  RINGFLOW_ATOMIC_MIN_MAX(suffix, scope, int)                                                     \
+  RINGFLOW_ATOMIC_MIN_MAX(suffix, scope, unsigned int)                                            \
+  RINGFLOW_ATOMIC_MIN_MAX(suffix, scope, long long)                                               \
+  RINGFLOW_ATOMIC_MIN_MAX(suffix, scope, unsigned long long)                                      \
   RINGFLOW_FN float atomicExch##suffix(float* p, float v) {                                       \
     return __builtin_bit_cast(float, atomicExch##suffix(reinterpret_cast<int*>(p),                \
                                                         __builtin_bit_cast(int, v)));             \
@@ -238,7 +232,8 @@ RINGFLOW_ATOMICS(, __MEMORY_SCOPE_DEVICE)
 RINGFLOW_ATOMICS(_block, __MEMORY_SCOPE_WRKGRP)
 RINGFLOW_ATOMICS(_system, __MEMORY_SCOPE_SYSTEM)
 #undef RINGFLOW_ATOMICS
-#undef RINGFLOW_ATOMIC_INTEGER
+#undef RINGFLOW_ATOMIC_BITS
+#undef RINGFLOW_ATOMIC_MIN_MAX
 #undef RINGFLOW_ATOMIC_CAS
 #undef RINGFLOW_ATOMIC
 RINGFLOW_FN unsigned int atomicInc(unsigned int* p, unsigned int limit) {
@@ -509,7 +504,4 @@ RINGFLOW_FN float __log2f(float v) { return log2f(v); }
 RINGFLOW_FN float __log10f(float v) { return log10f(v); }
 RINGFLOW_FN float __powf(float a, float b) { return powf(a, b); }
 RINGFLOW_FN float __fdividef(float a, float b) { return a / b; }
-RINGFLOW_FN float __frsqrt_rn(float v) {
-  return static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(v)));
-}
 RINGFLOW_FN void __sincosf(float v, float* s, float* c) { sincosf(v, s, c); }

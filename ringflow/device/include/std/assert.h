@@ -1,0 +1,2 @@
+// Both front ends bring assert by themselves; a failed one traps.
+#pragma once
