@@ -1,7 +1,7 @@
 """What a user declares about a kernel: regions, code, messages, and the promises asked for.
 
 - Values only: building one checks it, so a spec that exists is valid by itself.
-- ``encode_spec``/``decode_spec`` keep all but the initial arrays, which live in the first checkpoint.
+- ``encode_spec``/``decode_spec`` keep all but the initial arrays: the first checkpoint has those.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
     "float32": 4, "int64": 8, "uint64": 8, "float64": 8,
 }  # fmt: skip
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,99}\Z")
+
+
+def _shape(given: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(int(n) for n in given)
 
 
 def _check_name(what: str, name: str) -> None:
@@ -130,7 +134,7 @@ class Region:
     name: str
     dtype: str = attrs.field(kw_only=True)
     shape: tuple[int, ...] = attrs.field(
-        kw_only=True, converter=lambda shape: tuple(int(n) for n in shape)
+        kw_only=True, converter=_shape
     )
     initial: np.ndarray[Any, Any] | None = attrs.field(
         default=None, kw_only=True, eq=False, repr=False
@@ -193,6 +197,10 @@ def _layouts(given: Iterable[type[Any] | MessageLayout]) -> tuple[MessageLayout,
     return tuple(m if isinstance(m, MessageLayout) else layout_of(m) for m in given)
 
 
+def _regions(given: Iterable[Region]) -> tuple[Region, ...]:
+    return tuple(given)
+
+
 def _dim3(given: Any) -> Any:
     return given if isinstance(given, str) else tuple(int(n) for n in given)
 
@@ -217,7 +225,7 @@ class KernelSpec:
     messages: tuple[MessageLayout, ...] = attrs.field(default=(), converter=_layouts)
     grid: Dim3 | Literal["fill"] = attrs.field(default=(1, 1, 1), converter=_dim3)
     block: Dim3 = attrs.field(default=(128, 1, 1), converter=_dim3)
-    regions: tuple[Region, ...] = attrs.field(default=(), converter=tuple)
+    regions: tuple[Region, ...] = attrs.field(default=(), converter=_regions)
     arguments: tuple[Argument, ...] = attrs.field(default=(), converter=_arguments)
     durability: Durability = "durable"
     replay: ReplayMode = "exact"
@@ -289,18 +297,18 @@ class KernelSpec:
         raise SpecError(f"kernel {self.kernel_id!r} has no region {name!r}")
 
 
+_PLAIN_FIELDS: Final = (
+    *("kernel_id", "kernel_type", "grid", "block", "durability", "replay"),
+    *("ring_slots", "reply_slots", "slot_bytes", "max_replies", "dynamic_shared_bytes"),
+)
+
+
 def encode_spec(spec: KernelSpec) -> bytes:
     """Return a spec as canonical JSON, without the regions' initial arrays."""
     code = spec.code
     return orjson.dumps(
         {
-            **{
-                name: getattr(spec, name)
-                for name in (
-                    "kernel_id", "kernel_type", "grid", "block", "durability", "replay", "ring_slots",
-                    "reply_slots", "slot_bytes", "max_replies", "dynamic_shared_bytes",
-                )
-            },
+            **{name: getattr(spec, name) for name in _PLAIN_FIELDS},
             "code": {
                 "format": code.format.value,
                 "code": code.code.hex() if code.format is CodeFormat.CUBIN else code.text,
@@ -314,7 +322,7 @@ def encode_spec(spec: KernelSpec) -> bytes:
             "arguments": [[a.name, a.dtype, a.value.hex()] for a in spec.arguments],
         },
         option=orjson.OPT_SORT_KEYS,
-    )  # fmt: skip
+    )
 
 
 def decode_spec(data: bytes) -> KernelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, TypeVar, dataclass_transform
 
 import attrs
@@ -12,19 +13,23 @@ T = TypeVar("T")
 _PLAIN: Final = {"str": str, "int": int, "bool": bool, "bytes": bytes, "float": float}
 
 
-def _check(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    kind = _PLAIN[str(attribute.type)]
-    if type(value) is not kind:
-        raise UsageError(
-            f"{type(instance).__name__}.{attribute.name} must be {attribute.type}, got {value!r}"
-        )
-    if kind is int and value < 0:  # type: ignore[operator]
-        raise UsageError(f"{type(instance).__name__}.{attribute.name} is negative: {value}")
+def _check(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        name = f"{type(instance).__name__}.{attribute.name}"
+        if type(value) is not kind:
+            raise UsageError(f"{name} must be {kind.__name__}, got {value!r}")
+        if isinstance(value, int) and value < 0:
+            raise UsageError(f"{name} is negative: {value}")
+
+    return check
 
 
 def _checked(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     return [
-        field.evolve(validator=_check) if str(field.type) in _PLAIN else field for field in fields
+        field.evolve(validator=_check(_PLAIN[str(field.type)]))
+        if str(field.type) in _PLAIN
+        else field
+        for field in fields
     ]
 
 

@@ -1,0 +1,1 @@
+"""State machines as tables: pure, replayed from the journal, drawn in the docs."""
