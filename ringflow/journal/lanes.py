@@ -1,0 +1,81 @@
+"""The queue before the writer: two lanes, and the order within each stream kept.
+
+- Control records go first; messages follow as far as the batch has room.
+- A control record of a stream that has messages waiting takes them along, in their order.
+- Pure: the bounds are checked by the caller, nothing here waits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import final
+
+import attrs
+
+from ringflow.events.codec import Event
+from ringflow.journal.api import Append
+
+
+@attrs.frozen
+class Pending:
+    """A record that waits to be written; ``data`` is the canonical JSON of its events."""
+
+    append: Append
+    events: Sequence[Event]
+    data: bytes
+
+
+@final
+class Lanes:
+    """Records that wait, by lane.
+
+    Attributes:
+        control_bytes, message_bytes: what waits in each lane.
+    """
+
+    def __init__(self) -> None:
+        self.control_bytes = 0
+        self.message_bytes = 0
+        self._control: deque[Pending] = deque()
+        self._messages: deque[Pending] = deque()
+        self._message_streams: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._control) + len(self._messages)
+
+    def push(self, pending: Pending, *, control: bool) -> None:
+        """Put ``pending`` at the end of its lane."""
+        if not control:
+            self._messages.append(pending)
+            self._message_streams[pending.append.stream] += 1
+            self.message_bytes += len(pending.data)
+            return
+        if self._message_streams[pending.append.stream]:
+            self._pull_forward(pending.append.stream)
+        self._control.append(pending)
+        self.control_bytes += len(pending.data)
+
+    def take(self, size_bytes: int) -> list[Pending]:
+        """Remove and return the next batch: at least one record, about ``size_bytes``."""
+        batch: list[Pending] = []
+        while self._control and size_bytes > 0:
+            batch.append(self._control.popleft())
+            self.control_bytes -= len(batch[-1].data)
+            size_bytes -= len(batch[-1].data)
+        while self._messages and size_bytes > 0:
+            batch.append(self._messages.popleft())
+            self._message_streams[batch[-1].append.stream] -= 1
+            self.message_bytes -= len(batch[-1].data)
+            size_bytes -= len(batch[-1].data)
+        self._message_streams += Counter()  # drops the streams that have none left
+        return batch
+
+    def _pull_forward(self, stream: str) -> None:
+        moved = [one for one in self._messages if one.append.stream == stream]
+        self._messages = deque(one for one in self._messages if one.append.stream != stream)
+        self._control.extend(moved)
+        moved_bytes = sum(len(one.data) for one in moved)
+        self.message_bytes -= moved_bytes
+        self.control_bytes += moved_bytes
+        del self._message_streams[stream]

@@ -1,0 +1,300 @@
+"""Where batches go: into segment files, or into memory.
+
+- Calls block and come one at a time; the writer makes them in a worker thread.
+- A batch is durable when ``write`` returns; after an exception its outcome is unknown.
+- Sequence, time and links are given here, in the order of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, final
+
+from ringflow.clock import Clock
+from ringflow.errors import CorruptError, CorruptJournalError
+from ringflow.events.chain import GENESIS
+from ringflow.files import FileSystem, OpenFile
+from ringflow.journal.lanes import Pending
+from ringflow.journal.record import (
+    Closing,
+    Header,
+    RawRecord,
+    Record,
+    closing_line,
+    header_line,
+    parse_line,
+    record_line,
+)
+from ringflow.journal.segments import Chain, Segment, SegmentName
+
+
+class Log(Protocol):
+    """The durable side of a journal."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def sequence(self) -> int:
+        """The last durable sequence."""
+
+    def write(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
+        """Make ``batch`` durable; return its records and their size in bytes."""
+
+    def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
+        """Yield the records from one sequence to the other, both included."""
+
+    def free_bytes(self) -> int: ...
+    def close(self) -> None:
+        """Mark an orderly close; not called after a failed ``write``."""
+
+    def abandon(self) -> None:
+        """Let go of what is open without writing; after a failed ``write``."""
+
+
+class Sealer:
+    """Gives records their sequence, time and links."""
+
+    def __init__(self, clock: Clock, *, epoch: int, sequence: int, at_ns: int, head: str) -> None:
+        self._clock = clock
+        self.epoch = epoch
+        self.sequence = sequence
+        self.at_ns = at_ns
+        self.head = head
+
+    def tick(self) -> int:
+        """Return the time, never less than what was returned or read before."""
+        self.at_ns = max(self.at_ns, self._clock.now_ns())
+        return self.at_ns
+
+    def seal(self, batch: Sequence[Pending]) -> tuple[list[Record], list[bytes]]:
+        """Return the batch's records and their lines; all before the batch must be durable."""
+        records: list[Record] = []
+        lines: list[bytes] = []
+        durable, at_ns = self.sequence, self.tick()
+        for pending in batch:
+            append = pending.append
+            line, digest = record_line(
+                sequence=self.sequence + 1,
+                at_ns=at_ns,
+                epoch=self.epoch,
+                stream=append.stream,
+                version=append.version,
+                durable=durable,
+                events=pending.data,
+                previous_hash=self.head,
+            )
+            record = Record(
+                sequence=self.sequence + 1,
+                at_ns=at_ns,
+                epoch=self.epoch,
+                stream=append.stream,
+                version=append.version,
+                durable=durable,
+                events=tuple(pending.events),
+                previous_hash=self.head,
+                hash=digest,
+            )
+            self.sequence, self.head = record.sequence, digest
+            records.append(record)
+            lines.append(line)
+        return records, lines
+
+    def close(self) -> bytes:
+        """Return the closing line."""
+        line, self.head = closing_line(
+            Closing(closed_at_ns=self.tick(), durable=self.sequence, previous_hash=self.head)
+        )
+        return line
+
+
+@final
+class SegmentLog:
+    """``Log`` in a folder of segment files.
+
+    Args:
+        segments: the verified history; ``chain`` is the rules' state at its end.
+        epoch: of this opening.
+        segment_bytes: a segment that has reached this size is followed by a new one.
+    """
+
+    def __init__(
+        self,
+        files: FileSystem,
+        folder: Path,
+        clock: Clock,
+        *,
+        segments: Sequence[Segment],
+        chain: Chain,
+        epoch: int,
+        segment_bytes: int,
+    ) -> None:
+        self._files = files
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._segments = list(segments)
+        self._sealer = Sealer(
+            clock, epoch=epoch, sequence=chain.sequence, at_ns=chain.at_ns, head=chain.head
+        )
+        self._file: OpenFile
+        self._begin_segment()
+
+    @property
+    def epoch(self) -> int:
+        return self._sealer.epoch
+
+    @property
+    def sequence(self) -> int:
+        return self._segments[-1].last_sequence
+
+    def write(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
+        last = self._segments[-1]
+        if (
+            last.size_bytes >= self._segment_bytes
+            and last.last_sequence >= last.name.first_sequence
+        ):
+            self._file.close()
+            self._begin_segment()
+        records, lines = self._sealer.seal(batch)
+        data = b"".join(lines)
+        self._write(data)
+        return records, len(data)
+
+    def close(self) -> None:
+        try:
+            self._write(self._sealer.close())
+        finally:
+            self._file.close()
+
+    def abandon(self) -> None:
+        self._file.close()
+
+    def free_bytes(self) -> int:
+        return self._files.free_bytes(self._folder)
+
+    def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
+        for segment in tuple(self._segments):
+            if segment.last_sequence >= from_sequence and (
+                segment.name.first_sequence <= to_sequence
+            ):
+                yield from self._read_segment(segment, from_sequence, to_sequence)
+
+    def _read_segment(self, segment: Segment, start: int, end: int) -> Iterator[RawRecord]:
+        data = self._files.read(self._folder / str(segment.name))
+        expected = segment.name.first_sequence
+        for number, line in enumerate(data[: segment.size_bytes].split(b"\n")[:-1], 1):
+            try:
+                record = parse_line(line)
+            except CorruptError as error:
+                raise CorruptJournalError(
+                    str(segment.name), number, expected, str(error)
+                ) from error
+            if not isinstance(record, RawRecord):
+                continue
+            if record.sequence != expected:
+                raise CorruptJournalError(
+                    str(segment.name), number, expected, "the record is missing"
+                )
+            expected += 1
+            if record.sequence > end:
+                return
+            if record.sequence >= start:
+                yield record
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._file.datasync()
+        last = self._segments[-1]
+        self._segments[-1] = Segment(
+            name=last.name,
+            size_bytes=last.size_bytes + len(data),
+            last_sequence=self._sealer.sequence,
+            hash=self._sealer.head,
+        )
+
+    def _begin_segment(self) -> None:
+        """Create the next segment with a durable header that pins the one before."""
+        sealer = self._sealer
+        name = SegmentName(sealer.sequence + 1, sealer.epoch)
+        line, digest = header_line(
+            Header(
+                epoch=sealer.epoch,
+                first_sequence=sealer.sequence + 1,
+                opened_at_ns=sealer.tick(),
+                previous=self._segments[-1].pin if self._segments else None,
+                previous_hash=sealer.head,
+            )
+        )
+        self._file = self._files.create(self._folder / str(name))
+        try:
+            self._file.write(line)
+            self._file.datasync()
+            self._files.fsync_folder(self._folder)
+        except BaseException:
+            self._file.close()
+            raise
+        sealer.head = digest
+        self._segments.append(
+            Segment(name=name, size_bytes=len(line), last_sequence=sealer.sequence, hash=digest)
+        )
+
+
+@final
+class MemoryLog:
+    """``Log`` in memory; opening it again continues its history, as a folder's would."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._sealer: Sealer | None = None
+        self.versions: dict[str, int] = {}
+
+    def begin(self, clock: Clock) -> None:
+        """Start the next epoch."""
+        last = self._sealer
+        self._sealer = Sealer(
+            clock,
+            epoch=last.epoch + 1 if last else 1,
+            sequence=last.sequence if last else 0,
+            at_ns=last.at_ns if last else 0,
+            head=last.head if last else GENESIS,
+        )
+
+    @property
+    def _open(self) -> Sealer:
+        assert self._sealer is not None
+        return self._sealer
+
+    @property
+    def epoch(self) -> int:
+        return self._open.epoch
+
+    @property
+    def sequence(self) -> int:
+        return len(self._lines)
+
+    @property
+    def head(self) -> str:
+        return self._open.head
+
+    def write(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
+        records, lines = self._open.seal(batch)
+        self._lines += lines
+        for record in records:
+            self.versions[record.stream] = record.version
+        return records, sum(len(line) for line in lines)
+
+    def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
+        for line in self._lines[max(0, from_sequence - 1) : to_sequence]:
+            record = parse_line(line[:-1])
+            assert isinstance(record, RawRecord)
+            yield record
+
+    def free_bytes(self) -> int:
+        return 2**62
+
+    def close(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass

@@ -1,0 +1,138 @@
+"""Opening a journal: lock, verify everything, cut a torn tail, begin a segment of its own.
+
+- Nothing is changed before the whole history has been verified.
+- Every step can be repeated: a crash within an opening leaves a journal that opens again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from ringflow.clock import Clock, SystemClock
+from ringflow.events.codec import Event, EventCodec
+from ringflow.events.registry import EVENT_TYPES
+from ringflow.events.upcasters import UPCASTERS
+from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
+from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
+from ringflow.journal.log import SegmentLog
+from ringflow.journal.reader import Scan, Tear
+from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain
+from ringflow.journal.writer import JournalWriter
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_journal(
+    folder: Path | str,
+    *,
+    files: FileSystem | None = None,
+    clock: Clock | None = None,
+    types: Sequence[type[Event]] = EVENT_TYPES,
+    limits: JournalLimits | None = None,
+) -> AsyncIterator[JournalWriter]:
+    """Yield the open journal of an engine's ``folder``; it is in ``folder/journal``.
+
+    Leaving the block writes what is queued. An error of the block comes out as it is.
+
+    Raises:
+        FolderInUseError: another process has the folder open.
+        CorruptJournalError: what was durable is damaged; nothing was changed.
+    """
+    files, clock, limits = files or SystemFiles(), clock or SystemClock(), limits or JournalLimits()
+    codec = EventCodec(types, UPCASTERS)
+    root = Path(folder)
+    lock = await _in_thread(partial(_lock, files, root))
+    try:
+        prepare = partial(_prepare, files, root / JOURNAL_FOLDER, clock, limits)
+        log, chain, report = await _in_thread(prepare)
+        journal = JournalWriter(log, codec, limits, report, versions=chain.versions)
+        async with running(journal):
+            yield journal
+    finally:
+        lock.release()
+
+
+@asynccontextmanager
+async def running(journal: JournalWriter) -> AsyncIterator[None]:
+    """Run the journal's flusher for the block; the block's error is not wrapped in a group."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(journal.run)
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        finally:
+            await journal.aclose()
+    if failure is not None:
+        raise failure
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    scope = anyio.CancelScope(shield=True)  # a lock or a file that was opened must not be lost
+    with scope:
+        result = await anyio.to_thread.run_sync(call)
+    return result
+
+
+def _lock(files: FileSystem, root: Path) -> FolderLock:
+    files.make_folder(root)
+    return files.lock(root / LOCK_NAME)
+
+
+def _prepare(
+    files: FileSystem, folder: Path, clock: Clock, limits: JournalLimits
+) -> tuple[SegmentLog, Chain, OpeningReport]:
+    files.make_folder(folder)
+    files.fsync_folder(folder.parent.parent)
+    files.fsync_folder(folder.parent)
+    scan = Scan(files, folder).finish()
+    epoch = max((name.epoch for name in scan.names), default=0) + 1
+    torn = tuple(_cut(files, folder, tear) for tear in scan.torn)
+    report = OpeningReport(
+        epoch=epoch,
+        last_sequence=scan.chain.sequence,
+        head=scan.chain.head,
+        closed_cleanly=scan.chain.closed or not scan.segments,
+        torn=torn,
+        ignored=tuple(scan.ignored),
+    )
+    log = SegmentLog(
+        files,
+        folder,
+        clock,
+        segments=scan.segments,
+        chain=scan.chain,
+        epoch=epoch,
+        segment_bytes=limits.segment_bytes,
+    )
+    return log, scan.chain, report
+
+
+def _cut(files: FileSystem, folder: Path, tear: Tear) -> TornTail:
+    """Back up and cut a torn tail; a segment without a whole header is deleted."""
+    path = folder / str(tear.segment)
+    backup = ""
+    if tear.size_bytes:
+        backup = f"torn-{path.stem}-at-{tear.offset_bytes}"
+        write_atomic(files, folder / backup, [files.read(path)[tear.offset_bytes :]])
+    if tear.offset_bytes:
+        files.truncate(path, tear.offset_bytes)
+    else:
+        files.delete(path)
+        files.fsync_folder(folder)
+    return TornTail(
+        segment=str(tear.segment),
+        offset_bytes=tear.offset_bytes,
+        size_bytes=tear.size_bytes,
+        backup=backup,
+        reason=tear.reason,
+    )
