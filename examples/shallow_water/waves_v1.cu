@@ -1,0 +1,158 @@
+// Shallow-water waves, version 1: a closed basin.
+//
+// Linear shallow-water equations on a staggered grid (Arakawa C), forward-backward in time:
+//   flux_x -= g dt/dx * depth at the face * (height - height in the west),   flux_y likewise,
+//   height -= dt/dx * (flux in the east - flux_x) + dt/dy * (flux in the north - flux_y).
+// flux_x[k] is the flow through the western face of cell k in m^2/s, flux_y[k] through its southern
+// face. Depth is 0 on land and on the outermost ring of cells: no water crosses a coast or an edge.
+//
+// - Each block has a band of rows; neighbouring threads have neighbouring columns.
+// - Sums are in a fixed order for every grid; the block's size is part of that order.
+#include <ringflow.cuh>
+#include <ringflow_messages.cuh>
+
+constexpr unsigned BLOCK = 256;
+constexpr float GRAVITY = 9.81f;
+enum { STEPS, WATCHED, ROWS, COLUMNS };  // the words of the region `progress`
+
+struct Progress { unsigned steps; float height; };
+struct Level { unsigned steps; float height; };
+struct Total { double energy; };
+
+struct Sea {
+  float* height;
+  float* flux_x;
+  float* flux_y;
+  const float* depth;
+  unsigned ny, nx;
+  float slope_x, slope_y;  // g dt/dx, g dt/dy
+  float rate_x, rate_y;    // dt/dx, dt/dy
+};
+
+__device__ unsigned band(unsigned block, unsigned ny) { return 1 + (ny - 2) * block / gridDim.x; }
+
+// A cell that is named from outside, kept on the grid.
+__device__ unsigned cell_at(const Sea& sea, unsigned x, unsigned y) {
+  return min(y, sea.ny - 1) * sea.nx + min(x, sea.nx - 1);
+}
+
+__device__ void move_fluxes(const Sea& sea) {
+  const unsigned end = band(blockIdx.x + 1, sea.ny);
+  for (unsigned row = band(blockIdx.x, sea.ny); row < end; ++row) {
+    for (unsigned column = 1 + threadIdx.x; column < sea.nx - 1; column += blockDim.x) {
+      const unsigned k = row * sea.nx + column;
+      const float height = sea.height[k], depth = sea.depth[k];
+      const float west = fminf(depth, sea.depth[k - 1]);
+      const float south = fminf(depth, sea.depth[k - sea.nx]);
+      sea.flux_x[k] -= sea.slope_x * west * (height - sea.height[k - 1]);
+      sea.flux_y[k] -= sea.slope_y * south * (height - sea.height[k - sea.nx]);
+    }
+  }
+}
+
+__device__ void move_heights(const Sea& sea) {
+  const unsigned end = band(blockIdx.x + 1, sea.ny);
+  for (unsigned row = band(blockIdx.x, sea.ny); row < end; ++row) {
+    for (unsigned column = 1 + threadIdx.x; column < sea.nx - 1; column += blockDim.x) {
+      const unsigned k = row * sea.nx + column;
+      const float along_x = sea.rate_x * (sea.flux_x[k + 1] - sea.flux_x[k]);
+      const float along_y = sea.rate_y * (sea.flux_y[k + sea.nx] - sea.flux_y[k]);
+      sea.height[k] -= along_x + along_y;
+    }
+  }
+}
+
+__device__ void disturb(const Sea& sea, const Disturb& wave) {
+  const unsigned end = band(blockIdx.x + 1, sea.ny);
+  for (unsigned row = band(blockIdx.x, sea.ny); row < end; ++row) {
+    const float y = static_cast<float>(static_cast<int>(row) - static_cast<int>(wave.y));
+    for (unsigned column = 1 + threadIdx.x; column < sea.nx - 1; column += blockDim.x) {
+      const unsigned k = row * sea.nx + column;
+      const float x = static_cast<float>(static_cast<int>(column) - static_cast<int>(wave.x));
+      const float bump = 1.0f - (x * x + y * y) / (wave.radius * wave.radius);
+      if (bump > 0.0f && sea.depth[k] > 0.0f) sea.height[k] += wave.amplitude * bump * bump;
+    }
+  }
+}
+
+// Kinetic and potential energy of a cell; its fluxes are those of its western and southern face.
+__device__ double energy_of(const Sea& sea, unsigned k) {
+  const double height = sea.height[k], flux_x = sea.flux_x[k], flux_y = sea.flux_y[k];
+  const float depth = sea.depth[k];
+  const float west = fminf(depth, sea.depth[k - 1]), south = fminf(depth, sea.depth[k - sea.nx]);
+  double energy = GRAVITY * height * height;
+  if (west > 0.0f) energy += flux_x * flux_x / west;
+  if (south > 0.0f) energy += flux_y * flux_y / south;
+  return 0.5 * energy;
+}
+
+// One sum a row: each thread its columns from west to east, then the threads pairwise.
+__device__ void sum_rows(const Sea& sea, double* row_energy) {
+  __shared__ double sums[BLOCK];
+  const unsigned end = band(blockIdx.x + 1, sea.ny);
+  for (unsigned row = band(blockIdx.x, sea.ny); row < end; ++row) {
+    double sum = 0.0;
+    for (unsigned column = 1 + threadIdx.x; column < sea.nx - 1; column += blockDim.x)
+      sum += energy_of(sea, row * sea.nx + column);
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+      if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) row_energy[row] = sums[0];
+    __syncthreads();
+  }
+}
+
+extern "C" __global__ void waves(ringflow::control* control, float* height, float* flux_x,
+                                 float* flux_y, const float* depth, unsigned* progress,
+                                 double* row_energy, unsigned ny, unsigned nx, float slope_x,
+                                 float slope_y, float rate_x, float rate_y) {
+  const Sea sea = {height, flux_x, flux_y, depth, ny, nx, slope_x, slope_y, rate_x, rate_y};
+  ringflow::kernel self(control);
+  ringflow::message m;
+  while (self.receive(m)) {
+    switch (m.type) {
+      case Disturb::id: {
+        const Disturb wave = m.as<Disturb>();
+        disturb(sea, wave);
+        self.sync();
+        if (self.leader()) {
+          progress[WATCHED] = cell_at(sea, wave.x, wave.y);
+          self.reply(m, Progress{progress[STEPS], height[progress[WATCHED]]});
+        }
+        break;
+      }
+      case Step::id: {
+        const unsigned count = m.as<Step>().count;
+        for (unsigned i = 0; i < count; ++i) {
+          move_fluxes(sea);
+          self.sync();
+          move_heights(sea);
+          self.sync();
+        }
+        if (self.leader()) {
+          progress[STEPS] += count;
+          self.reply(m, Progress{progress[STEPS], height[progress[WATCHED]]});
+        }
+        break;
+      }
+      case Gauge::id: {
+        const unsigned cell = cell_at(sea, m.as<Gauge>().x, m.as<Gauge>().y);
+        if (self.leader()) self.reply(m, Level{progress[STEPS], height[cell]});
+        break;
+      }
+      case Energy::id: {
+        sum_rows(sea, row_energy);
+        self.sync();
+        if (self.leader()) {
+          double energy = 0.0;
+          for (unsigned row = 1; row < ny - 1; ++row) energy += row_energy[row];
+          self.reply(m, Total{energy});
+        }
+        break;
+      }
+    }
+  }
+}
