@@ -128,7 +128,7 @@ def _folder_of(headers: Mapping[str, str]) -> Iterator[str]:
 
 def _run(command: Sequence[str], stdin: str, *, deadline_s: float) -> tuple[int, str, str]:
     """Run the command; past the deadline kill it with its children and raise CompileError."""
-    environment = {"LC_ALL": "C", "PATH": os.defpath}
+    environment = {"LC_ALL": "C", "PATH": os.defpath, "SOURCE_DATE_EPOCH": "0"}
     if "LD_LIBRARY_PATH" in os.environ:
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     try:
@@ -140,6 +140,7 @@ def _run(command: Sequence[str], stdin: str, *, deadline_s: float) -> tuple[int,
             encoding="utf-8",
             errors="replace",
             env=environment,
+            cwd=INCLUDE_FOLDER,  # a quoted include looks here first
             start_new_session=True,
         )
     except OSError as error:
