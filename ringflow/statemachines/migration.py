@@ -260,7 +260,7 @@ def effect_of(migration: Migration) -> Effect | None:
         case S.PREPARING:
             return effects.PrepareTarget(**ids, device=migration.target)
         case S.QUIESCING:
-            return effects.QuiesceKernel(**ids)
+            return effects.QuiesceKernel(**ids, at_sequence=0)
         case S.CHECKPOINTING:
             return effects.DigestSource(**ids)
         case S.TRANSFERRING:
