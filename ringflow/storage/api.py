@@ -51,15 +51,19 @@ class CheckpointStorage(Protocol):
     async def exists(self, name: str) -> bool: ...
 
 
+def is_name(name: str) -> bool:
+    """Return whether ``name`` can name a checkpoint; the format's suffix is no part of a name."""
+    plain = len(name) <= NAME_CHARACTERS_MAX and _NAME.fullmatch(name) is not None
+    return plain and not name.endswith(CHECKPOINT_SUFFIX)
+
+
 def check_name(name: str) -> str:
     """Return ``name``; raises ``UsageError`` if it can't name a checkpoint."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > NAME_CHARACTERS_MAX:
+    if not is_name(name):
         raise UsageError(
             f"{name!r} can't name a checkpoint; use up to {NAME_CHARACTERS_MAX} letters, digits "
-            "and '_.@=+-', the first a letter, digit or '_'"
+            f"and '_.@=+-', the first a letter, digit or '_', without {CHECKPOINT_SUFFIX} at the end"
         )
-    if name.endswith(CHECKPOINT_SUFFIX):
-        raise UsageError(f"{name!r} ends in {CHECKPOINT_SUFFIX}; leave the suffix off")
     return name
 
 

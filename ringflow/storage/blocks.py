@@ -8,27 +8,31 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import xxhash
 
 from ringflow.errors import UsageError
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    import numpy as np
+
+    from ringflow.files import Buffer
+
+    ArrayOrBytes = Buffer | np.ndarray[Any, Any]
 
 BLOCK_BYTES: Final = 64 * 1024
 BLOCK_DIGEST_BYTES: Final = 16
 
 
-def bytes_of(data: Buffer) -> memoryview:
+def bytes_of(data: ArrayOrBytes) -> memoryview:
     """Return a read-only uint8[n] view of a C-contiguous buffer, without a copy.
 
     Raises:
         UsageError: the buffer is not contiguous in C order, or no buffer at all.
     """
     try:
-        view = memoryview(data)
+        view = memoryview(cast("Buffer", data))
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"{type(data).__name__} gives no buffer ({error}); pass bytes or a numpy array"
@@ -45,7 +49,7 @@ def block_count(size_bytes: int) -> int:
     return -(-size_bytes // BLOCK_BYTES)
 
 
-def block_digests(data: Buffer) -> bytes:
+def block_digests(data: ArrayOrBytes) -> bytes:
     """Return the digests of a buffer's blocks, one after the other.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ringflow.errors import UsageError
-from ringflow.files import Buffer as Piece
+from ringflow.files import Buffer
 from ringflow.spec import ReplayMode
 from ringflow.storage import format_v1
 from ringflow.storage.chunks import ChunkType, DataChunk
@@ -21,7 +21,7 @@ from ringflow.storage.facts import identity_of
 from ringflow.storage.metadata import CheckpointMetadata, HlcTimestamp, RecoveryFacts
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ringflow.storage.blocks import ArrayOrBytes
 
 
 @attrs.define
@@ -47,22 +47,22 @@ class Checkpoint:
             raise UsageError(f"region {chunk.name!r} is in the checkpoint already; rename one")
         self._chunks.append(chunk)
 
-    def add_control_block(self, data: Buffer) -> None:
+    def add_control_block(self, data: ArrayOrBytes) -> None:
         self._add(ChunkType.CONTROL_BLOCK, data)
 
-    def add_h2k_queue(self, data: Buffer) -> None:
+    def add_h2k_queue(self, data: ArrayOrBytes) -> None:
         self._add(ChunkType.H2K_QUEUE, data)
 
-    def add_k2h_queue(self, data: Buffer) -> None:
+    def add_k2h_queue(self, data: ArrayOrBytes) -> None:
         self._add(ChunkType.K2H_QUEUE, data)
 
-    def add_hlc_state(self, data: Buffer) -> None:
+    def add_hlc_state(self, data: ArrayOrBytes) -> None:
         self._add(ChunkType.HLC_STATE, data)
 
     def add_device_memory(
         self,
         name: str,
-        data: Buffer,
+        data: ArrayOrBytes,
         *,
         dtype: str = "",
         shape: tuple[int, ...] = (),
@@ -81,11 +81,11 @@ class Checkpoint:
             )
         )
 
-    def add_custom(self, name: str, data: Buffer) -> None:
+    def add_custom(self, name: str, data: ArrayOrBytes) -> None:
         """Append bytes of ringflow's or the user's own under a name."""
         self.add_chunk(DataChunk.named(ChunkType.CUSTOM, name, data))
 
-    def _add(self, chunk_type: ChunkType, data: Buffer) -> None:
+    def _add(self, chunk_type: ChunkType, data: ArrayOrBytes) -> None:
         self._chunks.append(DataChunk(chunk_type=chunk_type, data=data))
 
     def _named(self, chunk_type: int, name: str) -> DataChunk | None:
@@ -123,7 +123,7 @@ class Checkpoint:
         """Return the SHA-256 (hex) over metadata and block digests; hashes what isn't yet."""
         return identity_of(self.metadata, self._chunks)
 
-    def pieces(self) -> tuple[Piece, ...]:
+    def pieces(self) -> tuple[Buffer, ...]:
         """Return the file's bytes in pieces that are not copied; see ``format_v1.encode``."""
         return format_v1.encode(
             self.metadata, tuple(self._chunks), created_at_us=self.created_at_us
@@ -138,7 +138,7 @@ class Checkpoint:
         return b"".join(self.pieces())
 
     @classmethod
-    def from_bytes(cls, data: Buffer) -> Checkpoint:
+    def from_bytes(cls, data: ArrayOrBytes) -> Checkpoint:
         """Return the checkpoint in a file's bytes, verified; its chunks are views of them.
 
         Raises:
@@ -198,19 +198,19 @@ class CheckpointBuilder:
         self._created_at_us = at_us
         return self
 
-    def control_block(self, data: Buffer) -> CheckpointBuilder:
+    def control_block(self, data: ArrayOrBytes) -> CheckpointBuilder:
         return self.chunk(DataChunk(chunk_type=ChunkType.CONTROL_BLOCK, data=data))
 
-    def h2k_queue(self, data: Buffer) -> CheckpointBuilder:
+    def h2k_queue(self, data: ArrayOrBytes) -> CheckpointBuilder:
         return self.chunk(DataChunk(chunk_type=ChunkType.H2K_QUEUE, data=data))
 
-    def k2h_queue(self, data: Buffer) -> CheckpointBuilder:
+    def k2h_queue(self, data: ArrayOrBytes) -> CheckpointBuilder:
         return self.chunk(DataChunk(chunk_type=ChunkType.K2H_QUEUE, data=data))
 
     def device_memory(
         self,
         name: str,
-        data: Buffer,
+        data: ArrayOrBytes,
         *,
         dtype: str = "",
         shape: Iterable[int] = (),
@@ -228,7 +228,7 @@ class CheckpointBuilder:
             )
         )
 
-    def custom_chunk(self, name: str, data: Buffer) -> CheckpointBuilder:
+    def custom_chunk(self, name: str, data: ArrayOrBytes) -> CheckpointBuilder:
         """Add bytes under a name, such as an outbox."""
         return self.chunk(DataChunk.named(ChunkType.CUSTOM, name, data))
 

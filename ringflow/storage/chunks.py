@@ -26,7 +26,8 @@ from ringflow.storage.siphash import chunk_id_of
 
 if TYPE_CHECKING:
     import numpy as np
-    from typing_extensions import Buffer
+
+    from ringflow.storage.blocks import ArrayOrBytes
 
 _SHAPE_DIMENSIONS_MAX: Final = 32
 
@@ -71,7 +72,7 @@ def layout_error(dtype: str, shape: tuple[int, ...], size_bytes: int) -> str | N
         count *= length
     item_bytes = DTYPE_BYTES.get(dtype)
     if item_bytes is None:
-        return f"dtype {dtype!r} is none of {', '.join(DTYPE_BYTES)}"
+        return f"dtype {dtype[:40]!r} is none of {', '.join(DTYPE_BYTES)}"
     if count * item_bytes != size_bytes:
         return f"{dtype}{list(shape)} needs {count * item_bytes} bytes, there are {size_bytes}"
     return None
@@ -119,7 +120,7 @@ class DataChunk:
         cls,
         chunk_type: ChunkType,
         name: str,
-        data: Buffer,
+        data: ArrayOrBytes,
         *,
         dtype: str = "",
         shape: tuple[int, ...] = (),

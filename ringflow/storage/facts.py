@@ -78,7 +78,7 @@ def _with_facts(index: int, chunk: DataChunk, facts: Mapping[str, Any]) -> DataC
         raise _refuse(index, "its name, dtype or digest is no text")
     if not isinstance(shape, list) or any(type(length) is not int for length in shape):
         raise _refuse(index, "its shape is no list of whole numbers")
-    what = f"region {name!r}" if name else "its data"
+    what = f"region {name[:80]!r}" if name else "its data"
     if name and (chunk.chunk_type not in NAMED_TYPES or chunk_id_of(name) != chunk.chunk_id):
         raise _refuse(index, f"{what} has another name than the chunk's id tells")
     if dtype or shape:

@@ -7,23 +7,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from threading import Lock
 
-import aiofiles  # type: ignore[import-untyped]  # it ships no types, and one call is used
 from anyio import to_thread
 
 from ringflow.errors import CorruptError, NotFoundError
 from ringflow.files import FileSystem, SystemFiles, write_atomic
-from ringflow.storage.api import CHECKPOINT_SUFFIX, check_name, name_order
+from ringflow.storage.api import CHECKPOINT_SUFFIX, check_name, is_name, name_order
 from ringflow.storage.checkpoint import Checkpoint
 from ringflow.storage.folders import ensure_folder, storage_errors
 from ringflow.storage.format_v1 import MAX_CHECKPOINT_SIZE
 
 
+def _is_checkpoint(file_name: str) -> bool:
+    return file_name.endswith(CHECKPOINT_SUFFIX) and is_name(file_name[: -len(CHECKPOINT_SUFFIX)])
+
+
 def _on_asyncio() -> bool:
+    import asyncio  # here, so that importing ringflow does not pay for it
+
     try:
         return asyncio.current_task() is not None
     except RuntimeError:  # no loop runs in this thread: trio
@@ -39,6 +43,8 @@ async def read_whole(files: FileSystem, path: Path) -> bytes:
     """
     if not (isinstance(files, SystemFiles) and _on_asyncio()):
         return await to_thread.run_sync(files.read, path)
+    import aiofiles  # type: ignore[import-untyped]  # it ships no types, and one call is used
+
     try:
         async with aiofiles.open(path, "rb") as file:
             return bytes(await file.read())
@@ -88,8 +94,8 @@ class FileStorage:
     async def list(self) -> tuple[str, ...]:
         with storage_errors("list checkpoints in", self._folder):
             found = await to_thread.run_sync(self._files.names, self._folder)
-        names = [name.removesuffix(CHECKPOINT_SUFFIX) for name in found if name.endswith(".rkcp")]
-        return tuple(sorted(names, key=name_order))
+        stems = [name.removesuffix(CHECKPOINT_SUFFIX) for name in found if _is_checkpoint(name)]
+        return tuple(sorted(stems, key=name_order))
 
     async def delete(self, name: str) -> None:
         path = self.path_of(name)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ringflow.errors import CorruptError, LimitExceededError, StorageError
-from ringflow.files import Buffer as Piece
+from ringflow.files import Buffer
 from ringflow.storage.blocks import bytes_of
 from ringflow.storage.chunks import DataChunk
 from ringflow.storage.facts import apply_facts, chunk_entry, identity_of
@@ -29,11 +29,12 @@ from ringflow.storage.metadata import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ringflow.storage.blocks import ArrayOrBytes
 
 CHECKPOINT_MAGIC: Final = 0x524B434B50543031
 CHECKPOINT_VERSION_1: Final = 1
 MAX_CHECKPOINT_SIZE: Final = 1 << 30
+CHUNKS_MAX: Final = 4096
 HEADER_BYTES: Final = 64
 CHUNK_HEADER_BYTES: Final = 32
 _HEADER_BYTES_WRITTEN: Final = 56
@@ -83,7 +84,7 @@ class CheckpointHeader:
         )
 
     @classmethod
-    def from_bytes(cls, data: Buffer) -> CheckpointHeader:
+    def from_bytes(cls, data: ArrayOrBytes) -> CheckpointHeader:
         """Return the header at the front of ``data``, not validated.
 
         Raises:
@@ -164,7 +165,7 @@ class ChunkHeader:
         )
 
     @classmethod
-    def from_bytes(cls, data: Buffer) -> ChunkHeader:
+    def from_bytes(cls, data: ArrayOrBytes) -> ChunkHeader:
         """Return the chunk header at the front of ``data``; raises ``CorruptError``."""
         view = bytes_of(data)
         if len(view) < CHUNK_HEADER_BYTES:
@@ -194,17 +195,21 @@ def header_of(chunk: DataChunk) -> ChunkHeader:
 
 def encode(
     metadata: CheckpointMetadata, chunks: Sequence[DataChunk], *, created_at_us: int
-) -> tuple[Piece, ...]:
+) -> tuple[Buffer, ...]:
     """Return a file's bytes in pieces, the chunks' data as views; the same for equal content.
 
     It reads all data twice (digests and CRC), about 0.4 s a GB: call it in a worker thread.
 
     Raises:
-        LimitExceededError: the file would have more than ``MAX_CHECKPOINT_SIZE`` bytes.
+        LimitExceededError: more than 4096 chunks, or more than ``MAX_CHECKPOINT_SIZE`` bytes.
     """
+    if len(chunks) > CHUNKS_MAX:
+        raise LimitExceededError(
+            "the checkpoint's count of chunks", len(chunks), CHUNKS_MAX, "join small regions"
+        )
     extra = {**chunk_entry(chunks), IDENTITY_KEY: identity_of(metadata, chunks)}
     block = encode_metadata(metadata, extra)
-    body: list[Piece] = [_U32.pack(len(block)), block]
+    body: list[Buffer] = [_U32.pack(len(block)), block]
     for chunk in chunks:
         body += [header_of(chunk).to_bytes(), chunk.data]
     total_bytes = HEADER_BYTES + sum(len(piece) for piece in body)
@@ -252,10 +257,10 @@ def _take_chunk(data: memoryview, at_bytes: int, index: int) -> tuple[DataChunk,
 
 
 def _take_chunks(data: memoryview, at_bytes: int, count: int) -> list[DataChunk]:
-    if count * CHUNK_HEADER_BYTES > len(data) - at_bytes:
+    if count * CHUNK_HEADER_BYTES > len(data) - at_bytes or count > CHUNKS_MAX:
         raise CorruptError(
-            f"checkpoint header: {count} chunks can't lie in {len(data) - at_bytes} bytes; "
-            f"{_RESTORE}"
+            f"checkpoint header: {count} chunks, at most {CHUNKS_MAX} may lie in the "
+            f"{len(data) - at_bytes} bytes left; {_RESTORE}"
         )
     chunks = []
     for index in range(count):
@@ -268,7 +273,7 @@ def _take_chunks(data: memoryview, at_bytes: int, count: int) -> list[DataChunk]
     return chunks
 
 
-def decode(data: Buffer) -> tuple[CheckpointMetadata, tuple[DataChunk, ...], int]:
+def decode(data: ArrayOrBytes) -> tuple[CheckpointMetadata, tuple[DataChunk, ...], int]:
     """Return metadata, chunks (views of ``data``) and the time of creation in µs.
 
     Raises:

@@ -14,10 +14,11 @@ from typing import Final, Literal, cast, get_args
 
 import attrs
 
-from ringflow.errors import CorruptError, UsageError
+from ringflow.errors import CorruptError, LimitExceededError, UsageError
 from ringflow.spec import ReplayMode
 
-RESERVED_PREFIX: Final = "ringflow."
+METADATA_BYTES_MAX: Final = 4 << 20
+CUSTOM_ENTRIES_MAX: Final = 4096
 CHUNKS_KEY: Final = "ringflow.chunks"
 IDENTITY_KEY: Final = "ringflow.identity"
 _REPLAY_FROM_KEY: Final = "ringflow.replay_from"
@@ -135,8 +136,17 @@ def _text(value: str) -> bytes:
     return _U32.pack(len(data)) + data
 
 
+def _check_limit(what: str, value: int, limit: int) -> None:
+    if value > limit:
+        raise LimitExceededError(what, value, limit, "put large data into a custom chunk")
+
+
 def encode_metadata(metadata: CheckpointMetadata, extra: Mapping[str, str]) -> bytes:
-    """Return the metadata block without its length word, ``extra`` among the custom entries."""
+    """Return the metadata block without its length word, ``extra`` among the custom entries.
+
+    Raises:
+        LimitExceededError: more than 4096 custom entries, or more than 4 MiB of metadata.
+    """
     hlc = metadata.hlc_timestamp
     fixed = _FIXED.pack(
         metadata.current_step,
@@ -147,9 +157,11 @@ def encode_metadata(metadata: CheckpointMetadata, extra: Mapping[str, str]) -> b
         hlc.node_id,
     )
     entries = sorted({**metadata.entries(), **extra}.items())
+    _check_limit("the count of custom entries", len(entries), CUSTOM_ENTRIES_MAX)
     pieces = [_text(metadata.kernel_id), _text(metadata.kernel_type), fixed]
     pieces.append(_U32.pack(len(entries)))
     pieces.extend(_text(text) for entry in entries for text in entry)
+    _check_limit("the metadata's size in bytes", sum(map(len, pieces)), METADATA_BYTES_MAX)
     return b"".join(pieces)
 
 
@@ -189,17 +201,17 @@ class _Cursor:
 
 def _entries(cursor: _Cursor) -> dict[str, str]:
     count = cursor.number("the count of custom entries")
-    if count * 8 > cursor.left_bytes:
+    if count * 8 > cursor.left_bytes or count > CUSTOM_ENTRIES_MAX:
         raise CorruptError(
-            f"checkpoint metadata: {count} custom entries can't lie in {cursor.left_bytes} bytes; "
-            "restore the file from a copy"
+            f"checkpoint metadata: {count} custom entries, at most {CUSTOM_ENTRIES_MAX} may lie in "
+            f"the {cursor.left_bytes} bytes left; restore the file from a copy"
         )
     entries: dict[str, str] = {}
     for _ in range(count):
         key = cursor.text("a custom key")
         if key in entries:
-            raise CorruptError(f"checkpoint metadata: custom key {key!r} is there twice")
-        entries[key] = cursor.text(f"the value of {key!r}")
+            raise CorruptError(f"checkpoint metadata: custom key {key[:80]!r} is there twice")
+        entries[key] = cursor.text(f"the value of {key[:80]!r}")
     return entries
 
 
@@ -235,6 +247,11 @@ def decode_metadata(block: memoryview) -> tuple[CheckpointMetadata, dict[str, st
     Raises:
         CorruptError: a length, a count, a text or a fact is not what it can be.
     """
+    if len(block) > METADATA_BYTES_MAX:
+        raise CorruptError(
+            f"checkpoint metadata has {len(block)} bytes, over the limit of {METADATA_BYTES_MAX}; "
+            "restore the file from a copy"
+        )
     cursor = _Cursor(block)
     kernel_id = cursor.text("the kernel id")
     kernel_type = cursor.text("the kernel type")

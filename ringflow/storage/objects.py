@@ -19,7 +19,7 @@ from ringflow.storage.blocks import bytes_of
 from ringflow.storage.folders import ensure_folder, storage_errors
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from ringflow.storage.blocks import ArrayOrBytes
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -32,7 +32,7 @@ class ObjectStore:
         self._files = files if files is not None else SystemFiles()
         self._writing = Lock()
 
-    def put(self, data: Buffer) -> str:
+    def put(self, data: ArrayOrBytes) -> str:
         """Store bytes durably and return their SHA-256 (64 hex digits).
 
         A damaged object of this digest is replaced.
