@@ -77,10 +77,10 @@ async def running(journal: JournalWriter) -> AsyncIterator[None]:
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    scope = anyio.CancelScope(shield=True)  # a lock or a file that was opened must not be lost
-    with scope:
-        result = await anyio.to_thread.run_sync(call)
-    return result
+    done: list[T] = []
+    with anyio.CancelScope(shield=True):  # a lock or a file that was opened must not be lost
+        done.append(await anyio.to_thread.run_sync(call))
+    return done[0]
 
 
 def _lock(files: FileSystem, root: Path) -> FolderLock:

@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, final
+from typing import Any, Final, final
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
 from ringflow.errors import (
     DiskReserveError,
@@ -34,6 +33,16 @@ from ringflow.journal.api import (
 from ringflow.journal.lanes import Lanes, Pending
 from ringflow.journal.log import Log
 from ringflow.journal.subscribers import LiveRecords, Subscribers
+from ringflow.journal.thread import worker_thread
+
+_RESERVE_CHECK_BYTES: Final = 2**20  # the system is asked for the free space this often
+
+Call = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+async def _call_here(function: Callable[[], Any]) -> Any:
+    await anyio.lowlevel.checkpoint()
+    return function()
 
 
 @final
@@ -59,7 +68,7 @@ class JournalWriter:
         self._limits = limits
         self._report = report
         self._versions = dict(versions)
-        self._limiter = anyio.CapacityLimiter(1) if in_thread else None
+        self._in_thread = in_thread
         self._lanes = Lanes()
         self._subscribers = Subscribers(limits.subscriber_records)
         self._work = anyio.Event()
@@ -68,7 +77,7 @@ class JournalWriter:
         self._closing = False
         self._free_bytes = log.free_bytes()
         self._durable = log.sequence
-        self._batches = self._written_bytes = 0
+        self._batches = self._written_bytes = self._unchecked_bytes = 0
         self.failed = anyio.Event()
         self.failure: BaseException | None = None
 
@@ -142,17 +151,25 @@ class JournalWriter:
         """Write what is appended, until ``aclose`` or the first failure; once, as a task."""
         with anyio.CancelScope(shield=True):  # acknowledged or failed, but never abandoned
             try:
-                while await self._wait_for_work():
-                    await self._write(self._lanes.take(self._limits.batch_bytes))
-                if self.failure is None:
-                    await self._blocking(self._log.close)
-            except Exception as error:
-                self._fail(error, [])
+                if self._in_thread:
+                    async with worker_thread() as worker:
+                        await self._flush(worker.call)
+                else:
+                    await self._flush(_call_here)
             finally:
                 self._closing = True
                 self._subscribers.end()
                 self._room.set()
                 self._ended.set()
+
+    async def _flush(self, blocking: Call) -> None:
+        try:
+            while await self._wait_for_work():
+                await self._write(self._lanes.take(self._limits.batch_bytes), blocking)
+            if self.failure is None:
+                await blocking(self._log.close)
+        except Exception as error:
+            self._fail(error, [])
 
     async def _wait_for_work(self) -> bool:
         """Wait until something is queued; False at the end."""
@@ -161,9 +178,9 @@ class JournalWriter:
             await self._work.wait()
         return self.failure is None and len(self._lanes) > 0
 
-    async def _write(self, batch: list[Pending]) -> None:
+    async def _write(self, batch: list[Pending], blocking: Call) -> None:
         try:
-            records, size, self._free_bytes = await self._blocking(partial(self._commit, batch))
+            records, size, self._free_bytes = await blocking(partial(self._commit, batch))
         except Exception as error:
             self._fail(error, batch)
             self._log.abandon()
@@ -179,13 +196,11 @@ class JournalWriter:
 
     def _commit(self, batch: list[Pending]) -> tuple[list[Record], int, int]:
         records, size = self._log.write(batch)
+        self._unchecked_bytes += size
+        if self._unchecked_bytes < _RESERVE_CHECK_BYTES:
+            return records, size, self._free_bytes
+        self._unchecked_bytes = 0
         return records, size, self._log.free_bytes()
-
-    async def _blocking(self, call: Callable[[], Any]) -> Any:
-        if self._limiter is None:
-            await anyio.lowlevel.checkpoint()
-            return call()
-        return await anyio.to_thread.run_sync(call, limiter=self._limiter)
 
     def _fail(self, error: BaseException, batch: list[Pending]) -> None:
         self.failure = error
