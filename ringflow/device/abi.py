@@ -1,0 +1,188 @@
+"""The ABI between host and persistent kernels: every offset and code, version ``ABI_VERSION``.
+
+- The first 128 bytes of a control block are written by the host only, the last by the kernel only.
+- One 64-bit doorbell carries posted messages, generation and command, so that they never tear.
+- Counters count from the launch and never go back; ``base_sequence`` ties them to the journal's.
+- Change anything here and ``ABI_VERSION`` changes: kernels check it before they do anything.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from ringflow.device.layout import Layout, c_constants, u32, u64
+
+ABI_MAGIC: Final = 0x574C4652  # "RFLW"
+ABI_VERSION: Final = 1
+BATCH_SLOTS: Final = 32
+SLOT_HEADER_BYTES: Final = 32
+SHARED_PAYLOAD_BYTES: Final = 224
+CONTROL_BYTES: Final = 256
+GENERATION_BITS: Final = 24
+GENERATION_MASK: Final = (1 << GENERATION_BITS) - 1
+
+
+class Command(IntEnum):
+    """What the host asks for; each command has a generation of its own."""
+
+    RUN = 0
+    HOLD = 1
+    RETURN = 2
+    RETURN_DRAINED = 3
+
+
+class KernelState(IntEnum):
+    """What the kernel reports, under the generation that it obeyed."""
+
+    UNKNOWN = 0
+    RUNNING = 1
+    HELD = 2
+    RETURNING = 3
+
+
+class KernelFault(IntEnum):
+    """Why a kernel trapped by itself; 0 if it did not."""
+
+    NONE = 0
+    ABI_MISMATCH = 1
+    TOO_MANY_REPLIES = 2
+    REPLY_TOO_LARGE = 3
+
+
+class OutputFlag(IntEnum):
+    """Bits in the flags of a reply slot."""
+
+    EMITTED = 1
+
+
+CONTROL: Final = Layout(
+    "control",
+    CONTROL_BYTES,
+    (
+        u64("doorbell", 0, "messages posted (32) | generation (24) | command (8)"),
+        u64("reply_tail", 8, "outputs that the host has taken"),
+        u64("ping", 16, "any value; the kernel answers in echo while it waits"),
+        u32("dirty_epoch", 24, "reserved: raised to make the kernel swap its dirty bitmaps"),
+        u32("magic", 32, "ABI_MAGIC"),
+        u32("version", 36, "ABI_VERSION"),
+        u64("work", 40, "workspace, device address"),
+        u64("messages", 48, "message ring, device address"),
+        u64("replies", 56, "reply ring, device address"),
+        u32("message_slots", 64, "a power of two"),
+        u32("reply_slots", 68, "a power of two"),
+        u32("slot_bytes", 72, "a power of two, 64 or more"),
+        u32("max_replies", 76, "replies that one message may make"),
+        u64("base_sequence", 80, "last sequence applied before this launch"),
+        u64("epoch", 88, "of this launch"),
+        u32("emit_slots", 96, "reply slots beyond those that replies are credited"),
+        u64("started", 128, "epoch, once all blocks have arrived at the first boundary"),
+        u64("done_sequence", 136, "last finished message"),
+        u64("done_count", 144, "messages finished since the launch"),
+        u64("consumed", 152, "ring slots copied out since the launch"),
+        u64("reply_head", 160, "outputs written since the launch"),
+        u64("state", 168, "generation << 8 | KernelState"),
+        u64("echo", 176, "the last ping seen"),
+        u64("steps", 184, "step() boundaries passed since the launch"),
+        u64("taken_sequence", 192, "message in progress, or the last one"),
+        u32("fault", 200, "KernelFault"),
+    ),
+    alignment_bytes=128,
+)
+
+MESSAGE_SLOT: Final = Layout(
+    "message_slot",
+    SLOT_HEADER_BYTES,
+    (
+        u64("sequence", 0, "number of the message"),
+        u32("type", 8, "message type"),
+        u32("size", 12, "payload bytes after this header"),
+        u64("correlation", 16, "the sender's own number"),
+        u32("flags", 24, "reserved"),
+        u32("handle", 28, "reserved: bulk payload"),
+    ),
+)
+
+REPLY_SLOT: Final = Layout(
+    "reply_slot",
+    SLOT_HEADER_BYTES,
+    (
+        u64("sequence", 0, "message that caused it; for emit the last one taken"),
+        u32("type", 8, "message type"),
+        u32("size", 12, "payload bytes after this header"),
+        u32("index", 16, "number among that message's outputs"),
+        u32("correlation", 20, "low half of the message's"),
+        u32("flags", 24, "OutputFlag bits"),
+        u32("handle", 28, "reserved: bulk payload"),
+    ),
+)
+
+WORKSPACE: Final = Layout(
+    "workspace",
+    1024,
+    (
+        u32("arrived", 0, "blocks that arrived at boundaries, counted on for ever"),
+        u64("decision", 128, "round << 32 | action << 8 | slot of the batch"),
+        u32("barrier_arrived", 256, "blocks at the grid barrier"),
+        u32("barrier_round", 384, "grid barriers passed"),
+        u64("copied", 512, "ring slots copied into batches"),
+        u32("batch_next", 520, "next slot of the batch"),
+        u32("batch_count", 524, "slots in the batch"),
+        u64("sequence", 528, "last message taken"),
+        u64("taken", 536, "messages taken"),
+        u64("flushed", 544, "messages reported as done"),
+        u64("outputs", 552, "outputs written"),
+        u32("output_index", 560, "outputs of the message in progress"),
+        u32("replies", 564, "replies among them"),
+        u64("obeyed", 568, "state word last reported"),
+        u64("steps", 576, "step() boundaries passed"),
+        u64("echo", 584, "last ping answered"),
+        u64("dirty_bitmap_0", 640, "reserved"),
+        u64("dirty_bitmap_1", 648, "reserved"),
+    ),
+    alignment_bytes=128,
+)
+
+
+def workspace_bytes(slot_bytes: int) -> int:
+    """Return the size of a workspace, its batch of slots included."""
+    return WORKSPACE.size_bytes + BATCH_SLOTS * slot_bytes
+
+
+def credits(ring_slots: int, reply_slots: int, max_replies: int) -> int:
+    """Return how many unfinished messages a kernel may have at once.
+
+    So many that their slots and all of their replies fit: a full ring never blocks a kernel.
+    """
+    return min(ring_slots, reply_slots // max(max_replies, 1))
+
+
+def emit_slots(ring_slots: int, reply_slots: int, max_replies: int) -> int:
+    """Return the reply slots that unsolicited outputs may fill without touching the credits."""
+    return reply_slots - credits(ring_slots, reply_slots, max_replies) * max_replies
+
+
+def doorbell(posted: int, generation: int, command: int) -> int:
+    """Return a doorbell word."""
+    return (posted & 0xFFFFFFFF) | (generation & GENERATION_MASK) << 32 | command << 56
+
+
+def state_word(generation: int, state: int) -> int:
+    return generation << 8 | state
+
+
+def generated_header() -> str:
+    """Return the part of ``ringflow.cuh`` that this module is the source of."""
+    constants = [
+        ("ABI_MAGIC", ABI_MAGIC),
+        ("ABI_VERSION", ABI_VERSION),
+        ("BATCH_SLOTS", BATCH_SLOTS),
+        ("SHARED_PAYLOAD_BYTES", SHARED_PAYLOAD_BYTES),
+        ("GENERATION_MASK", GENERATION_MASK),
+        *((f"COMMAND_{command.name}", command.value) for command in Command),
+        *((f"STATE_{state.name}", state.value) for state in KernelState),
+        *((f"FAULT_{fault.name}", fault.value) for fault in KernelFault),
+        *((f"OUTPUT_{flag.name}", flag.value) for flag in OutputFlag),
+    ]
+    structs = (CONTROL, MESSAGE_SLOT, REPLY_SLOT, WORKSPACE)
+    return "\n\n".join([c_constants(constants), *(layout.c_struct() for layout in structs)])

@@ -1,0 +1,195 @@
+// The host device's scheduler: a worker steps the CTAs in its table, and sleeps when all are idle.
+//
+// - A CTA belongs to one worker for good, so stepping it needs no lock.
+// - Idleness is exact (the step function says so), so a worker sleeps only when nothing can go on
+//   without news from the host or from another worker; both ring.
+// - Progress wakes sleeping workers, at most once every RING_INTERVAL_NS; what was withheld is
+//   rung before the worker turns idle, so no wake is lost.
+#include <ringflow.cuh>
+#include <ringflow_room.cuh>
+
+namespace ringflow {
+
+// <generated: python -m ringflow.device.native.build>
+constexpr unsigned STEP_DONE = 0x0u;
+constexpr unsigned STEP_IDLE = 0x1u;
+constexpr unsigned STEP_PROGRESS = 0x2u;
+constexpr unsigned STEP_TRAPPED = 0x3u;
+constexpr unsigned STEP_PREEMPTED = 0x4u;
+
+struct alignas(64) launch {
+    unsigned int status;  // LaunchStatus
+    unsigned int outcome;  // status decided on while CTAs are still in the tables, or 0
+    unsigned int abort;  // 1: the host wants it stopped
+    unsigned int remaining;  // CTAs in the tables
+    unsigned long long watch;  // control block whose news are rung to the host, or 0
+    unsigned long long seen;  // sum of its device words at the last look
+    unsigned long long trapped;  // context of the CTA that trapped first
+    unsigned char reserved_40[24];
+};
+static_assert(sizeof(launch) == 64, "launch");
+static_assert(__builtin_offsetof(launch, status) == 0, "status");
+static_assert(__builtin_offsetof(launch, outcome) == 4, "outcome");
+static_assert(__builtin_offsetof(launch, abort) == 8, "abort");
+static_assert(__builtin_offsetof(launch, remaining) == 12, "remaining");
+static_assert(__builtin_offsetof(launch, watch) == 16, "watch");
+static_assert(__builtin_offsetof(launch, seen) == 24, "seen");
+static_assert(__builtin_offsetof(launch, trapped) == 32, "trapped");
+
+struct alignas(64) cta_slot {
+    unsigned long long step;  // step function of the kernel
+    unsigned long long cta;  // the CTA's context
+    unsigned long long launch;  // its launch
+    unsigned int budget;  // argument of step
+    unsigned int active;  // 1: in use; set last by the host, cleared by the worker
+    unsigned long long steps;  // calls of step
+    unsigned char reserved_40[24];
+};
+static_assert(sizeof(cta_slot) == 64, "cta_slot");
+static_assert(__builtin_offsetof(cta_slot, step) == 0, "step");
+static_assert(__builtin_offsetof(cta_slot, cta) == 8, "cta");
+static_assert(__builtin_offsetof(cta_slot, launch) == 16, "launch");
+static_assert(__builtin_offsetof(cta_slot, budget) == 24, "budget");
+static_assert(__builtin_offsetof(cta_slot, active) == 28, "active");
+static_assert(__builtin_offsetof(cta_slot, steps) == 32, "steps");
+
+struct alignas(128) worker {
+    unsigned long long slots;  // table of slots
+    unsigned long long room;  // waiting room
+    unsigned int used;  // slots to look at
+    unsigned int stop;  // 1: return
+    unsigned int spin_rounds;  // idle rounds before yielding
+    unsigned int yield_rounds;  // idle rounds before sleeping
+    unsigned char reserved_32[32];
+    unsigned long long rounds;  // rounds made
+    unsigned long long sleeps;  // times asleep
+    unsigned long long rung_ns;  // when it last woke other workers
+    unsigned int owed;  // 1: progress was made that sleeping workers were not told of
+    unsigned char reserved_92[36];
+};
+static_assert(sizeof(worker) == 128, "worker");
+static_assert(__builtin_offsetof(worker, slots) == 0, "slots");
+static_assert(__builtin_offsetof(worker, room) == 8, "room");
+static_assert(__builtin_offsetof(worker, used) == 16, "used");
+static_assert(__builtin_offsetof(worker, stop) == 20, "stop");
+static_assert(__builtin_offsetof(worker, spin_rounds) == 24, "spin_rounds");
+static_assert(__builtin_offsetof(worker, yield_rounds) == 28, "yield_rounds");
+static_assert(__builtin_offsetof(worker, rounds) == 64, "rounds");
+static_assert(__builtin_offsetof(worker, sleeps) == 72, "sleeps");
+static_assert(__builtin_offsetof(worker, rung_ns) == 80, "rung_ns");
+static_assert(__builtin_offsetof(worker, owed) == 88, "owed");
+// </generated>
+
+namespace native {
+
+constexpr u64 RING_INTERVAL_NS = 50000;
+constexpr u64 LONGEST_SLEEP_NS = 10000000000ull;
+constexpr unsigned STATUS_COMPLETED = 1, STATUS_TRAPPED = 2, STATUS_ABORTED = 3;
+
+using step_function = int (*)(void* cta, int budget);
+
+// Ring the host if the watched kernel wrote words of its own since the last look.
+__device__ __forceinline__ void look(launch* of, room* where) {
+    if (!of->watch) return;
+    const control* watched = reinterpret_cast<const control*>(of->watch);
+    u64 sum = load(&watched->reply_head) + load(&watched->done_count) +
+              load(&watched->state) * 3 + load(&watched->echo) * 5 + load(&watched->started);
+    if (sum == of->seen) return;
+    of->seen = sum;
+    ring_host(where);
+}
+
+// Take a CTA out of the table; the last one of a launch makes its outcome its status.
+__device__ __forceinline__ void leave(cta_slot* slot, room* where) {
+    launch* of = reinterpret_cast<launch*>(slot->launch);
+    store(&slot->active, 0);
+    if (add(&of->remaining, ~0u) != 1) return;
+    unsigned outcome = load(&of->outcome);
+    store(&of->status, outcome ? outcome : STATUS_COMPLETED);
+    ring_host(where);
+}
+
+// Step one CTA; return whether it may have changed anything.
+__device__ __forceinline__ bool step(cta_slot* slot, room* where) {
+    launch* of = reinterpret_cast<launch*>(slot->launch);
+    if (load(&of->abort)) swap(&of->outcome, 0u, STATUS_ABORTED);
+    if (load(&of->outcome)) {
+        leave(slot, where);
+        return true;
+    }
+    step_function run = reinterpret_cast<step_function>(slot->step);
+    unsigned result = (unsigned)run(reinterpret_cast<void*>(slot->cta), (int)slot->budget);
+    slot->steps += 1;
+    if (result == STEP_IDLE) return false;
+    if (result == STEP_TRAPPED && swap(&of->outcome, 0u, STATUS_TRAPPED) == 0)
+        of->trapped = slot->cta;
+    look(of, where);
+    if (result == STEP_DONE || result == STEP_TRAPPED) leave(slot, where);
+    return true;
+}
+
+// Step every CTA of the table once; return whether one of them went on.
+__device__ __noinline__ bool round(worker* self) {
+    room* where = reinterpret_cast<room*>(self->room);
+    cta_slot* slots = reinterpret_cast<cta_slot*>(self->slots);
+    unsigned used = load(&self->used);
+    bool progress = false;
+#pragma unroll 1
+    for (unsigned i = 0; i < used; ++i)
+        if (load(&slots[i].active)) progress |= step(&slots[i], where);
+    self->rounds += 1;
+    return progress;
+}
+
+__device__ __forceinline__ void tell_others(worker* self, room* where, bool progress) {
+    if (!progress && !self->owed) return;
+    if (!progress) full_fence();
+    if (!load(&where->worker_sleepers)) {
+        self->owed = progress;  // one may be about to sleep: ring once more when idle
+        return;
+    }
+    u64 now = now_ns();
+    if (progress && now - self->rung_ns < RING_INTERVAL_NS) {
+        self->owed = 1;
+        return;
+    }
+    self->rung_ns = now;
+    self->owed = 0;
+    ring_workers(where);
+}
+
+}  // namespace native
+}  // namespace ringflow
+
+using namespace ringflow;
+
+// One round in the calling thread; returns 1 if a CTA went on.
+extern "C" __device__ int ringflow_worker_round(worker* self) { return native::round(self); }
+
+// Step CTAs until told to stop.
+extern "C" __device__ void ringflow_worker_run(worker* self) {
+    room* where = reinterpret_cast<room*>(self->room);
+    unsigned idle = 0;
+#pragma unroll 1
+    while (!native::load(&self->stop)) {
+        bool progress = native::round(self);
+        native::tell_others(self, where, progress);
+        idle = progress ? 0 : idle + 1;
+        if (idle <= self->spin_rounds) continue;
+        if (idle <= self->yield_rounds) {
+            sched_yield();
+            continue;
+        }
+        unsigned heard = native::load(&where->worker_bell);
+        native::add(&where->worker_sleepers, 1);
+        native::full_fence();
+        if (!native::round(self) && !native::load(&self->stop)) {
+            self->sleeps += 1;
+            native::sleep(where, &where->worker_bell, heard, native::LONGEST_SLEEP_NS);
+        } else {
+            native::tell_others(self, where, true);
+        }
+        native::add(&where->worker_sleepers, ~0u);
+        idle = 0;
+    }
+}

@@ -1,0 +1,580 @@
+// The kernel's side of ringflow: receive messages, answer, wait for the whole grid.
+//
+// - Every thread of every block makes the collective calls (receive, poll, step, sync) alike.
+// - reply and emit are for the leader; sync() first if other threads wrote what it sends.
+// - Thread 0 of block 0 alone reads and writes host memory; the blocks follow its decisions in the
+//   workspace, one arrival and one broadcast a message.
+// - No atomics on host memory, no thread leaves before the loop has ended.
+#pragma once
+
+namespace ringflow {
+
+// <generated: python -m ringflow.device.native.build>
+constexpr unsigned ABI_MAGIC = 0x574c4652u;
+constexpr unsigned ABI_VERSION = 0x1u;
+constexpr unsigned BATCH_SLOTS = 0x20u;
+constexpr unsigned SHARED_PAYLOAD_BYTES = 0xe0u;
+constexpr unsigned GENERATION_MASK = 0xffffffu;
+constexpr unsigned COMMAND_RUN = 0x0u;
+constexpr unsigned COMMAND_HOLD = 0x1u;
+constexpr unsigned COMMAND_RETURN = 0x2u;
+constexpr unsigned COMMAND_RETURN_DRAINED = 0x3u;
+constexpr unsigned STATE_UNKNOWN = 0x0u;
+constexpr unsigned STATE_RUNNING = 0x1u;
+constexpr unsigned STATE_HELD = 0x2u;
+constexpr unsigned STATE_RETURNING = 0x3u;
+constexpr unsigned FAULT_NONE = 0x0u;
+constexpr unsigned FAULT_ABI_MISMATCH = 0x1u;
+constexpr unsigned FAULT_TOO_MANY_REPLIES = 0x2u;
+constexpr unsigned FAULT_REPLY_TOO_LARGE = 0x3u;
+constexpr unsigned OUTPUT_EMITTED = 0x1u;
+
+struct alignas(128) control {
+    unsigned long long doorbell;  // messages posted (32) | generation (24) | command (8)
+    unsigned long long reply_tail;  // outputs that the host has taken
+    unsigned long long ping;  // any value; the kernel answers in echo while it waits
+    unsigned int dirty_epoch;  // reserved: raised to make the kernel swap its dirty bitmaps
+    unsigned char reserved_28[4];
+    unsigned int magic;  // ABI_MAGIC
+    unsigned int version;  // ABI_VERSION
+    unsigned long long work;  // workspace, device address
+    unsigned long long messages;  // message ring, device address
+    unsigned long long replies;  // reply ring, device address
+    unsigned int message_slots;  // a power of two
+    unsigned int reply_slots;  // a power of two
+    unsigned int slot_bytes;  // a power of two, 64 or more
+    unsigned int max_replies;  // replies that one message may make
+    unsigned long long base_sequence;  // last sequence applied before this launch
+    unsigned long long epoch;  // of this launch
+    unsigned int emit_slots;  // reply slots beyond those that replies are credited
+    unsigned char reserved_100[28];
+    unsigned long long started;  // epoch, once all blocks have arrived at the first boundary
+    unsigned long long done_sequence;  // last finished message
+    unsigned long long done_count;  // messages finished since the launch
+    unsigned long long consumed;  // ring slots copied out since the launch
+    unsigned long long reply_head;  // outputs written since the launch
+    unsigned long long state;  // generation << 8 | KernelState
+    unsigned long long echo;  // the last ping seen
+    unsigned long long steps;  // step() boundaries passed since the launch
+    unsigned long long taken_sequence;  // message in progress, or the last one
+    unsigned int fault;  // KernelFault
+    unsigned char reserved_204[52];
+};
+static_assert(sizeof(control) == 256, "control");
+static_assert(__builtin_offsetof(control, doorbell) == 0, "doorbell");
+static_assert(__builtin_offsetof(control, reply_tail) == 8, "reply_tail");
+static_assert(__builtin_offsetof(control, ping) == 16, "ping");
+static_assert(__builtin_offsetof(control, dirty_epoch) == 24, "dirty_epoch");
+static_assert(__builtin_offsetof(control, magic) == 32, "magic");
+static_assert(__builtin_offsetof(control, version) == 36, "version");
+static_assert(__builtin_offsetof(control, work) == 40, "work");
+static_assert(__builtin_offsetof(control, messages) == 48, "messages");
+static_assert(__builtin_offsetof(control, replies) == 56, "replies");
+static_assert(__builtin_offsetof(control, message_slots) == 64, "message_slots");
+static_assert(__builtin_offsetof(control, reply_slots) == 68, "reply_slots");
+static_assert(__builtin_offsetof(control, slot_bytes) == 72, "slot_bytes");
+static_assert(__builtin_offsetof(control, max_replies) == 76, "max_replies");
+static_assert(__builtin_offsetof(control, base_sequence) == 80, "base_sequence");
+static_assert(__builtin_offsetof(control, epoch) == 88, "epoch");
+static_assert(__builtin_offsetof(control, emit_slots) == 96, "emit_slots");
+static_assert(__builtin_offsetof(control, started) == 128, "started");
+static_assert(__builtin_offsetof(control, done_sequence) == 136, "done_sequence");
+static_assert(__builtin_offsetof(control, done_count) == 144, "done_count");
+static_assert(__builtin_offsetof(control, consumed) == 152, "consumed");
+static_assert(__builtin_offsetof(control, reply_head) == 160, "reply_head");
+static_assert(__builtin_offsetof(control, state) == 168, "state");
+static_assert(__builtin_offsetof(control, echo) == 176, "echo");
+static_assert(__builtin_offsetof(control, steps) == 184, "steps");
+static_assert(__builtin_offsetof(control, taken_sequence) == 192, "taken_sequence");
+static_assert(__builtin_offsetof(control, fault) == 200, "fault");
+
+struct alignas(8) message_slot {
+    unsigned long long sequence;  // number of the message
+    unsigned int type;  // message type
+    unsigned int size;  // payload bytes after this header
+    unsigned long long correlation;  // the sender's own number
+    unsigned int flags;  // reserved
+    unsigned int handle;  // reserved: bulk payload
+};
+static_assert(sizeof(message_slot) == 32, "message_slot");
+static_assert(__builtin_offsetof(message_slot, sequence) == 0, "sequence");
+static_assert(__builtin_offsetof(message_slot, type) == 8, "type");
+static_assert(__builtin_offsetof(message_slot, size) == 12, "size");
+static_assert(__builtin_offsetof(message_slot, correlation) == 16, "correlation");
+static_assert(__builtin_offsetof(message_slot, flags) == 24, "flags");
+static_assert(__builtin_offsetof(message_slot, handle) == 28, "handle");
+
+struct alignas(8) reply_slot {
+    unsigned long long sequence;  // message that caused it; for emit the last one taken
+    unsigned int type;  // message type
+    unsigned int size;  // payload bytes after this header
+    unsigned int index;  // number among that message's outputs
+    unsigned int correlation;  // low half of the message's
+    unsigned int flags;  // OutputFlag bits
+    unsigned int handle;  // reserved: bulk payload
+};
+static_assert(sizeof(reply_slot) == 32, "reply_slot");
+static_assert(__builtin_offsetof(reply_slot, sequence) == 0, "sequence");
+static_assert(__builtin_offsetof(reply_slot, type) == 8, "type");
+static_assert(__builtin_offsetof(reply_slot, size) == 12, "size");
+static_assert(__builtin_offsetof(reply_slot, index) == 16, "index");
+static_assert(__builtin_offsetof(reply_slot, correlation) == 20, "correlation");
+static_assert(__builtin_offsetof(reply_slot, flags) == 24, "flags");
+static_assert(__builtin_offsetof(reply_slot, handle) == 28, "handle");
+
+struct alignas(128) workspace {
+    unsigned int arrived;  // blocks that arrived at boundaries, counted on for ever
+    unsigned char reserved_4[124];
+    unsigned long long decision;  // round << 32 | action << 8 | slot of the batch
+    unsigned char reserved_136[120];
+    unsigned int barrier_arrived;  // blocks at the grid barrier
+    unsigned char reserved_260[124];
+    unsigned int barrier_round;  // grid barriers passed
+    unsigned char reserved_388[124];
+    unsigned long long copied;  // ring slots copied into batches
+    unsigned int batch_next;  // next slot of the batch
+    unsigned int batch_count;  // slots in the batch
+    unsigned long long sequence;  // last message taken
+    unsigned long long taken;  // messages taken
+    unsigned long long flushed;  // messages reported as done
+    unsigned long long outputs;  // outputs written
+    unsigned int output_index;  // outputs of the message in progress
+    unsigned int replies;  // replies among them
+    unsigned long long obeyed;  // state word last reported
+    unsigned long long steps;  // step() boundaries passed
+    unsigned long long echo;  // last ping answered
+    unsigned char reserved_592[48];
+    unsigned long long dirty_bitmap_0;  // reserved
+    unsigned long long dirty_bitmap_1;  // reserved
+    unsigned char reserved_656[368];
+};
+static_assert(sizeof(workspace) == 1024, "workspace");
+static_assert(__builtin_offsetof(workspace, arrived) == 0, "arrived");
+static_assert(__builtin_offsetof(workspace, decision) == 128, "decision");
+static_assert(__builtin_offsetof(workspace, barrier_arrived) == 256, "barrier_arrived");
+static_assert(__builtin_offsetof(workspace, barrier_round) == 384, "barrier_round");
+static_assert(__builtin_offsetof(workspace, copied) == 512, "copied");
+static_assert(__builtin_offsetof(workspace, batch_next) == 520, "batch_next");
+static_assert(__builtin_offsetof(workspace, batch_count) == 524, "batch_count");
+static_assert(__builtin_offsetof(workspace, sequence) == 528, "sequence");
+static_assert(__builtin_offsetof(workspace, taken) == 536, "taken");
+static_assert(__builtin_offsetof(workspace, flushed) == 544, "flushed");
+static_assert(__builtin_offsetof(workspace, outputs) == 552, "outputs");
+static_assert(__builtin_offsetof(workspace, output_index) == 560, "output_index");
+static_assert(__builtin_offsetof(workspace, replies) == 564, "replies");
+static_assert(__builtin_offsetof(workspace, obeyed) == 568, "obeyed");
+static_assert(__builtin_offsetof(workspace, steps) == 576, "steps");
+static_assert(__builtin_offsetof(workspace, echo) == 584, "echo");
+static_assert(__builtin_offsetof(workspace, dirty_bitmap_0) == 640, "dirty_bitmap_0");
+static_assert(__builtin_offsetof(workspace, dirty_bitmap_1) == 648, "dirty_bitmap_1");
+// </generated>
+
+namespace detail {
+
+using u64 = unsigned long long;
+
+enum action : unsigned { NOTHING = 0, MESSAGE = 1, LEAVE = 2, STEP = 3 };
+enum mode : unsigned { RECEIVE, POLL, FREE_STEP };
+
+__device__ __forceinline__ u64 load_system(const u64* word) {
+    u64 value;
+    asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ void store_system(u64* word, u64 value) {
+    asm volatile("st.release.sys.u64 [%0], %1;" : : "l"(word), "l"(value) : "memory");
+}
+
+__device__ __forceinline__ u64 load_device(const u64* word) {
+    u64 value;
+    asm volatile("ld.acquire.gpu.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ unsigned load_device(const unsigned* word) {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ void store_device(u64* word, u64 value) {
+    asm volatile("st.release.gpu.u64 [%0], %1;" : : "l"(word), "l"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_device(unsigned* word, unsigned value) {
+    asm volatile("st.release.gpu.u32 [%0], %1;" : : "l"(word), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ unsigned add_device(unsigned* word, unsigned value) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], %2;"
+                 : "=r"(before) : "l"(word), "r"(value) : "memory");
+    return before;
+}
+
+__device__ __forceinline__ void nap(unsigned duration_ns) {
+    asm volatile("nanosleep.u32 %0;" : : "r"(duration_ns));
+}
+
+__device__ __forceinline__ bool first_thread() {
+    return (threadIdx.x | threadIdx.y | threadIdx.z) == 0;
+}
+
+__device__ __forceinline__ bool first_block() {
+    return (blockIdx.x | blockIdx.y | blockIdx.z) == 0;
+}
+
+__device__ __forceinline__ unsigned block_count() { return gridDim.x * gridDim.y * gridDim.z; }
+
+// What a block knows of its kernel: the control block's configuration, read once, and the one copy
+// of the message in progress. In shared memory, so that threads keep nothing of it in registers.
+struct block_state {
+    workspace* work;
+    const unsigned char* messages;
+    unsigned char* replies;
+    unsigned message_mask, reply_mask, slot_bytes, max_replies, emit_slots;
+    unsigned action;
+    message_slot message;
+    const unsigned char* data;
+    alignas(16) unsigned char payload[SHARED_PAYLOAD_BYTES];
+};
+
+static __device__ __forceinline__ block_state& here() {
+    __shared__ block_state state;
+    return state;
+}
+
+__device__ __forceinline__ void fail(control* host, unsigned fault) {
+    asm volatile("st.release.sys.u32 [%0], %1;" : : "l"(&host->fault), "r"(fault)
+                 : "memory");
+    asm volatile("trap;");
+}
+
+// Copy a slot's header and payload, in words of 8 bytes.
+__device__ __forceinline__ void copy_words(void* to, const void* from, unsigned size_bytes) {
+    u64* target = static_cast<u64*>(to);
+    const u64* source = static_cast<const u64*>(from);
+    for (unsigned i = 0; i < (size_bytes + 7) / 8; ++i) target[i] = source[i];
+}
+
+// The master's steps below are for thread 0 of block 0, when all other blocks have arrived.
+
+__device__ __forceinline__ void report_done(control* host, workspace* work) {
+    if (work->flushed == work->taken) return;
+    work->flushed = work->taken;
+    store_system(&host->done_sequence, work->sequence);
+    store_system(&host->done_count, work->taken);
+}
+
+__device__ __forceinline__ void report_state(control* host, workspace* work, unsigned generation,
+                                             unsigned state) {
+    u64 word = (u64)generation << 8 | state;
+    if (work->obeyed == word) return;
+    if (work->obeyed == 0) store_system(&host->started, host->epoch);
+    report_done(host, work);
+    work->obeyed = word;
+    store_system(&host->state, word);
+}
+
+__device__ __forceinline__ void fill_batch(control* host, block_state& block, unsigned posted) {
+    workspace* work = block.work;
+    unsigned count = posted - (unsigned)work->copied;
+    if (count > BATCH_SLOTS) count = BATCH_SLOTS;
+    unsigned char* batch = reinterpret_cast<unsigned char*>(work + 1);
+    for (unsigned i = 0; i < count; ++i) {
+        unsigned index = ((unsigned)work->copied + i) & block.message_mask;
+        const unsigned char* slot = block.messages + (u64)index * block.slot_bytes;
+        unsigned size = reinterpret_cast<const message_slot*>(slot)->size;
+        copy_words(batch + (u64)i * block.slot_bytes, slot, sizeof(message_slot) + size);
+    }
+    work->batch_next = 0;
+    work->batch_count = count;
+    work->copied += count;
+    store_system(&host->consumed, work->copied);
+}
+
+__device__ __forceinline__ unsigned take(control* host, block_state& block) {
+    workspace* work = block.work;
+    unsigned slot = work->batch_next++;
+    const unsigned char* batch = reinterpret_cast<const unsigned char*>(work + 1);
+    work->sequence =
+        reinterpret_cast<const message_slot*>(batch + (u64)slot * block.slot_bytes)->sequence;
+    work->taken += 1;
+    work->output_index = 0;
+    work->replies = 0;
+    host->taken_sequence = work->sequence;
+    return MESSAGE | slot << 8;
+}
+
+__device__ __forceinline__ void answer_ping(control* host, workspace* work) {
+    u64 ping = load_system(&host->ping);
+    if (ping == work->echo) return;
+    work->echo = ping;
+    store_system(&host->echo, ping);
+}
+
+// Return the next action: obey commands, take a message, or wait for either.
+template <mode MODE>
+__device__ __forceinline__ unsigned decide(control* host, block_state& block) {
+    workspace* work = block.work;
+    for (unsigned delay_ns = 64;; delay_ns = delay_ns < 1024 ? delay_ns * 2 : delay_ns) {
+        u64 bell = load_system(&host->doorbell);
+        unsigned generation = (unsigned)(bell >> 32) & GENERATION_MASK;
+        unsigned command = (unsigned)(bell >> 56);
+        if (command == COMMAND_RETURN || command == COMMAND_HOLD) {
+            if (MODE == POLL) return NOTHING;
+            unsigned returning = command == COMMAND_RETURN;
+            report_state(host, work, generation, returning ? STATE_RETURNING : STATE_HELD);
+            if (returning) return LEAVE;
+        } else {
+            bool empty = work->batch_next == work->batch_count;
+            bool drained = empty && (unsigned)bell == (unsigned)work->copied;
+            bool leave = drained && command == COMMAND_RETURN_DRAINED;
+            if (leave && MODE != POLL) {
+                report_state(host, work, generation, STATE_RETURNING);
+                return LEAVE;
+            }
+            if (command == COMMAND_RUN) report_state(host, work, generation, STATE_RUNNING);
+            if (MODE == FREE_STEP) {
+                work->steps += 1;
+                host->steps = work->steps;
+                return STEP;
+            }
+            if (empty) report_done(host, work);
+            if (empty && !drained) fill_batch(host, block, (unsigned)bell);
+            if (!drained) return take(host, block);
+            if (MODE == POLL) return NOTHING;
+        }
+        answer_ping(host, work);
+        nap(delay_ns);
+    }
+}
+
+template <mode MODE>
+__device__ __forceinline__ u64 lead(control* host, block_state& block) {
+    workspace* work = block.work;
+    unsigned round = (unsigned)(work->decision >> 32) + 1;
+    unsigned arrivals = round * (block_count() - 1);
+    while (load_device(&work->arrived) != arrivals) nap(32);
+    u64 decision = (u64)round << 32 | decide<MODE>(host, block);
+    store_device(&work->decision, decision);
+    return decision;
+}
+
+__device__ __forceinline__ u64 follow(block_state& block) {
+    workspace* work = block.work;
+    unsigned round = (unsigned)(work->decision >> 32);
+    add_device(&work->arrived, 1);
+    u64 decision = load_device(&work->decision);
+    while ((unsigned)(decision >> 32) == round) {
+        nap(32);
+        decision = load_device(&work->decision);
+    }
+    return decision;
+}
+
+// The boundary: all blocks have arrived, then all go on with one decision.
+template <mode MODE>
+__device__ __forceinline__ unsigned boundary(control* host) {
+    block_state& block = here();
+    __syncthreads();
+    if (first_thread()) {
+        u64 decision = first_block() ? lead<MODE>(host, block) : follow(block);
+        block.action = (unsigned)decision & 0xFF;
+        if (block.action == MESSAGE) {
+            u64 offset = ((decision >> 8) & 0xFF) * block.slot_bytes;
+            const unsigned char* slot = reinterpret_cast<const unsigned char*>(block.work + 1) + offset;
+            block.message = *reinterpret_cast<const message_slot*>(slot);
+            block.data = slot + sizeof(message_slot);
+            if (block.message.size <= SHARED_PAYLOAD_BYTES) {
+                copy_words(block.payload, block.data, block.message.size);
+                block.data = block.payload;
+            }
+        }
+    }
+    __syncthreads();
+    return block.action;
+}
+
+template <typename T>
+__device__ __forceinline__ auto type_of(unsigned, int) -> decltype((unsigned)T::id) {
+    return T::id;
+}
+
+template <typename T>
+__device__ __forceinline__ unsigned type_of(unsigned fallback, long) {
+    return fallback;
+}
+
+}  // namespace detail
+
+// A view of the message in progress; its payload is the block's one copy, until the next receive.
+struct message {
+    unsigned type;
+    unsigned size;
+    unsigned long long sequence;
+    unsigned long long correlation;
+    const void* data;
+
+    template <typename T>
+    __device__ __forceinline__ const T& as() const {
+        return *static_cast<const T*>(data);
+    }
+};
+
+class kernel {
+  public:
+    __device__ __forceinline__ explicit kernel(control* host) : host_(host) {
+        if (detail::first_thread()) {
+            if (host->magic != ABI_MAGIC || host->version != ABI_VERSION)
+                detail::fail(host, FAULT_ABI_MISMATCH);
+            detail::block_state& block = detail::here();
+            block.work = reinterpret_cast<workspace*>(host->work);
+            block.messages = reinterpret_cast<const unsigned char*>(host->messages);
+            block.replies = reinterpret_cast<unsigned char*>(host->replies);
+            block.message_mask = host->message_slots - 1;
+            block.reply_mask = host->reply_slots - 1;
+            block.slot_bytes = host->slot_bytes;
+            block.max_replies = host->max_replies;
+            block.emit_slots = host->emit_slots;
+        }
+        __syncthreads();
+    }
+
+    // Block until there is a message; false: leave the loop, save what must last, return.
+    __device__ __forceinline__ bool receive(message& m) {
+        return open(m, detail::boundary<detail::RECEIVE>(host_));
+    }
+
+    // Take a message if there is one and no command waits; never blocks on the host.
+    __device__ __forceinline__ bool poll(message& m) {
+        return open(m, detail::boundary<detail::POLL>(host_));
+    }
+
+    // A boundary of a kernel that runs free between messages; false: leave the loop.
+    __device__ __forceinline__ bool step() {
+        return detail::boundary<detail::FREE_STEP>(host_) != detail::LEAVE;
+    }
+
+    // Wait until every thread of the grid is here; what they wrote is then visible to all.
+    __device__ __forceinline__ void sync() {
+        __syncthreads();
+        unsigned blocks = detail::block_count();
+        if (blocks == 1) return;
+        if (detail::first_thread()) {
+            workspace* work = detail::here().work;
+            unsigned round = detail::load_device(&work->barrier_round);
+            if (detail::add_device(&work->barrier_arrived, 1) == blocks - 1) {
+                work->barrier_arrived = 0;
+                detail::store_device(&work->barrier_round, round + 1);
+            } else {
+                while (detail::load_device(&work->barrier_round) == round) detail::nap(32);
+            }
+        }
+        __syncthreads();
+    }
+
+    // The one thread that answers: thread 0 of block 0.
+    __device__ __forceinline__ bool leader() const {
+        return detail::first_thread() && detail::first_block();
+    }
+
+    // Answer with a value: its type is T::id where T is a message, else that of the message.
+    template <typename T>
+    __device__ __forceinline__ void reply(const message& m, const T& value) {
+        unsigned type = detail::type_of<T>(m.type, 0);
+        count_reply();
+        *static_cast<T*>(payload(sizeof(T))) = value;
+        publish(type, __is_empty(T) ? 0 : sizeof(T), (unsigned)m.correlation, 0);
+    }
+
+    __device__ __forceinline__ void reply(const message& m, const void* data, unsigned size) {
+        count_reply();
+        copy(payload(size), data, size);
+        publish(m.type, size, (unsigned)m.correlation, 0);
+    }
+
+    // Send without being asked; false: the host has not taken enough yet, nothing was sent.
+    template <typename T>
+    __device__ __forceinline__ bool emit(unsigned type, const T& value) {
+        if (!emit_has_room()) return false;
+        *static_cast<T*>(payload(sizeof(T))) = value;
+        publish(type, sizeof(T), 0, OUTPUT_EMITTED);
+        return true;
+    }
+
+    __device__ __forceinline__ bool emit(unsigned type, const void* data, unsigned size) {
+        if (!emit_has_room()) return false;
+        copy(payload(size), data, size);
+        publish(type, size, 0, OUTPUT_EMITTED);
+        return true;
+    }
+
+    // Note that memory was written. Hosts of this ABI version compare whole blocks instead, so it
+    // costs nothing; kernels may carry the calls already.
+    __device__ __forceinline__ void mark(const void*, unsigned long long) {}
+
+  private:
+    control* host_;
+
+    __device__ __forceinline__ bool open(message& m, unsigned action) {
+        const detail::block_state& block = detail::here();
+        m.type = block.message.type;
+        m.size = block.message.size;
+        m.sequence = block.message.sequence;
+        m.correlation = block.message.correlation;
+        m.data = block.data;
+        return action == detail::MESSAGE;
+    }
+
+    __device__ __forceinline__ void count_reply() {
+        detail::block_state& block = detail::here();
+        if (block.work->replies == block.max_replies) detail::fail(host_, FAULT_TOO_MANY_REPLIES);
+        block.work->replies += 1;
+    }
+
+    __device__ __forceinline__ bool emit_has_room() {
+        detail::block_state& block = detail::here();
+        unsigned untaken =
+            (unsigned)(block.work->outputs - detail::load_system(&host_->reply_tail));
+        return untaken < block.emit_slots;
+    }
+
+    __device__ __forceinline__ reply_slot* slot() {
+        detail::block_state& block = detail::here();
+        unsigned index = (unsigned)block.work->outputs & block.reply_mask;
+        return reinterpret_cast<reply_slot*>(
+            block.replies + (unsigned long long)index * block.slot_bytes);
+    }
+
+    __device__ __forceinline__ void* payload(unsigned size) {
+        if (size + sizeof(reply_slot) > detail::here().slot_bytes)
+            detail::fail(host_, FAULT_REPLY_TOO_LARGE);
+        return slot() + 1;
+    }
+
+    __device__ __forceinline__ void copy(void* to, const void* from, unsigned size) {
+        unsigned char* target = static_cast<unsigned char*>(to);
+        const unsigned char* source = static_cast<const unsigned char*>(from);
+        for (unsigned i = 0; i < size; ++i) target[i] = source[i];
+    }
+
+    __device__ __forceinline__ void publish(unsigned type, unsigned size, unsigned correlation,
+                                            unsigned flags) {
+        workspace* work = detail::here().work;
+        reply_slot* to = slot();
+        to->sequence = work->sequence;
+        to->type = type;
+        to->size = size;
+        to->index = work->output_index;
+        to->correlation = correlation;
+        to->flags = flags;
+        to->handle = 0;
+        work->output_index += 1;
+        work->outputs += 1;
+        detail::store_system(&host_->reply_head, work->outputs);
+    }
+};
+
+}  // namespace ringflow

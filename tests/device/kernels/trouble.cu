@@ -1,0 +1,25 @@
+// Does on request what kernels should not do.
+#include <ringflow.cuh>
+
+enum : unsigned { ECHO = 1, TRAP = 2, SPIN = 3, FLOOD = 4, MANY = 5, HUGE_REPLY = 6 };
+
+extern "C" __global__ void trouble(ringflow::control* control, unsigned* stop) {
+    ringflow::kernel self(control);
+    ringflow::message m;
+    while (self.receive(m)) {
+        if (!self.leader()) continue;
+        unsigned count = m.size ? m.as<unsigned>() : 0;
+        if (m.type == ECHO) self.reply(m, count);
+        if (m.type == TRAP) asm volatile("trap;");
+        if (m.type == SPIN)
+            for (unsigned i = 1; i; i = i * 3 + (stop[0] & 2)) stop[1] = i;  // odd, so for ever
+        if (m.type == FLOOD) {
+            unsigned sent = 0;
+            for (unsigned i = 0; i < count; ++i) sent += self.emit(FLOOD, i);
+            self.reply(m, sent);
+        }
+        if (m.type == MANY)
+            for (unsigned i = 0; i < count; ++i) self.reply(m, i);
+        if (m.type == HUGE_REPLY) self.reply(m, stop, count);
+    }
+}
