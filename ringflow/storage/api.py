@@ -62,7 +62,7 @@ def check_name(name: str) -> str:
     if not is_name(name):
         raise UsageError(
             f"{name!r} can't name a checkpoint; use up to {NAME_CHARACTERS_MAX} letters, digits "
-            f"and '_.@=+-', the first a letter, digit or '_', without {CHECKPOINT_SUFFIX} at the end"
+            f"and '_.@=+-', the first a letter, digit or '_', and no {CHECKPOINT_SUFFIX} at the end"
         )
     return name
 

@@ -41,7 +41,7 @@ async def read_whole(files: FileSystem, path: Path) -> bytes:
     Raises:
         NotFoundError: there is no such file.
     """
-    if not (isinstance(files, SystemFiles) and _on_asyncio()):
+    if type(files) is not SystemFiles or not _on_asyncio():
         return await to_thread.run_sync(files.read, path)
     import aiofiles  # type: ignore[import-untyped]  # it ships no types, and one call is used
 

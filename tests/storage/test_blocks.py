@@ -14,7 +14,9 @@ from ringflow.storage.blocks import block_count, bytes_of
 from ringflow.storage.siphash import chunk_id_of, siphash13
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 5])
+@pytest.mark.parametrize(
+    "size_bytes", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 5, 33 * BLOCK_BYTES + 1]
+)
 def test_digests_are_those_of_64_kib_blocks(size_bytes: int) -> None:
     """Each block has its own digest, the last one however short; an empty buffer has none."""
     data = np.random.default_rng(5).bytes(size_bytes)

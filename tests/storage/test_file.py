@@ -77,3 +77,25 @@ async def test_read_whole_reads_under_both_backends(tmp_path: Path) -> None:
     assert await read_whole(SystemFiles(), tmp_path / "f") == b"bytes"
     with pytest.raises(NotFoundError):
         await read_whole(SystemFiles(), tmp_path / "g")
+
+
+async def test_aiofiles_reads_under_asyncio_only(
+    tmp_path: Path, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiofiles fails under trio, where the seam's own read serves; a double is always asked."""
+
+    def refuse(self: SystemFiles, path: Path) -> bytes:
+        raise OSError("the seam was asked")
+
+    class Double(SystemFiles):
+        read = refuse
+
+    (tmp_path / "f").write_bytes(b"bytes")
+    with pytest.raises(OSError, match="the seam was asked"):
+        await read_whole(Double(), tmp_path / "f")
+    monkeypatch.setattr(SystemFiles, "read", refuse)
+    if anyio_backend == "asyncio":
+        assert await read_whole(SystemFiles(), tmp_path / "f") == b"bytes"
+    else:
+        with pytest.raises(OSError, match="the seam was asked"):
+            await read_whole(SystemFiles(), tmp_path / "f")
