@@ -1,0 +1,231 @@
+"""A file system in memory that crashes, tears, runs full and reports failed syncs.
+
+- What was not synced may be lost in a crash: bytes since the last ``datasync`` of their file, names
+  since the last ``fsync_folder`` of their folder. Folders themselves are durable at once.
+- Unsynced bytes survive in sectors of 512 bytes, each for itself: ``Loss`` says which.
+- Every call that changes something is one step; a crash can be put before each of them.
+- After a failed ``datasync`` the pages count as clean, as Linux has it: a repeated call succeeds
+  and writes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+
+import attrs
+
+from ringflow.errors import FolderInUseError, NotFoundError
+from ringflow.files import Buffer
+
+SECTOR_BYTES = 512
+
+
+class CrashError(OSError):
+    """The power is off: this call and all later ones have no effect."""
+
+
+class Loss(enum.Enum):
+    """What a crash leaves of the unsynced sectors."""
+
+    ALL = "all of them are lost, names too"
+    NONE = "all of them are kept"
+    NAMES_ONLY = "names are kept, bytes are lost: files may be empty"
+    TAIL = "the first half of the sectors is kept"
+    HOLES = "every second sector is kept, the others read as zeros"
+
+
+@attrs.define(eq=False)
+class _Inode:
+    content: bytearray = attrs.field(factory=bytearray)
+    synced: bytes = b""
+    lost_pages: bool = False
+
+    def survivors(self, loss: Loss) -> bytes:
+        """Return the bytes after a crash; the length may have grown without its content."""
+        if loss in (Loss.ALL, Loss.NAMES_ONLY) or self.lost_pages:
+            return self.synced
+        if loss is Loss.NONE or len(self.content) <= len(self.synced):
+            return bytes(self.content)
+        start = len(self.synced)
+        first = start // SECTOR_BYTES
+        last = (len(self.content) - 1) // SECTOR_BYTES
+        kept = bytearray(self.content)
+        if loss is Loss.TAIL:
+            sectors = last - first + 1
+            return bytes(kept[: max(start, (first + sectors // 2) * SECTOR_BYTES)])
+        for sector in range(first, last + 1, 2):
+            begin = max(start, sector * SECTOR_BYTES)
+            end = min(len(kept), (sector + 1) * SECTOR_BYTES)
+            kept[begin:end] = bytes(end - begin)
+        return bytes(kept)
+
+
+class _DoubleFile:
+    def __init__(self, files: CrashingFiles, inode: _Inode) -> None:
+        self._files = files
+        self._inode = inode
+        self.closed = False
+
+    def write(self, data: Buffer) -> None:
+        assert not self.closed
+        view = bytes(data)
+        try:
+            self._files.step("write")
+        except CrashError:
+            self._inode.content += view  # on its way when the power went
+            raise
+        except OSError:
+            self._inode.content += view[: len(view) // 2]
+            raise
+        self._inode.content += view
+
+    def datasync(self) -> None:
+        assert not self.closed
+        try:
+            self._files.step("datasync")
+        except CrashError:
+            raise
+        except OSError:
+            self._inode.lost_pages = True
+            raise
+        if not (self._files.lies or self._inode.lost_pages):
+            self._inode.synced = bytes(self._inode.content)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class _DoubleLock:
+    def __init__(self, files: CrashingFiles, path: Path) -> None:
+        self._files = files
+        self._path = path
+
+    def release(self) -> None:
+        self._files.locks.discard(self._path)
+
+
+class CrashingFiles:
+    """``FileSystem`` in memory.
+
+    Attributes:
+        steps: the changing calls so far, by name and in order.
+        lies: ``datasync`` returns without doing anything.
+        free: what ``free_bytes`` returns.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.lies = False
+        self.free = 2**40
+        self.locks: set[Path] = set()
+        self._names: dict[Path, _Inode] = {}
+        self._synced_names: dict[Path, _Inode] = {}
+        self._folders: set[Path] = set()
+        self._crash_at: int | None = None
+        self._faults: dict[tuple[str, int], OSError] = {}
+
+    # Arming and crashing
+
+    def crash_before_step(self, index: int) -> None:
+        """Switch the power off before the changing call ``index`` (counted from 0)."""
+        self._crash_at = index
+
+    def fail(self, call: str, *, at: int, error: OSError) -> None:
+        """Let the call named ``call`` fail when it is made for the ``at``-th time from now."""
+        self._faults[call, self.steps.count(call) + at] = error
+
+    def after_crash(self, loss: Loss = Loss.ALL) -> CrashingFiles:
+        """Return the file system as the next boot finds it."""
+        names = self._names if loss in (Loss.NONE, Loss.NAMES_ONLY) else self._synced_names
+        files = CrashingFiles()
+        files._folders = set(self._folders)
+        copies: dict[_Inode, _Inode] = {}
+        for path, inode in names.items():
+            content = inode.survivors(loss)
+            copies.setdefault(inode, _Inode(bytearray(content), content))
+            files._names[path] = files._synced_names[path] = copies[inode]
+        return files
+
+    def step(self, call: str) -> None:
+        """Count one changing call; raises what is armed for it."""
+        if self._crash_at is not None and len(self.steps) >= self._crash_at:
+            raise CrashError("the power is off")
+        self.steps.append(call)
+        fault = self._faults.pop((call, self.steps.count(call)), None)
+        if fault is not None:
+            raise fault
+
+    # Bytes behind the back of the code under test
+
+    def poke(self, path: Path, content: bytes) -> None:
+        """Replace a file's bytes, durably."""
+        self._names[path] = self._synced_names[path] = _Inode(bytearray(content), content)
+
+    def snapshot(self) -> dict[Path, bytes]:
+        """Return all files' bytes."""
+        return {path: bytes(inode.content) for path, inode in self._names.items()}
+
+    # FileSystem
+
+    def make_folder(self, path: Path) -> None:
+        self._folders.update((path, *path.parents))
+
+    def create(self, path: Path) -> _DoubleFile:
+        if path in self._names:
+            raise FileExistsError(path)
+        assert path.parent in self._folders
+        self.step("create")
+        self._names[path] = _Inode()
+        return _DoubleFile(self, self._names[path])
+
+    def append(self, path: Path) -> _DoubleFile:
+        if path not in self._names:
+            raise FileNotFoundError(path)
+        return _DoubleFile(self, self._names[path])
+
+    def read(self, path: Path) -> bytes:
+        if path not in self._names:
+            raise NotFoundError(f"no file {str(path)!r}; check the path")
+        return bytes(self._names[path].content)
+
+    def names(self, folder: Path) -> list[str]:
+        entries = (*self._names, *self._folders)
+        return sorted({path.name for path in entries if path.parent == folder != path})
+
+    def exists(self, path: Path) -> bool:
+        return path in self._names or path in self._folders
+
+    def size_bytes(self, path: Path) -> int:
+        return len(self._names[path].content)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.step("rename")
+        self._names[target] = self._names.pop(source)
+
+    def truncate(self, path: Path, size_bytes: int) -> None:
+        self.step("truncate")
+        inode = self._names[path]
+        del inode.content[size_bytes:]
+        inode.synced = bytes(inode.content)
+
+    def delete(self, path: Path) -> None:
+        self.step("delete")
+        self._names.pop(path, None)
+
+    def fsync_folder(self, path: Path) -> None:
+        self.step("fsync_folder")
+        for known in [known for known in self._synced_names if known.parent == path]:
+            del self._synced_names[known]
+        for known, inode in self._names.items():
+            if known.parent == path:
+                self._synced_names[known] = inode
+
+    def free_bytes(self, path: Path) -> int:
+        return self.free
+
+    def lock(self, path: Path) -> _DoubleLock:
+        if path in self.locks:
+            raise FolderInUseError(str(path.parent))
+        self.locks.add(path)
+        return _DoubleLock(self, path)

@@ -1,0 +1,71 @@
+"""Events, journals and checks that the journal's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+
+from ringflow.clock import Clock, ManualClock
+from ringflow.files import FileSystem
+from ringflow.journal.api import Journal, JournalLimits
+from ringflow.journal.opening import open_journal
+from ringflow.journal.reader import read_records
+from ringflow.journal.record import RawRecord
+from ringflow.journal.writer import JournalWriter
+
+FOLDER = Path("/engine")
+JOURNAL = FOLDER / "journal"
+
+
+@attrs.frozen(kw_only=True)
+class Noted:
+    wire_name: ClassVar[str] = "test.noted.v1"
+    text: str
+    data: bytes = b""
+
+
+TYPES = (Noted,)
+OpenJournal = Callable[..., AbstractAsyncContextManager[JournalWriter]]
+
+
+def note(text: str) -> list[Noted]:
+    return [Noted(text=text)]
+
+
+def opened(
+    files: FileSystem, *, clock: Clock | None = None, limits: JournalLimits | None = None
+) -> AbstractAsyncContextManager[JournalWriter]:
+    """Open the journal in ``FOLDER`` of a file-system double."""
+    return open_journal(
+        FOLDER, files=files, clock=clock or ManualClock(), types=TYPES, limits=limits
+    )
+
+
+async def write_durably(journal: Journal, texts: list[str], stream: str = "s") -> None:
+    """Append one record for each text, each acknowledged before the next is asked for."""
+    for text in texts:
+        await journal.until_durable(journal.append(stream, note(text)))
+
+
+def texts_of(journal: Journal) -> list[str]:
+    """Return the texts of the durable history in order."""
+    return [
+        event.text
+        for record in journal.records()
+        for event in record.events
+        if isinstance(event, Noted)
+    ]
+
+
+def texts_on_disk(files: FileSystem, path: Path = FOLDER) -> list[str]:
+    """Return the texts as the read-only reader finds them."""
+    return [text_of(record) for record in read_records(path, files=files)]
+
+
+def text_of(record: RawRecord) -> str:
+    text: str = record.events[0]["text"]
+    return text
