@@ -21,7 +21,7 @@ FLAGS: Final = ("-std=c++17", "--no-source-include")
 CONTRACTION: Final[Mapping[str, str]] = {"reproducible": "-fmad=false", "fast": "-fmad=true"}
 
 _ARCHITECTURE: Final = re.compile(r"sm_\d+[af]?\Z")
-_POSITION: Final = re.compile(r"^([^\s(][^(\n]*)\((\d+)\)(: )", re.M)
+_POSITION: Final = re.compile(r"^(\S[^\n]*?)\((\d+)\)(: )", re.M)
 _Callback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
 

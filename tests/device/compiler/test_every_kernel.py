@@ -1,0 +1,54 @@
+"""Every .cu file in the tree compiles for the host and, unless it is the host's own, for a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ringflow.demo.script import COMMANDS
+from ringflow.device.compiler.clang import compile_to_ptx
+from ringflow.device.compiler.headers import MESSAGES_HEADER, messages_header
+from ringflow.device.compiler.nvrtc import compile_to_cubin
+from ringflow.messages import layout_of
+
+ROOT: Final = Path(__file__).parents[3]
+FOLDERS: Final = ("examples", "ringflow", "tests", "benchmarks")
+HOST_ONLY: Final = ("ringflow/device/host", "ringflow/device/native")
+MESSAGES: Final = {"examples/shallow_water": COMMANDS}
+
+FILES: Final = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*.cu")
+)
+
+
+def _headers(file: str) -> dict[str, str]:
+    if file.startswith(HOST_ONLY):
+        shared = (ROOT / "ringflow/device/native").glob("*.cuh")
+        return {f"ringflow_{path.name}": path.read_text(encoding="utf-8") for path in shared}
+    messages = MESSAGES.get(Path(file).parent.as_posix(), ())
+    return {MESSAGES_HEADER: messages_header(layout_of(cls) for cls in messages)}
+
+
+def test_the_examples_are_among_the_files() -> None:
+    """The list is not empty by a moved folder."""
+    assert any(file.startswith("examples/shallow_water/") for file in FILES)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_compiles_for_the_host(file: str) -> None:
+    """With no warning."""
+    source = (ROOT / file).read_text(encoding="utf-8")
+    _, log = compile_to_ptx(source, name=file, headers=_headers(file))
+    assert log == ""
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(HOST_ONLY)])
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_it_compiles_for_a_gpu(file: str, architecture: str) -> None:
+    """To a cubin: the proof, with no GPU, that the source is good for one."""
+    source = (ROOT / file).read_text(encoding="utf-8")
+    compile_to_cubin(source, architecture=architecture, name=file, headers=_headers(file))
