@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ringflow.demo.kernels import scheme
 from ringflow.demo.script import Command, Disturb, Step, command_at
@@ -38,7 +37,8 @@ class Waves:
         self._west = np.minimum(depth[1:-1, 1:-1], depth[1:-1, :-2])
         self._south = np.minimum(depth[1:-1, 1:-1], depth[:-2, 1:-1])
         factors = scheme(seafloor)
-        self._push_x, self._push_y = factors["slope_x"] * self._west, factors["slope_y"] * self._south
+        self._push_x = factors["slope_x"] * self._west
+        self._push_y = factors["slope_y"] * self._south
         self._rate_x, self._rate_y = factors["rate_x"], factors["rate_y"]
         self._kept: Field | None = None
         self._work = np.empty_like(self._west), np.empty_like(self._west)
@@ -98,11 +98,12 @@ class Waves:
         return 0.5 * total
 
 
-def _kept(count: int, inverse_width: np.float32) -> npt.NDArray[np.float32]:
+def _kept(count: int, inverse_width: np.float32) -> Field:
     place = np.arange(count)
     edge = np.minimum(place, count - 1 - place).astype(np.float32)
     inside = np.maximum(_ONE - edge * inverse_width, np.float32(0))
-    return _ONE - SPONGE_STRENGTH * inside * inside
+    kept: Field = _ONE - SPONGE_STRENGTH * inside * inside
+    return kept
 
 
 def apply(waves: Waves, command: Command) -> None:

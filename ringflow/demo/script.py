@@ -23,7 +23,7 @@ SECOND_WAVE_AT: Final = 40
 
 @message(1)
 class Disturb:
-    """Lift the water around cell (``x``, ``y``) by up to ``amplitude`` m within ``radius`` cells."""
+    """Lift the water within ``radius`` cells of cell (``x``, ``y``) by up to ``amplitude`` m."""
 
     x: u32
     y: u32
@@ -53,7 +53,7 @@ class Energy:
 
 @message(101)
 class Progress:
-    """The reply to ``Disturb`` and ``Step``: steps in all, and the height at the last disturbance."""
+    """The reply to ``Disturb`` and ``Step``: steps so far, the height at the last disturbance."""
 
     steps: u32
     height: f32

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import attrs
@@ -85,8 +86,7 @@ def depth_of(elevation: Field) -> Field:
 
 def stable_step_s(depth_max_m: float, dx_m: float, dy_m: float) -> float:
     """Return the time step that Courant's condition allows over the deepest water, in seconds."""
-    speed = (GRAVITY * depth_max_m) ** 0.5
-    return COURANT / (speed * (1 / dx_m**2 + 1 / dy_m**2) ** 0.5)
+    return COURANT / math.sqrt(GRAVITY * depth_max_m * (1 / dx_m**2 + 1 / dy_m**2))
 
 
 def refine(heights: Field, ny: int, nx: int) -> Field:

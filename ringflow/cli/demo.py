@@ -1,0 +1,69 @@
+"""``ringflow demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(demo)
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the pictures, the replies and the engines.")
+    ] = Path("ringflow-demo"),
+    scale: Annotated[
+        float, typer.Option(help="Size of the grid; 1 is about 1,000 x 1,300 cells.")
+    ] = 1.0,
+    messages: Annotated[
+        int, typer.Option(min=60, help="Messages that the producer sends at least.")
+    ] = 240,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the demo in the folder, after a kill.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="asyncio or trio.")] = "asyncio",
+) -> None:
+    """Migrate and reload a wave simulation while it runs, then prove that nothing was lost.
+
+    A persistent kernel steps waves over the sea floor around Vancouver Island. While a producer
+    keeps sending, the kernel is migrated, reloaded with a second version, given a third version
+    that traps and is rolled back, and migrated back. Then the same messages run once more without
+    all that, and every region and every reply is compared bit for bit. Exits with 1 unless they
+    are identical.
+    """
+    import anyio
+    from rich.console import Console
+
+    from ringflow.demo.run import Options, run_demo
+    from ringflow.errors import RingflowError, UsageError
+
+    if backend not in ("asyncio", "trio"):
+        raise typer.BadParameter("must be asyncio or trio", param_hint="--backend")
+    console = Console()
+    options = Options(folder=out, scale=scale, message_count=messages, resume=resume)
+    try:
+        verdict = anyio.run(run_demo, options, console, backend=backend)
+    except (RingflowError, BaseExceptionGroup) as error:
+        causes = list(_leaves(error))
+        if not all(isinstance(cause, RingflowError) for cause in causes):
+            raise
+        for cause in causes:
+            console.print(f"{type(cause).__name__}: {cause}", style="red", markup=False)
+        usage = all(isinstance(cause, UsageError) for cause in causes)
+        raise typer.Exit(2 if usage else 1) from None
+    console.print(f"read what happened: ringflow journal show {out / 'engine'}")
+    raise typer.Exit(0 if verdict.good else 1)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -1,0 +1,80 @@
+"""The demo's operations, in order, and which of them a journal shows as done.
+
+- Pure: what is left to do after a restart follows from the operations that the engine lists.
+- An operation that a restart rolled back is not done and is tried again; the third version's
+  reload is done once its own trap has rolled it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import attrs
+
+Kind = Literal["migration", "reload"]
+
+
+@attrs.frozen
+class Phase:
+    """An operation that the demo performs.
+
+    Attributes:
+        target: the device to migrate to, or the version to reload.
+        share: part of the script after whose replies the operation starts.
+        ending: the state in which the operation has to end.
+    """
+
+    kind: Kind
+    target: str
+    share: float
+    ending: str = "completed"
+
+    @property
+    def title(self) -> str:
+        if self.kind == "migration":
+            return f"migrate to {self.target}"
+        fate = ", which traps" if self.ending == "rolled_back" else ""
+        return f"reload {self.target}{fate}"
+
+    def starts_at(self, message_count: int) -> int:
+        """Return how many replies there must be before the operation starts."""
+        return int(self.share * message_count)
+
+
+@attrs.frozen
+class Seen:
+    """An operation as the engine's journal has it; ``reason`` is why it failed, if it did."""
+
+    operation_id: str
+    kind: str
+    state: str
+    target: str
+    reason: str = ""
+
+
+PLAN: Final = (
+    Phase("migration", "host:1", 0.15),
+    Phase("reload", "v2", 0.35),
+    Phase("reload", "v3", 0.60, ending="rolled_back"),
+    Phase("migration", "host:0", 0.80),
+)
+
+
+def fulfils(seen: Seen, phase: Phase) -> bool:
+    """Return whether an operation is the phase, ended as it should."""
+    same = (seen.kind, seen.target, seen.state) == (phase.kind, phase.target, phase.ending)
+    return same and (phase.ending == "completed" or "trap" in seen.reason.lower())
+
+
+def done_phases(operations: Iterable[Seen]) -> tuple[Seen, ...]:
+    """Return the operations that did the first phases of the plan, in the plan's order.
+
+    Args:
+        operations: all of the kernel's operations, oldest first.
+    """
+    done: list[Seen] = []
+    for seen in operations:
+        if len(done) < len(PLAN) and fulfils(seen, PLAN[len(done)]):
+            done.append(seen)
+    return tuple(done)

@@ -1,0 +1,197 @@
+"""The demo from its folder to its verdict."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import attrs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import ringflow
+from ringflow.demo.compare import differences, solver_errors
+from ringflow.demo.pictures import draw
+from ringflow.demo.plan import PLAN
+from ringflow.demo.records import (
+    REPLIES_NAME,
+    TIMINGS_NAME,
+    Lines,
+    ReplyLog,
+    Settings,
+    TimingLog,
+    keep_settings,
+)
+from ringflow.demo.reference import Waves, solve
+from ringflow.demo.report import Verdict, row_of, show
+from ringflow.demo.seafloor import Seafloor, make_seafloor
+from ringflow.demo.story import DEVICES, Ending, Eventful, quiet_run
+from ringflow.files import FileSystem, SystemFiles
+
+ENGINE_NAME: Final = "engine"
+QUIET_NAME: Final = "quiet"
+MESSAGE_COUNT: Final = 240
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What the user chose.
+
+    Attributes:
+        scale: 1 for a grid of about 1,000 x 1,300 cells.
+        message_count: messages of the script that are sent at least.
+    """
+
+    folder: Path
+    scale: float = 1.0
+    message_count: int = MESSAGE_COUNT
+    resume: bool = False
+
+
+async def run_demo(options: Options, console: Console) -> Verdict:
+    """Run or resume the demo, print its table, and return its verdict.
+
+    Raises:
+        UsageError: the folder holds a demo and ``resume`` is not asked for; nothing was changed.
+        DemoError: something happened that ringflow promises not to happen.
+    """
+    files = SystemFiles()
+    wished = Settings(options.scale, options.message_count)
+    seafloor = make_seafloor(wished.scale)
+    settings = keep_settings(files, options.folder, wished, resume=options.resume)
+    if settings != wished:
+        console.print(
+            f"going on with scale {settings.scale:g} and {settings.message_count} messages"
+        )
+        seafloor = make_seafloor(settings.scale)
+    ny, nx = seafloor.shape
+    console.print(
+        f"{ny} x {nx} cells of {seafloor.dx_m:.0f} x {seafloor.dy_m:.0f} m, "
+        f"steps of {seafloor.dt_s:.2f} s; folder {options.folder}"
+    )
+    timings = TimingLog(Lines(files, options.folder / TIMINGS_NAME))
+    try:
+        with _progress(console) as start:
+            eventful = await _eventful(files, options.folder, seafloor, timings, settings, start)
+            quiet, waves = await _quiet(files, options.folder, seafloor, eventful, start)
+    finally:
+        timings.close()
+    await anyio.to_thread.run_sync(_draw, options.folder, seafloor, eventful)
+    verdict = Verdict(
+        rows=tuple(
+            row_of(phase, status, timings.timings.get(status.operation_id))
+            for phase, status in zip(PLAN, eventful.operations, strict=True)
+        ),
+        differences=tuple(differences(eventful, quiet)),
+        errors=solver_errors(eventful.regions, waves),
+        message_count=len(eventful.replies),
+        region_count=len(eventful.regions),
+    )
+    show(console, verdict)
+    return verdict
+
+
+Start = Callable[[str, int, int], tuple[Callable[[str], None], Callable[[int], None]]]
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Start]:
+    """Give a function that adds a bar and returns what to call to retitle and to move it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+
+        def start(
+            title: str, done: int, total: int
+        ) -> tuple[Callable[[str], None], Callable[[int], None]]:
+            task = progress.add_task(title, total=total, completed=done)
+
+            def say(text: str) -> None:
+                progress.update(task, description=f"{title}: {text}")
+
+            def move(count: int) -> None:
+                progress.update(task, completed=count, total=max(total, count))
+
+            return say, move
+
+        yield start
+
+
+async def _eventful(
+    files: FileSystem,
+    folder: Path,
+    seafloor: Seafloor,
+    timings: TimingLog,
+    settings: Settings,
+    start: Start,
+) -> Ending:
+    log = ReplyLog(Lines(files, folder / REPLIES_NAME))
+    say, move = start("eventful run", log.count, settings.message_count)
+    say("opening the engine")
+    try:
+        async with ringflow.open_engine(folder / ENGINE_NAME, devices=list(DEVICES)) as engine:
+            run = Eventful(
+                engine,
+                seafloor,
+                timings=timings,
+                message_count=settings.message_count,
+                say=say,
+            )
+            ending = await run.run(log, move)
+            say("done")
+            return ending
+    finally:
+        log.close()
+
+
+async def _quiet(
+    files: FileSystem, folder: Path, seafloor: Seafloor, eventful: Ending, start: Start
+) -> tuple[Ending, Waves]:
+    """Run the quiet engine and, beside it in a thread, the numpy solver."""
+    quiet_folder = folder / QUIET_NAME
+    await anyio.to_thread.run_sync(lambda: shutil.rmtree(quiet_folder, ignore_errors=True))
+    files.make_folder(quiet_folder)
+    log = ReplyLog(Lines(files, quiet_folder / REPLIES_NAME))
+    say, move = start("quiet run", 0, eventful.last_number)
+    say("and the numpy solver")
+    solved: list[Waves] = []
+
+    async def run_solver() -> None:
+        solved.append(
+            await anyio.to_thread.run_sync(
+                lambda: solve(
+                    seafloor, last_number=eventful.last_number, absorb_at=eventful.absorb_at
+                )
+            )
+        )
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_solver)
+            quiet = await quiet_run(
+                quiet_folder / ENGINE_NAME,
+                seafloor,
+                log,
+                last_number=eventful.last_number,
+                absorb_at=eventful.absorb_at,
+                on_reply=move,
+            )
+    finally:
+        log.close()
+    say("done")
+    return quiet, solved[0]
+
+
+def _draw(folder: Path, seafloor: Seafloor, ending: Ending) -> None:
+    steps = int(ending.regions["progress"][0])
+    draw(
+        folder,
+        seafloor,
+        height=ending.regions["height"],
+        maximum=ending.regions["maximum"],
+        time_s=steps * seafloor.dt_s,
+    )

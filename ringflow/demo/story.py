@@ -1,0 +1,197 @@
+"""The demo's two runs: the eventful one, and the quiet one that it is compared with.
+
+- The eventful run performs ``plan.PLAN`` while the producer sends; after a kill it goes on where
+  the journal says that it stood.
+- The quiet run is a fresh engine in another folder: the same messages, the good reload at the same
+  sequence, nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import numpy as np
+
+import ringflow
+from ringflow.demo import DemoError
+from ringflow.demo.kernels import CONVERT, KERNEL_ID, code, first_spec, second_regions
+from ringflow.demo.plan import PLAN, Phase, Seen, done_phases
+from ringflow.demo.records import Identity, ReplyLog, TimingLog
+from ringflow.demo.seafloor import Seafloor
+from ringflow.demo.traffic import Traffic
+from ringflow.errors import OperationFailedError
+
+HOME: Final = "host:0"
+DEVICES: Final = (HOME, "host:1")
+ACTOR: Final = "demo"
+PROBATION_MESSAGES: Final = 8
+
+Regions = Mapping[str, np.ndarray[Any, Any]]
+Say = Callable[[str], None]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Ending:
+    """Where a run ended.
+
+    Attributes:
+        regions: copies of all regions after the last message, by name.
+        replies: payloads by (sequence, index).
+        absorb_at: the first message that version 2 handled.
+        operations: what did the phases of the plan, in its order; empty for the quiet run.
+    """
+
+    last_number: int
+    regions: Regions
+    replies: Mapping[Identity, bytes]
+    absorb_at: int
+    operations: tuple[ringflow.OperationStatus, ...] = ()
+
+
+def seen_operations(statuses: Iterable[ringflow.OperationStatus]) -> tuple[Seen, ...]:
+    """Return the engine's operations in the plan's terms."""
+    seen = []
+    for status in statuses:
+        details = status.details
+        target = details.get("target_device" if status.kind == "migration" else "new_version", "")
+        reason = str(details.get("reason", ""))
+        seen.append(Seen(status.operation_id, status.kind, status.state, str(target), reason))
+    return tuple(seen)
+
+
+class Eventful:
+    """The run with two migrations, a good reload and one that must roll back."""
+
+    def __init__(
+        self,
+        engine: ringflow.Engine,
+        seafloor: Seafloor,
+        *,
+        timings: TimingLog,
+        message_count: int,
+        say: Say,
+    ) -> None:
+        self._engine, self._seafloor = engine, seafloor
+        self._timings, self._message_count, self._say = timings, message_count, say
+
+    async def run(self, log: ReplyLog, on_reply: Callable[[int], None]) -> Ending:
+        kernel = await kernel_of(self._engine, self._seafloor)
+        traffic = Traffic(
+            kernel,
+            log,
+            shape=self._seafloor.shape,
+            message_count=self._message_count,
+            on_reply=on_reply,
+        )
+        await traffic.run(self._direct)
+        self._say("reading the regions")
+        done = done_phases(seen_operations(self._engine.operations()))
+        if len(done) != len(PLAN):
+            raise DemoError(f"the journal shows {len(done)} of {len(PLAN)} operations as done")
+        statuses = {status.operation_id: status for status in self._engine.operations()}
+        operations = tuple(statuses[seen.operation_id] for seen in done)
+        return Ending(
+            last_number=traffic.last_number,
+            regions=await copy_regions(kernel),
+            replies=log.payloads,
+            absorb_at=int(operations[1].details["at_sequence"]),
+            operations=operations,
+        )
+
+    async def _direct(self, traffic: Traffic) -> None:
+        done = done_phases(seen_operations(self._engine.operations()))
+        for phase in PLAN[len(done) :]:
+            self._say("stepping")
+            starts_at = phase.starts_at(self._message_count)
+            await traffic.until(lambda at=starts_at: traffic.reply_count >= at)  # type: ignore[misc]
+            self._say(phase.title)
+            start_ns = time.monotonic_ns()
+            operation_id = await self._perform(phase)
+            end_ns = time.monotonic_ns()
+            await traffic.until_replied_after(end_ns)
+            timing = traffic.timeline.timing(start_ns, end_ns)
+            self._timings.add(operation_id, timing)
+        self._say("stepping")
+
+    async def _perform(self, phase: Phase) -> str:
+        if phase.kind == "migration":
+            result = await self._engine.migrate(
+                KERNEL_ID, to=phase.target, reason=phase.title, actor=ACTOR
+            )
+            return result.operation_id
+        operation = await start_reload(self._engine, self._seafloor, phase.target, at_sequence=None)
+        try:
+            await operation.result()
+        except OperationFailedError as error:
+            if error.state != phase.ending or "trap" not in error.reason.lower():
+                raise
+        else:
+            if phase.ending != "completed":
+                raise DemoError(f"{phase.title}: the reload should have rolled back, it completed")
+        return operation.id
+
+
+async def quiet_run(
+    folder: Path,
+    seafloor: Seafloor,
+    log: ReplyLog,
+    *,
+    last_number: int,
+    absorb_at: int,
+    on_reply: Callable[[int], None],
+) -> Ending:
+    """Say the same messages to a fresh engine, with the good reload at the same sequence."""
+    async with ringflow.open_engine(folder, devices=[HOME]) as engine:
+        kernel = await engine.launch(first_spec(seafloor), device=HOME)
+        operation = await start_reload(engine, seafloor, "v2", at_sequence=absorb_at)
+        traffic = Traffic(
+            kernel, log, shape=seafloor.shape, message_count=last_number, on_reply=on_reply
+        )
+
+        async def direct(_: Traffic) -> None:
+            result = await operation.result()
+            if result.at_sequence != absorb_at:
+                raise DemoError(f"version 2 began at {result.at_sequence}, not at {absorb_at}")
+
+        await traffic.run(direct)
+        return Ending(
+            last_number=traffic.last_number,
+            regions=await copy_regions(kernel),
+            replies=log.payloads,
+            absorb_at=absorb_at,
+        )
+
+
+async def kernel_of(engine: ringflow.Engine, seafloor: Seafloor) -> ringflow.KernelHandle:
+    """Return the demo's kernel, launching it if this engine has none yet."""
+    if any(status.kernel_id == KERNEL_ID for status in engine.kernels()):
+        return engine.kernel(KERNEL_ID)
+    return await engine.launch(first_spec(seafloor), device=HOME)
+
+
+async def start_reload(
+    engine: ringflow.Engine, seafloor: Seafloor, version: str, *, at_sequence: int | None
+) -> ringflow.Operation:
+    """Start the reload of version 2 (with its conversion) or 3."""
+    first = version == "v2"
+    return await engine.start_reload(
+        KERNEL_ID,
+        code(version),
+        regions=second_regions(seafloor) if first else None,
+        convert=CONVERT if first else None,
+        at_sequence=at_sequence,
+        probation_messages=PROBATION_MESSAGES,
+        probation_timeout_s=60.0,
+        reason=f"try {version}",
+        actor=ACTOR,
+    )
+
+
+async def copy_regions(kernel: ringflow.KernelHandle) -> Regions:
+    """Return copies of all regions at one message boundary."""
+    async with kernel.held() as state:
+        return {name: np.array(state[name].numpy()) for name in state}

@@ -1,0 +1,143 @@
+"""The producer that never stops sending, and the reader that records every reply.
+
+- The producer keeps its own pace: at most ``WINDOW`` messages wait for their replies.
+- Both are told apart from the operations: they know nothing of migrations and reloads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import attrs
+
+import ringflow
+from ringflow.demo import DemoError
+from ringflow.demo.records import ReplyLog, Timing
+from ringflow.demo.script import PRODUCER, command_at
+
+WINDOW: Final = 32  # more than a probation holds back, else producer and probation would wait
+CONSUMER: Final = "recorder"
+PATIENCE_S: Final = 120.0
+
+
+@attrs.define
+class Timeline:
+    """When messages were accepted and replies read, in ns of one monotonic clock."""
+
+    sent_ns: list[int] = attrs.field(factory=list)
+    replied_ns: list[int] = attrs.field(factory=list)
+
+    def timing(self, start_ns: int, end_ns: int) -> Timing:
+        """Return the longest gaps between two replies and two sends around an operation."""
+        return Timing(
+            longest_gap_ns(self.replied_ns, start_ns, end_ns) / 1e6,
+            longest_gap_ns(self.sent_ns, start_ns, end_ns) / 1e6,
+        )
+
+
+def longest_gap_ns(times_ns: Sequence[int], start_ns: int, end_ns: int) -> int:
+    """Return the longest gap between neighbouring times that touches [start, end], 0 if none."""
+    pairs = itertools.pairwise(times_ns)
+    return max((b - a for a, b in pairs if b >= start_ns and a <= end_ns), default=0)
+
+
+class Traffic:
+    """One producer and one reader on one kernel.
+
+    Attributes:
+        last_number: the number of the last message that was accepted.
+    """
+
+    def __init__(
+        self,
+        kernel: ringflow.KernelHandle,
+        log: ReplyLog,
+        *,
+        shape: tuple[int, int],
+        message_count: int,
+        on_reply: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.timeline = Timeline()
+        self.last_number = kernel.last_number(PRODUCER)
+        self._kernel, self._log = kernel, log
+        self._shape, self._message_count = shape, message_count
+        self._on_reply = on_reply
+        self._may_stop = False
+        self._changed = anyio.Event()
+
+    @property
+    def reply_count(self) -> int:
+        return self._log.count
+
+    async def run(self, director: Callable[[Traffic], Awaitable[None]]) -> None:
+        """Send and read until ``director`` has returned and the script has been said and answered.
+
+        The producer goes on past the script's length while the director still works.
+        """
+        async with anyio.create_task_group() as group:
+            reader = anyio.CancelScope()
+            group.start_soon(self._read, reader)
+            group.start_soon(self._produce)
+            await director(self)
+            self._may_stop = True
+            self._tell()
+            await self.until(lambda: self._finished and self.reply_count >= self.last_number)
+            reader.cancel()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition on this traffic holds."""
+        while not condition():
+            await self._change()
+
+    async def until_replied_after(self, time_ns: int) -> None:
+        """Wait for a reply that was read after ``time_ns``."""
+        replied = self.timeline.replied_ns
+        await self.until(lambda: bool(replied) and replied[-1] > time_ns)
+
+    async def _change(self) -> None:
+        with anyio.move_on_after(PATIENCE_S):
+            await self._changed.wait()
+            return
+        raise DemoError(
+            f"no message was taken and no reply came for {PATIENCE_S:.0f} s; {self.last_number} "
+            f"sent, {self.reply_count} answered; look at the journal"
+        )
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    @property
+    def _finished(self) -> bool:
+        return self._may_stop and self.last_number >= self._message_count
+
+    async def _produce(self) -> None:
+        while not self._finished:
+            if self.last_number - self.reply_count >= WINDOW:
+                await self._change()
+                continue
+            number = self.last_number + 1
+            command = command_at(self._shape, number)
+            receipt = await self._kernel.send(command, producer=PRODUCER, number=number)
+            if receipt.sequence != number:
+                raise DemoError(f"message {number} got sequence {receipt.sequence}, not its number")
+            self.timeline.sent_ns.append(time.monotonic_ns())
+            self.last_number = number
+            self._tell()
+
+    async def _read(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            async with self._kernel.replies(consumer=CONSUMER) as replies:
+                async for reply in replies:
+                    self.timeline.replied_ns.append(time.monotonic_ns())
+                    await anyio.to_thread.run_sync(
+                        self._log.add, reply.sequence, reply.index, reply.payload
+                    )
+                    await reply.ack()
+                    self._on_reply(self.reply_count)
+                    self._tell()
