@@ -1,0 +1,113 @@
+"""Calls: to functions of the module, to mathematics, to given externs, and through registers.
+
+- Every parameter and result travels as an integer of its size, floats as their bits.
+- A function's LLVM name is ``f.NAME``, so that it never meets a C function of the same name.
+"""
+
+from __future__ import annotations
+
+from ringflow.device.host.emit.core import Emitter
+from ringflow.device.host.emit.mathematics import call_mathematics, is_mathematics
+from ringflow.device.host.ptx.ast import Call, Function, Immediate, Prototype, Register, Variable
+from ringflow.errors import PtxSyntaxError, UnsupportedPtxError
+
+TRAP, BREAKPOINT, ASSERTION = 1, 2, 3
+
+
+def kind_of(variable: Variable) -> str:
+    """Return the LLVM type that carries a parameter."""
+    return f"i{max(variable.size_bytes, 1) * 8}"
+
+
+def result_kind(prototype: Prototype) -> str:
+    return kind_of(prototype.results[0]) if prototype.results else "void"
+
+
+def signature(function: Function, *, names: bool) -> str:
+    """Return ``i32 @"f.NAME"(i64 %a0, ...)``."""
+    parameters = ", ".join(
+        kind_of(variable) + (f" %a{index}" if names else "")
+        for index, variable in enumerate(function.prototype.parameters)
+    )
+    return f'{result_kind(function.prototype)} @"f.{function.name}"({parameters})'
+
+
+def _variable(emitter: Emitter, name: str) -> Variable:
+    variable = emitter.function.variables.get(name)
+    if variable is None:
+        raise PtxSyntaxError(emitter.line(), f"{name!r} is not declared")
+    return variable
+
+
+def _argument(emitter: Emitter, argument: str | Register | Immediate, formal: Variable) -> str:
+    kind = kind_of(formal)
+    if not isinstance(argument, str):
+        return emitter.read(argument, int(kind[1:]))
+    variable = _variable(emitter, argument)
+    pointer, _ = emitter.parameter_pointer(variable, 0)
+    return emitter.value(f"load {kind}, ptr {pointer}, align {variable.align_bytes}")
+
+
+def _store_result(emitter: Emitter, call: Call, value: str, bits: int) -> None:
+    name = call.results[0]
+    if name in emitter.function.registers:
+        emitter.write(Register(name), value, bits)
+        return
+    variable = _variable(emitter, name)
+    pointer, _ = emitter.parameter_pointer(variable, 0)
+    emitter.emit(f"store i{bits} {value}, ptr {pointer}, align {variable.align_bytes}")
+
+
+def _prototype(emitter: Emitter, call: Call) -> Prototype:
+    if isinstance(call.target, Register):
+        found = emitter.function.prototypes.get(call.prototype or "")
+        if found is None:
+            raise UnsupportedPtxError("call", call.line, "through a register without a prototype")
+        return found
+    function = emitter.context.functions.get(call.target)
+    if function is None:
+        raise PtxSyntaxError(call.line, f"function {call.target!r} is not declared")
+    return function.prototype
+
+
+def emit_call(emitter: Emitter, call: Call) -> None:
+    """Emit a call of a function that does not suspend.
+
+    Raises:
+        UnsupportedPtxError: the function is not defined here, not given, and not mathematics.
+    """
+    prototype = _prototype(emitter, call)
+    arguments = [
+        _argument(emitter, argument, formal)
+        for argument, formal in zip(call.arguments, prototype.parameters, strict=True)
+    ]
+    kinds = [kind_of(formal) for formal in prototype.parameters]
+    result = result_kind(prototype)
+    typed = ", ".join(f"{k} {a}" for k, a in zip(kinds, arguments, strict=True))
+    name = call.target
+    if isinstance(name, Register):
+        value = _call_address(emitter, emitter.read(name, 64), result, typed)
+    elif emitter.context.functions[name].body is not None:
+        value = _call_text(emitter, f'@"f.{name}"', result, typed)
+    elif name in emitter.context.given:
+        value = emitter.extern(name, result, *typed.split(", ") if typed else ())
+    elif is_mathematics(name):
+        value = call_mathematics(emitter, name, arguments)
+    else:
+        raise UnsupportedPtxError(name, call.line, "a call of a function that is not defined")
+    if call.results and value:
+        _store_result(emitter, call, value, int(result[1:]))
+    emitter.note_effect()
+
+
+def _call_text(emitter: Emitter, callee: str, result: str, typed: str) -> str:
+    text = f"call {result} {callee}({typed})"
+    if result == "void":
+        emitter.emit(text)
+        return ""
+    return emitter.value(text)
+
+
+def _call_address(emitter: Emitter, address: str, result: str, typed: str) -> str:
+    pointer = emitter.value(f"inttoptr i64 {address} to ptr")
+    return _call_text(emitter, pointer, result, typed)

@@ -1,0 +1,230 @@
+"""mov, cvt, comparisons and selections.
+
+- A float converted to an integer saturates, NaN gives 0.
+- lt, ne and the like are false with a NaN, ltu, neu and the like true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ringflow.device.host.emit.core import FLOAT_NAMES, Emitter, bits_of
+from ringflow.device.host.emit.floating import saturate
+from ringflow.device.host.emit.integer import Emit
+from ringflow.device.host.ptx.ast import TYPE_BYTES, Instruction, Operand, Pair, Vector
+
+_ROUND_TO_INTEGER = {"rni": "roundeven", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
+_INTEGER_COMPARE = frozenset({"lt", "le", "gt", "ge"})
+_UNSIGNED_COMPARE = {"lo": "ult", "ls": "ule", "hi": "ugt", "hs": "uge"}
+_FLOAT_COMPARE = {
+    **{name: "o" + name for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{name + "u": "u" + name for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    "num": "ord",
+    "nan": "uno",
+}
+
+
+def _move(emitter: Emitter, ins: Instruction) -> None:
+    if len(ins.parts) != 2 or ins.parts[1] not in TYPE_BYTES or ins.parts[1] == "b128":
+        raise emitter.unsupported(ins)
+    bits = bits_of(ins.parts[1])
+    target, source = ins.operands
+    if isinstance(source, Vector):
+        each = bits // len(source.items)
+        whole = "0"
+        for index, item in enumerate(source.items):
+            part = emitter.resize(emitter.read(item, each), each, bits)
+            part = emitter.value(f"shl i{bits} {part}, {index * each}")
+            whole = emitter.value(f"or i{bits} {whole}, {part}")
+        emitter.write(target, whole, bits)
+    elif isinstance(target, Vector):
+        each = bits // len(target.items)
+        whole = emitter.read(source, bits)
+        for index, item in enumerate(target.items):
+            part = emitter.value(f"lshr i{bits} {whole}, {index * each}")
+            emitter.write(item, emitter.resize(part, bits, each), each)
+    else:
+        emitter.write(target, emitter.read(source, bits), bits)
+
+
+def _is_float(kind: str) -> bool:
+    return kind[0] == "f"
+
+
+def _convert(emitter: Emitter, ins: Instruction) -> None:
+    parts = ins.parts
+    if len(parts) < 3 or parts[-1] not in TYPE_BYTES or parts[-2] not in TYPE_BYTES:
+        raise emitter.unsupported(ins)
+    target, source = parts[-2], parts[-1]
+    found = set(parts[1:-2])
+    if found - {"rn", "sat", *_ROUND_TO_INTEGER}:
+        detail = f".{sorted(found - {'rn', 'sat', *_ROUND_TO_INTEGER})[0]}"
+        raise emitter.unsupported(ins, detail)
+    if _is_float(source) and _is_float(target):
+        _float_to_float(emitter, ins, target, source, found)
+    elif _is_float(source):
+        _float_to_integer(emitter, ins, target, source, found)
+    elif _is_float(target):
+        _integer_to_float(emitter, ins, target, source, found)
+    else:
+        _integer_to_integer(emitter, ins, target, source, "sat" in found)
+
+
+def _round(emitter: Emitter, value: str, bits: int, found: set[str]) -> str:
+    for mode in found & _ROUND_TO_INTEGER.keys():
+        name = FLOAT_NAMES[bits]
+        function = f"llvm.{_ROUND_TO_INTEGER[mode]}.f{bits}"
+        value = emitter.call(function, name, f"{name} {value}")
+    return value
+
+
+def _float_to_float(
+    emitter: Emitter, ins: Instruction, target: str, source: str, found: set[str]
+) -> None:
+    to, of = bits_of(target), bits_of(source)
+    value = _round(emitter, emitter.read_float(ins.operands[1], of), of, found)
+    if to > of:
+        value = emitter.value(f"fpext {FLOAT_NAMES[of]} {value} to {FLOAT_NAMES[to]}")
+    elif to < of:
+        value = emitter.value(f"fptrunc {FLOAT_NAMES[of]} {value} to {FLOAT_NAMES[to]}")
+    if "sat" in found:
+        value = saturate(emitter, value, to)
+    emitter.write_float(ins.operands[0], value, to)
+
+
+def _float_to_integer(
+    emitter: Emitter, ins: Instruction, target: str, source: str, found: set[str]
+) -> None:
+    to, of = bits_of(target), bits_of(source)
+    if not found & _ROUND_TO_INTEGER.keys():
+        raise emitter.unsupported(ins, "it names no rounding to an integer")
+    signed = target[0] == "s"
+    value = _round(emitter, emitter.read_float(ins.operands[1], of), of, found)
+    name = f"llvm.fpto{'s' if signed else 'u'}i.sat.i{to}.f{of}"
+    result = emitter.call(name, f"i{to}", f"{FLOAT_NAMES[of]} {value}")
+    emitter.write(ins.operands[0], result, to, signed=signed)
+
+
+def _integer_to_float(
+    emitter: Emitter, ins: Instruction, target: str, source: str, found: set[str]
+) -> None:
+    to, of = bits_of(target), bits_of(source)
+    value = emitter.read(ins.operands[1], of)
+    operation = "sitofp" if source[0] == "s" else "uitofp"
+    value = emitter.value(f"{operation} i{of} {value} to {FLOAT_NAMES[to]}")
+    if "sat" in found:
+        value = saturate(emitter, value, to)
+    emitter.write_float(ins.operands[0], value, to)
+
+
+def _integer_to_integer(
+    emitter: Emitter, ins: Instruction, target: str, source: str, saturating: bool
+) -> None:
+    to, of = bits_of(target), bits_of(source)
+    signed = source[0] == "s"
+    value = emitter.read(ins.operands[1], of)
+    if saturating:
+        wide = max(to, of) + 1
+        value = emitter.resize(value, of, wide, signed=signed)
+        to_signed = target[0] == "s"
+        high = (1 << (to - 1 if to_signed else to)) - 1
+        low = -(1 << (to - 1)) if to_signed else 0
+        value = emitter.call(
+            f"llvm.smin.i{wide}", f"i{wide}", f"i{wide} {value}", f"i{wide} {high}"
+        )
+        value = emitter.call(f"llvm.smax.i{wide}", f"i{wide}", f"i{wide} {value}", f"i{wide} {low}")
+        value = emitter.resize(value, wide, to)
+    else:
+        value = emitter.resize(value, of, to, signed=signed)
+    emitter.write(ins.operands[0], value, to, signed=target[0] == "s")
+
+
+def _compare(
+    emitter: Emitter, ins: Instruction, how: str, kind: str, a: Operand, b: Operand
+) -> str:
+    bits = bits_of(kind)
+    if _is_float(kind):
+        if how not in _FLOAT_COMPARE:
+            raise emitter.unsupported(ins)
+        left, right = emitter.read_float(a, bits), emitter.read_float(b, bits)
+        return emitter.value(f"fcmp {_FLOAT_COMPARE[how]} {FLOAT_NAMES[bits]} {left}, {right}")
+    if how in _UNSIGNED_COMPARE:
+        code = _UNSIGNED_COMPARE[how]
+    elif how in ("eq", "ne"):
+        code = how
+    elif how in _INTEGER_COMPARE:
+        code = ("s" if kind[0] == "s" else "u") + how
+    else:
+        raise emitter.unsupported(ins)
+    left, right = emitter.read(a, bits), emitter.read(b, bits)
+    return emitter.value(f"icmp {code} i{bits} {left}, {right}")
+
+
+def _set_predicate(emitter: Emitter, ins: Instruction) -> None:
+    how, kind = ins.parts[1], ins.parts[-1]
+    combine = ins.parts[2:-1]
+    if kind not in TYPE_BYTES or len(combine) > 1 or set(combine) - {"and", "or", "xor"}:
+        raise emitter.unsupported(ins)
+    result = _compare(emitter, ins, how, kind, ins.operands[1], ins.operands[2])
+    target = ins.operands[0]
+    second = target.second if isinstance(target, Pair) else None
+    first = target.first if isinstance(target, Pair) else target
+    inverse = emitter.value(f"xor i1 {result}, true") if second is not None else ""
+    if combine:
+        other = emitter.read(ins.operands[3], 1)
+        result = emitter.value(f"{combine[0]} i1 {result}, {other}")
+        if inverse:
+            inverse = emitter.value(f"{combine[0]} i1 {inverse}, {other}")
+    emitter.write(first, result, 1)
+    if second is not None:
+        emitter.write(second, inverse, 1)
+
+
+def _set(emitter: Emitter, ins: Instruction) -> None:
+    how, target, kind = ins.parts[1], ins.parts[-2], ins.parts[-1]
+    combine = ins.parts[2:-2]
+    if kind not in TYPE_BYTES or len(combine) > 1 or set(combine) - {"and", "or", "xor"}:
+        raise emitter.unsupported(ins)
+    result = _compare(emitter, ins, how, kind, ins.operands[1], ins.operands[2])
+    if combine:
+        other = emitter.read(ins.operands[3], 1)
+        result = emitter.value(f"{combine[0]} i1 {result}, {other}")
+    if target == "f32":
+        emitter.write_float(ins.operands[0], emitter.value(f"uitofp i1 {result} to float"), 32)
+    elif target in ("u32", "s32", "b32"):
+        emitter.write(ins.operands[0], emitter.resize(result, 1, 32, signed=True), 32)
+    else:
+        raise emitter.unsupported(ins)
+
+
+def _select(emitter: Emitter, ins: Instruction) -> None:
+    if len(ins.parts) != 2 or ins.parts[1] not in TYPE_BYTES:
+        raise emitter.unsupported(ins)
+    bits = bits_of(ins.parts[1])
+    a, b = (emitter.read(operand, bits) for operand in ins.operands[1:3])
+    condition = emitter.read(ins.operands[3], 1)
+    value = emitter.value(f"select i1 {condition}, i{bits} {a}, i{bits} {b}")
+    emitter.write(ins.operands[0], value, bits)
+
+
+def _select_by_sign(emitter: Emitter, ins: Instruction) -> None:
+    if len(ins.parts) != 3 or ins.parts[2] not in ("s32", "f32"):
+        raise emitter.unsupported(ins)
+    bits = bits_of(ins.parts[1])
+    a, b = (emitter.read(operand, bits) for operand in ins.operands[1:3])
+    if ins.parts[2] == "s32":
+        condition = emitter.value(f"icmp sge i32 {emitter.read(ins.operands[3], 32)}, 0")
+    else:
+        condition = emitter.value(f"fcmp oge float {emitter.read_float(ins.operands[3], 32)}, 0.0")
+    value = emitter.value(f"select i1 {condition}, i{bits} {a}, i{bits} {b}")
+    emitter.write(ins.operands[0], value, bits)
+
+
+CONVERT: Mapping[str, Emit] = {
+    "mov": _move,
+    "cvt": _convert,
+    "setp": _set_predicate,
+    "set": _set,
+    "selp": _select,
+    "slct": _select_by_sign,
+}

@@ -1,0 +1,150 @@
+"""LLVM IR text to native code, through an object cache on disk.
+
+- The cache's key holds everything that decides the code: the text, LLVM's version, the CPU and
+  its features, the options. Entries carry a digest; a damaged one is discarded.
+- Native code lives as long as its ``NativeCode`` object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+PIPELINE_VERSION = "1"
+"""Part of every key: raise it when the emitted IR or the pass pipeline changes."""
+_DIGEST_BYTES = 32
+
+
+@functools.cache
+def _initialise() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+@functools.cache
+def cpu() -> tuple[str, str]:
+    """Return the host CPU's name and its features as LLVM writes them."""
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def target_machine() -> Any:
+    """Return a target machine for the host CPU."""
+    _initialise()
+    name, features = cpu()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=name, features=features, opt=2, reloc="pic", codemodel="jitdefault", jit=True
+    )
+
+
+def toolchain() -> str:
+    """Return what the native code depends on besides its source."""
+    version = ".".join(map(str, llvm.llvm_version_info))
+    return "\0".join((PIPELINE_VERSION, version, llvm.get_default_triple(), *cpu()))
+
+
+def compile_ir(text: str) -> bytes:
+    """Optimise LLVM IR for the host CPU and return an object file.
+
+    Raises:
+        RuntimeError: the IR is not well formed; a fault of the translator.
+    """
+    machine = target_machine()
+    module = llvm.parse_assembly(text)
+    module.triple = llvm.get_default_triple()
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = True
+    options.slp_vectorization = False
+    options.loop_unrolling = True
+    options.loop_interleaving = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return bytes(machine.emit_object(module))
+
+
+class ObjectCache:
+    """Entries by key in a folder; safe for several processes at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hits = 0
+        self.misses = 0
+
+    def key(self, *pieces: str) -> str:
+        """Return the key of something made from ``pieces`` by this toolchain on this CPU."""
+        digest = hashlib.sha256()
+        for piece in (toolchain(), *pieces):
+            data = piece.encode()
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+        return digest.hexdigest()
+
+    def get(self, key: str) -> bytes | None:
+        """Return an entry; a damaged one is deleted and counts as absent."""
+        path = self.folder / key
+        try:
+            stored = path.read_bytes()
+        except OSError:
+            self.misses += 1
+            return None
+        digest, data = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            self.misses += 1
+            return None
+        self.hits += 1
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an entry in one step; a folder that cannot be written to is no error."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=self.folder)
+        except OSError:
+            return
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(hashlib.sha256(data).digest() + data)
+            os.replace(name, self.folder / key)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+class NativeCode:
+    """A loaded object file."""
+
+    def __init__(self, data: bytes) -> None:
+        _initialise()
+        empty = llvm.parse_assembly("")
+        empty.triple = llvm.get_default_triple()
+        self._engine = llvm.create_mcjit_compiler(empty, target_machine())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+        self._engine.finalize_object()
+
+    def function(self, name: str) -> int:
+        """Return a function's address, 0 if there is none."""
+        return int(self._engine.get_function_address(name))
+
+    def variable(self, name: str) -> int:
+        """Return a global variable's address, 0 if there is none."""
+        return int(self._engine.get_global_value_address(name))
+
+    def bind(self, addresses: Mapping[str, int]) -> None:
+        """Write addresses into global variables of pointer size."""
+        for name, address in addresses.items():
+            place = self.variable(name)
+            assert place, name
+            ctypes.c_uint64.from_address(place).value = address

@@ -1,0 +1,120 @@
+"""What the translator hands out: native code of one PTX module, with the facts to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import final
+
+import attrs
+
+from ringflow.device.host import support
+from ringflow.device.host.emit.mathematics import libm_address
+from ringflow.device.host.jit import NativeCode
+from ringflow.errors import EntryPointError, UnsupportedPtxError
+
+
+@attrs.frozen
+class GlobalVariable:
+    """A ``.global`` or ``.const`` variable in this process's memory."""
+
+    name: str
+    size_bytes: int
+    address: int
+    mutable: bool
+
+
+@attrs.frozen
+class EntryLayout:
+    """The memory that an entry needs for each CTA, and its parameters.
+
+    Attributes:
+        shared_bytes: static shared memory; dynamic shared memory follows it.
+        local_bytes: local memory of one thread.
+        unit_count: 4-byte units that each thread has for its state, mailboxes and spills.
+        region_count: resume points.
+    """
+
+    name: str
+    parameter_sizes_bytes: tuple[int, ...]
+    parameter_offsets_bytes: tuple[int, ...]
+    parameters_bytes: int
+    shared_bytes: int
+    local_bytes: int
+    unit_count: int
+    region_count: int
+
+
+@attrs.frozen
+class Facts:
+    """What is known of a translated module besides its object file.
+
+    Attributes:
+        refused: functions that only exist inlined in kernels, with the reason and its line.
+    """
+
+    entries: Mapping[str, EntryLayout]
+    variables: Mapping[str, tuple[int, bool]]
+    functions: tuple[str, ...]
+    refused: Mapping[str, tuple[str, int]]
+    externs: tuple[str, ...]
+
+
+@final
+class Program:
+    """Native code of one PTX module, kept alive as long as this object.
+
+    Attributes:
+        cached: whether the code came from the object cache.
+    """
+
+    def __init__(
+        self, facts: Facts, code: NativeCode, externs: Mapping[str, int], *, cached: bool
+    ) -> None:
+        self._facts = facts
+        self._code = code
+        self.cached = cached
+        code.bind({f"x.{name}": _extern_address(name, externs) for name in facts.externs})
+        self.entries: Mapping[str, EntryLayout] = MappingProxyType(dict(facts.entries))
+        self.globals: Mapping[str, GlobalVariable] = MappingProxyType(
+            {
+                name: GlobalVariable(name, size, code.variable(f"g.{name}"), mutable)
+                for name, (size, mutable) in facts.variables.items()
+            }
+        )
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Names of the plain functions."""
+        return self._facts.functions
+
+    def function(self, name: str) -> int:
+        """Return the address of a plain function with the C ABI.
+
+        Parameters and results are integers and pointers; a float travels as its bits.
+
+        Raises:
+            EntryPointError: there is no such function, or it runs inside of kernels only.
+        """
+        if name in self._facts.refused:
+            reason, line = self._facts.refused[name]
+            raise EntryPointError(
+                f"function {name!r} runs inside of kernels only: {reason} (PTX line {line}); "
+                "call one that needs no kernel",
+                call="function",
+                code="not callable",
+            )
+        if name not in self._facts.functions:
+            raise EntryPointError(
+                f"no function {name!r}; there are: {', '.join(self._facts.functions) or 'none'}",
+                call="function",
+                code="not found",
+            )
+        return self._code.function(f"f.{name}")
+
+
+def _extern_address(name: str, given: Mapping[str, int]) -> int:
+    address = given.get(name) or support.address(name) or libm_address(name)
+    if not address:
+        raise UnsupportedPtxError(name, 0, "this machine's C library lacks it")
+    return address
