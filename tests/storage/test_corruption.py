@@ -55,7 +55,7 @@ def patched(at_bytes: int, data: bytes, *, checksum: bool = True) -> bytes:
         ("metadata says 4294967295", patched(64, u32(0xFFFFFFFF))),
         ("the kernel id takes", patched(68, u32(0xFFFFFFF0))),
         ("the kernel id is not UTF-8", patched(72, b"\xff")),
-        ("chunk 0 says", patched(CHUNK_AT + 16, u64(2**64 - 1))),
+        ("chunk 0 says 18446744073709551615 bytes, ", patched(CHUNK_AT + 16, u64(2**64 - 1))),
         ("uncompressed", patched(CHUNK_AT + 8, u64(2**63))),
         ("where a chunk's header", patched(CHUNK_AT + 8, u64(44) + u64(44))),
         ("another name", patched(CHUNK_AT + 24, u64(1))),

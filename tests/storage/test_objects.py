@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 
 from ringflow.errors import CorruptError, NotFoundError, StorageError, UsageError
+from ringflow.files import OpenFile, SystemFiles
 from ringflow.storage import ObjectStore
 
 
@@ -72,10 +73,22 @@ def test_systems_errors_are_storage_errors(tmp_path: Path) -> None:
 
 
 def test_threads_may_put_the_same_bytes_at_once(folder: Path) -> None:
-    """Two threads that store the same object don't trip over its temporary file."""
-    store = ObjectStore(folder)
-    data = [bytes([index % 3]) * 5000 for index in range(24)]
-    with ThreadPoolExecutor(8) as pool:
-        digests = list(pool.map(store.put, data))
-    assert [store.get(digest) for digest in digests] == data
-    assert len(store.digests()) == 3
+    """A second put waits for the first: it must not take over its temporary file."""
+    files = SystemFiles()
+    second: list[Thread] = []
+
+    class Interrupting(SystemFiles):
+        def create(self, path: Path) -> OpenFile:
+            file = super().create(path)
+            if not second:
+                second.append(Thread(target=store.put, args=(b"data",)))
+                second[0].start()
+                second[0].join(0.05)  # it would end here if it did not wait
+                assert second[0].is_alive()
+            return file
+
+    store = ObjectStore(folder, files=Interrupting())
+    digest = store.put(b"data")
+    second[0].join()
+    assert store.get(digest) == b"data"
+    assert files.names(folder) == [digest]
