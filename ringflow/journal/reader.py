@@ -21,7 +21,14 @@ from ringflow.errors import CorruptError, CorruptJournalError, NotFoundError
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import IgnoredBytes
 from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord, parse_line
-from ringflow.journal.segments import JOURNAL_FOLDER, BrokenLinkError, Chain, Segment, SegmentName
+from ringflow.journal.segments import (
+    JOURNAL_FOLDER,
+    BrokenLinkError,
+    BrokenRuleError,
+    Chain,
+    Segment,
+    SegmentName,
+)
 
 _LINE_START: Final = re.compile(rb'\n|(?=\{"(?:at_ns|closed_at_ns)":)')
 
@@ -118,7 +125,8 @@ class Scan:
         try:
             return _parse_header(data, name)
         except CorruptError as error:
-            if _sealed_lines(data):
+            written = any(not isinstance(line, Header) for line in _sealed_lines(data))
+            if written or isinstance(error, BrokenRuleError):
                 raise CorruptJournalError(str(name), 1, name.first_sequence, str(error)) from error
             self.torn.append(
                 Tear(segment=name, offset_bytes=0, size_bytes=len(data), reason=str(error))
@@ -159,11 +167,12 @@ class Scan:
         self._end_segment(name, offset, number, pin)
 
     def _check_place(self, line: Line, header: Header, number: int) -> None:
+        self.chain.check_link(line)
         if isinstance(line, Header) != (number == 1):
-            raise CorruptError("a header stands where a record should")
+            raise BrokenRuleError("a header stands where a record should")
         expected = self.segments[-1].pin if self.segments else None
         if number == 1 and header.previous != expected:
-            raise CorruptError("the header continues another segment")
+            raise BrokenRuleError("the header continues another segment")
 
     def _damage(
         self,
@@ -177,13 +186,9 @@ class Scan:
     ) -> None:
         """Note a torn tail, or raise: that what is damaged was durable, or no crash writes it."""
         sequence = self.chain.sequence + 1
-        try:
-            whole = parse_line(data[offset : data.find(b"\n", offset)])
-            linked = whole.previous_hash == self.chain.head
-        except CorruptError:
-            linked = False
         durable = max((_durable(line) for line in _sealed_lines(data[offset:])), default=-1)
-        if pinned or linked or number == 1 or durable >= sequence:
+        in_place = isinstance(error, BrokenRuleError)
+        if pinned or in_place or number == 1 or durable >= sequence:
             raise CorruptJournalError(str(name), number, sequence, str(error)) from error
         self.torn.append(
             Tear(
@@ -226,7 +231,7 @@ def _parse_header(data: bytes, name: SegmentName) -> Header:
     if not isinstance(line, Header):
         raise CorruptError("the first line is no header")
     if (line.first_sequence, line.epoch) != (name.first_sequence, name.epoch):
-        raise CorruptError("the header is that of another segment")
+        raise BrokenRuleError("the header is that of another segment")
     return line
 
 

@@ -26,6 +26,10 @@ class BrokenLinkError(CorruptError):
     """The line is whole, but it does not follow the line before it."""
 
 
+class BrokenRuleError(CorruptError):
+    """The line follows the line before it and says what it must not; no crash writes that."""
+
+
 @attrs.frozen
 class SegmentName:
     """``first_sequence`` and ``epoch`` as the file's name gives them."""
@@ -95,7 +99,7 @@ class Chain:
 
         Raises:
             BrokenLinkError: the line belongs elsewhere.
-            CorruptError: the line belongs here and breaks a rule; no crash writes such a line.
+            BrokenRuleError: the line belongs here, but its content doesn't.
         """
         self.check_link(line)
         if isinstance(line, Header):
@@ -134,4 +138,4 @@ class Chain:
 
 def _rule(kept: bool, reason: str) -> None:
     if not kept:
-        raise CorruptError(reason)
+        raise BrokenRuleError(reason)
