@@ -77,6 +77,10 @@ class Launch(Protocol):
     def detail(self) -> str:
         """What trapped and where; empty unless the status is ``TRAPPED``."""
 
+    @property
+    def status_address(self) -> int:
+        """Where native code reads the status (uint32); 0 where only this object knows it."""
+
     def wait(self, timeout_s: float) -> LaunchStatus:
         """Block until the grid has ended or the time is up; return the status."""
 

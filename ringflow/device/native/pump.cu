@@ -309,6 +309,7 @@ extern "C" __device__ unsigned ringflow_register(pump* pump, entry* kernel) {
         pump->count += 1;
     }
     native::unlock(pump);
+    native::ring_host(reinterpret_cast<room*>(pump->room));  // it may have news already
     return added;
 }
 
@@ -365,7 +366,7 @@ extern "C" __device__ void ringflow_wake(pump* pump) {
     native::ring_host(reinterpret_cast<room*>(pump->room));
 }
 
-// Wait until the kernel reports under ``generation``, has ended, or the time is up.
+// Wait until the kernel reports under ``generation`` or a later one, has ended, or the time is up.
 extern "C" __device__ unsigned ringflow_await(entry* kernel, unsigned generation, u64 timeout_ns) {
     room* where = native::room_of(kernel);
     control* host = native::control_of(kernel);
@@ -380,7 +381,10 @@ extern "C" __device__ unsigned ringflow_await(entry* kernel, unsigned generation
         }
         unsigned result = AWAIT_TIMEOUT;
         unsigned status = native::status_of(kernel);
-        if ((native::load(&host->state) >> 8) == generation) result = AWAIT_REACHED;
+        u64 state = native::load(&host->state);
+        unsigned behind = (generation - (unsigned)(state >> 8)) & GENERATION_MASK;
+        bool reached = state && (behind == 0 || behind > GENERATION_MASK / 2);
+        if (reached) result = AWAIT_REACHED;
         else if (status != 0) result = AWAIT_ENDED;
         u64 passed_ns = native::now_ns() - start_ns;
         bool over = result != AWAIT_TIMEOUT || passed_ns >= timeout_ns;

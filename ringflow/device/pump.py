@@ -1,0 +1,187 @@
+"""The pump: waits for news of persistent kernels, natively, and brings it to Python in batches.
+
+- ``wait`` blocks without Python's lock; call it in a worker thread, one at a time.
+- A report's ``done_sequence`` covers only messages whose outputs are in this or earlier reports;
+  a state or status likewise: nothing comes after the report that says the grid has completed.
+- The pump always drains: a kernel never waits for Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from ringflow.device.abi import KernelFault, KernelState
+from ringflow.device.api import LaunchStatus
+from ringflow.device.native import native, timeout_ns
+from ringflow.device.native.layouts import PUMP, REPORT
+from ringflow.errors import LimitExceededError
+
+if TYPE_CHECKING:
+    from ringflow.device.resident import ResidentKernel
+
+KERNELS_MAX: Final = 4096
+BUFFER_BYTES: Final = 1 << 20
+
+_REPORT: Final = struct.Struct("<IIIIQQQQII8x")
+_SLOT: Final = struct.Struct("<QIIIIII")
+assert _REPORT.size == REPORT.size_bytes
+
+
+@attrs.frozen
+class Output:
+    """A reply, or an unsolicited output: flags have ``OutputFlag.EMITTED``.
+
+    Attributes:
+        sequence: of the message that caused it.
+        index: its number among that message's outputs, from 0.
+    """
+
+    sequence: int
+    index: int
+    type: int
+    flags: int
+    payload: bytes
+    correlation: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class PumpReport:
+    """News of one kernel.
+
+    Attributes:
+        key: what ``Pump.register`` returned.
+        done_sequence: the last finished message; its outputs have been reported.
+        taken_sequence: the message in progress, or the last one.
+        generation: of the command that ``state`` answers.
+        status: of the launch.
+        steps: boundaries passed by a free-running kernel since its launch.
+    """
+
+    key: int
+    outputs: tuple[Output, ...]
+    done_sequence: int
+    taken_sequence: int
+    generation: int
+    state: KernelState
+    status: LaunchStatus
+    steps: int
+    fault: KernelFault
+
+
+def parse_reports(data: memoryview) -> list[PumpReport]:
+    """Return the reports that the native pump wrote."""
+    reports, offset = [], 0
+    while offset < len(data):
+        key, count, slot_bytes, status, done, taken, state, steps, fault, _ = _REPORT.unpack_from(
+            data, offset
+        )
+        offset += _REPORT.size
+        outputs = []
+        for _ in range(count):
+            sequence, type, size, index, correlation, flags, _ = _SLOT.unpack_from(data, offset)
+            payload = bytes(data[offset + _SLOT.size : offset + _SLOT.size + size])
+            outputs.append(Output(sequence, index, type, flags, payload, correlation))
+            offset += slot_bytes
+        reports.append(
+            PumpReport(
+                key=key,
+                outputs=tuple(outputs),
+                done_sequence=done,
+                taken_sequence=taken,
+                generation=state >> 8,
+                state=KernelState(state & 0xFF),
+                status=LaunchStatus(status),
+                steps=steps,
+                fault=KernelFault(fault),
+            )
+        )
+    return reports
+
+
+@attrs.frozen
+class PumpStatistics:
+    """Counts since the pump was made."""
+
+    kernels: int
+    scans: int
+    sleeps: int
+
+
+class Pump:
+    """Waits for news of many kernels at once."""
+
+    def __init__(self) -> None:
+        from ringflow.device.host.memory import HostAllocation
+
+        self._native = native()
+        self._memory = HostAllocation(PUMP.size_bytes, label="pump")
+        self._entries = HostAllocation(8 * KERNELS_MAX, label="pump's entries")
+        self._buffer = ctypes.create_string_buffer(BUFFER_BYTES)
+        self._buffer_address = ctypes.addressof(self._buffer)
+        self._lock = threading.Lock()
+        self._kernels: dict[int, ResidentKernel] = {}
+        self._last_key = 0
+        view = self._memory.view
+        struct.pack_into("=Q", view, PUMP["entries"], self._entries.address)
+        struct.pack_into("=Q", view, PUMP["room"], self._native.room)
+        struct.pack_into("=I", view, PUMP["capacity"], KERNELS_MAX)
+
+    def register(self, resident: ResidentKernel) -> int:
+        """Watch a kernel from now on; return the key that its reports carry.
+
+        Raises:
+            LimitExceededError: ``KERNELS_MAX`` kernels are watched already.
+        """
+        with self._lock:
+            key = self._last_key + 1
+            resident.attach(self, key)
+            if not self._native.register(self._memory.address, resident.entry_address):
+                resident.detach()
+                raise LimitExceededError(
+                    "the number of kernels on one pump",
+                    len(self._kernels) + 1,
+                    KERNELS_MAX,
+                    "stop a kernel first or open another engine",
+                )
+            self._last_key = key
+            self._kernels[key] = resident
+        return key
+
+    def unregister(self, key: int) -> None:
+        """Watch a kernel no longer; an unknown key is nothing to do."""
+        with self._lock:
+            resident = self._kernels.pop(key, None)
+            if resident is not None:
+                self._native.unregister(self._memory.address, resident.entry_address)
+                resident.detach()
+
+    def suspend(self, resident: ResidentKernel) -> None:
+        """Leave a kernel's entry alone until ``resume``; for ``launch``, which rewrites it."""
+        self._native.unregister(self._memory.address, resident.entry_address)
+
+    def resume(self, resident: ResidentKernel) -> None:
+        self._native.register(self._memory.address, resident.entry_address)
+
+    def wait(self, timeout_s: float) -> list[PumpReport]:
+        """Block until there is news, the time is up or ``wake`` was called; one report a kernel."""
+        size_bytes = self._native.wait(
+            self._memory.address, self._buffer_address, BUFFER_BYTES, timeout_ns(timeout_s)
+        )
+        return parse_reports(memoryview(self._buffer)[:size_bytes].cast("B"))
+
+    def wake(self) -> None:
+        """Make a ``wait`` in progress, or else the next one, return."""
+        self._native.wake(self._memory.address)
+
+    @property
+    def statistics(self) -> PumpStatistics:
+        scans, sleeps = (
+            struct.unpack_from("=I", self._memory.view, PUMP[name])[0]
+            for name in ("scans", "sleeps")
+        )
+        return PumpStatistics(len(self._kernels), scans, sleeps)

@@ -1,0 +1,468 @@
+"""One persistent kernel on one device: its memory, its rings and its launches.
+
+- Whoever posts, commands and relaunches does so from one thread at a time for each of them.
+- Memory outlives launches: after RETURN the regions hold the state, and ``relaunch`` goes on.
+- A message that was posted but not finished is the poster's to post again after a relaunch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from ringflow.device import abi
+from ringflow.device.abi import CONTROL, Command, KernelFault, KernelState
+from ringflow.device.api import Allocation, Device, Launch, LaunchStatus, LoadedCode
+from ringflow.device.native import native, timeout_ns
+from ringflow.device.native.layouts import AWAIT_REACHED, AWAIT_TIMEOUT, ENTRY
+from ringflow.device.pump import PumpReport, parse_reports
+from ringflow.errors import (
+    DeviceError,
+    EntryPointError,
+    KernelStalledError,
+    KernelStateError,
+    KernelTrappedError,
+    LimitExceededError,
+    RegionMismatchError,
+)
+from ringflow.files import Buffer
+from ringflow.spec import Dim3, KernelSpec
+
+if TYPE_CHECKING:
+    from ringflow.device.host.memory import HostAllocation
+    from ringflow.device.pump import Pump
+
+COLLECT_BYTES: Final = 1 << 16
+_HEADER: Final = struct.Struct("<QIIQII")
+assert _HEADER.size == abi.SLOT_HEADER_BYTES
+
+
+@attrs.frozen
+class Posting:
+    """A message on its way into the ring."""
+
+    sequence: int
+    type: int
+    payload: bytes = b""
+    correlation: int = 0
+
+
+def encode_slots(spec: KernelSpec, postings: Sequence[Posting]) -> bytearray:
+    """Return the ring slots of messages, for ``ResidentKernel.post_slots``.
+
+    Raises:
+        LimitExceededError: a payload is larger than the spec's slots carry.
+    """
+    slots = bytearray(len(postings) * spec.slot_bytes)
+    for place, posting in enumerate(postings):
+        size = len(posting.payload)
+        if size > spec.payload_bytes_max:
+            raise LimitExceededError(
+                "payload bytes", size, spec.payload_bytes_max, "raise the spec's slot_bytes"
+            )
+        offset = place * spec.slot_bytes
+        _HEADER.pack_into(
+            slots, offset, posting.sequence, posting.type, size, posting.correlation, 0, 0
+        )
+        slots[offset + _HEADER.size : offset + _HEADER.size + size] = posting.payload
+    return slots
+
+
+def check_parameters(spec: KernelSpec, code: LoadedCode) -> None:
+    """Compare the kernel's parameters with what the spec will pass.
+
+    Raises:
+        EntryPointError: no such kernel, or the sizes differ; the text names both lists.
+    """
+    name = spec.code.entry_point
+    sizes = code.parameter_sizes.get(name)
+    if sizes is None:
+        raise EntryPointError(
+            f"the code has no kernel {name!r}; it has {', '.join(code.parameter_sizes) or 'none'}",
+            call="load",
+            code="entry point",
+        )
+    passed = [("control", 8), *((region.name, 8) for region in spec.regions)]
+    passed += [(argument.name, len(argument.value)) for argument in spec.arguments]
+    if tuple(size for _, size in passed) != tuple(sizes):
+        listed = ", ".join(f"{what} {size}" for what, size in passed)
+        raise EntryPointError(
+            f"kernel {name!r} takes parameters of {list(sizes)} bytes, the spec passes "
+            f"[{listed}] bytes; parameters are control, then the regions, then the arguments",
+            call="load",
+            code="parameters",
+        )
+
+
+class ResidentKernel:
+    """A persistent kernel's memory on a device, and its launch."""
+
+    def __init__(
+        self,
+        device: Device,
+        code: LoadedCode,
+        spec: KernelSpec,
+        *,
+        grid: Dim3,
+        base_sequence: int,
+        epoch: int,
+    ) -> None:
+        """Allocate everything, zeroed; all is freed again if one piece fails.
+
+        Args:
+            grid: blocks in x, y, z (a spec's ``"fill"`` is resolved by the caller).
+            base_sequence: the last message that the regions hold already.
+            epoch: the launch's, it comes back in the started word.
+        Raises:
+            EntryPointError: the kernel's parameters are not the spec's.
+            DeviceMemoryError: the device is full.
+        """
+        from ringflow.device.host.memory import HostAllocation
+
+        check_parameters(spec, code)
+        self._native = native()
+        self.device, self.code, self.spec, self.grid = device, code, spec, grid
+        self._launch: Launch | None = None
+        self._pump: Pump | None = None
+        self._key = 0
+        self._allocations: list[Allocation] = []
+        self._entry: HostAllocation | None = HostAllocation(ENTRY.size_bytes, label="entry")
+        self._entry_address = self._entry.address
+        self._collected = ctypes.create_string_buffer(COLLECT_BYTES + spec.slot_bytes)
+        self._base_sequence, self._epoch = base_sequence, epoch
+        self._posted_sequence = base_sequence
+        try:
+            self._allocate()
+            self._prepare_entry()
+        except BaseException:
+            self.close()
+            raise
+
+    def _allocate(self) -> None:
+        device, spec = self.device, self.spec
+        label = spec.kernel_id
+
+        def take(size_bytes: int, what: str) -> Allocation:
+            self._allocations.append(device.allocate(size_bytes, label=f"{label}/{what}"))
+            return self._allocations[-1]
+
+        def take_mapped(size_bytes: int, what: str) -> tuple[int, int]:
+            mapped = device.allocate_mapped(size_bytes, label=f"{label}/{what}")
+            self._allocations.append(mapped)
+            return mapped.address, mapped.host_address
+
+        regions = {region.name: take(region.size_bytes, region.name) for region in spec.regions}
+        self.regions: Mapping[str, Allocation] = regions
+        self._workspace = take(abi.workspace_bytes(spec.slot_bytes), "workspace")
+        self._control, self._control_host = take_mapped(abi.CONTROL_BYTES, "control")
+        self._messages = take_mapped(spec.ring_slots * spec.slot_bytes, "messages")
+        self._replies = take_mapped(spec.reply_slots * spec.slot_bytes, "replies")
+
+    # State
+
+    def write_region(self, name: str, data: Buffer) -> None:
+        """Fill a region; raises ``RegionMismatchError`` if the size is not the region's."""
+        allocation = self._region(name)
+        size_bytes = memoryview(data).nbytes
+        if size_bytes != allocation.size_bytes:
+            raise RegionMismatchError(name, f"{size_bytes} bytes", f"{allocation.size_bytes} bytes")
+        self.device.copy_in(allocation, data)
+
+    def read_region(self, name: str) -> memoryview:
+        """Return a copy of a region: uint8[size_bytes]."""
+        return self.device.copy_out(self._region(name))
+
+    def digests(self) -> dict[str, bytes]:
+        """Return each region's block digests (16 bytes a 64 KiB block), read on the device."""
+        return {
+            name: self.device.digest_blocks(region) for name, region in self.regions.items()
+        }
+
+    def _region(self, name: str) -> Allocation:
+        self.spec.region(name)
+        return self.regions[name]
+
+    # Launches
+
+    def launch(self, *, gate_open: bool, timeout_s: float) -> None:
+        """Launch the grid, and wait until all of its blocks have arrived at their first boundary.
+
+        Args:
+            gate_open: if not, the kernel is held there, before any message; ``RUN`` opens it.
+        Raises:
+            KernelTrappedError: it trapped before.
+            KernelStalledError: it did not arrive in time, or ended; it has been stopped.
+        """
+        if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
+            raise KernelStateError(self.spec.kernel_id, "launched", "ended")
+        if self._pump is not None:
+            self._pump.suspend(self)
+        try:
+            generation = self._prepare(Command.RUN if gate_open else Command.HOLD)
+            self._launch = self._start()
+            self._put_entry("status", "Q", self._launch.status_address)
+        finally:
+            if self._pump is not None:
+                self._pump.resume(self)
+        try:
+            self.await_generation(generation, timeout_s)
+        except KernelStalledError:
+            self._launch.abort()
+            raise
+        started = self._load("started")
+        assert started == self._epoch, f"started word is {started}, the epoch {self._epoch}"
+
+    def _start(self) -> Launch:
+        spec = self.spec
+        addresses = [self._control, *(region.address for region in self.regions.values())]
+        parameters = [struct.pack("<Q", address) for address in addresses]
+        parameters += [argument.value for argument in spec.arguments]
+        return self.device.launch(
+            self.code,
+            spec.code.entry_point,
+            grid=self.grid,
+            block=spec.block,
+            parameters=tuple(parameters),
+            dynamic_shared_bytes=spec.dynamic_shared_bytes,
+        )
+
+    def relaunch(
+        self, *, base_sequence: int, epoch: int, gate_open: bool, timeout_s: float
+    ) -> None:
+        """Launch the same code again on the same regions; what was not finished is posted anew.
+
+        Raises:
+            KernelStateError: the last launch has not ended, or its outputs are not all taken.
+        """
+        if self.status is LaunchStatus.RUNNING:
+            raise KernelStateError(self.spec.kernel_id, "running", "ended before a relaunch")
+        if self._load("reply_head") != self._load("reply_tail"):
+            raise KernelStateError(self.spec.kernel_id, "not drained", "drained by the pump first")
+        self._base_sequence, self._epoch = base_sequence, epoch
+        self._posted_sequence = base_sequence
+        self.launch(gate_open=gate_open, timeout_s=timeout_s)
+
+    def _prepare(self, command: Command) -> int:
+        """Write control block, workspace and entry for a launch; return its generation."""
+        spec = self.spec
+        generation = (self._load("doorbell") >> 32 & abi.GENERATION_MASK) + 1
+        generation = generation & abi.GENERATION_MASK or 1
+        ctypes.memset(self._control_host, 0, abi.CONTROL_BYTES)
+        values = {
+            "doorbell": abi.doorbell(0, generation, command),
+            "magic": abi.ABI_MAGIC,
+            "version": abi.ABI_VERSION,
+            "work": self._workspace.address,
+            "messages": self._messages[0],
+            "replies": self._replies[0],
+            "message_slots": spec.ring_slots,
+            "reply_slots": spec.reply_slots,
+            "slot_bytes": spec.slot_bytes,
+            "max_replies": spec.max_replies,
+            "base_sequence": self._base_sequence,
+            "epoch": self._epoch,
+            "emit_slots": abi.emit_slots(spec.ring_slots, spec.reply_slots, spec.max_replies),
+            "done_sequence": self._base_sequence,
+            "taken_sequence": self._base_sequence,
+        }
+        for word in CONTROL.words:
+            if word.name in values:
+                kind = ctypes.c_uint64 if word.size_bytes == 8 else ctypes.c_uint32
+                kind.from_address(self._control_host + word.offset_bytes).value = values[word.name]
+        work = bytearray(self._workspace.size_bytes)
+        struct.pack_into("<Q", work, abi.WORKSPACE["sequence"], self._base_sequence)
+        self.device.copy_in(self._workspace, work)
+        self._prepare_entry()
+        return generation
+
+    def _prepare_entry(self) -> None:
+        spec = self.spec
+        ctypes.memset(self._entry_address, 0, ENTRY.size_bytes)
+        self._put_entry("control", "Q", self._control_host)
+        self._put_entry("messages", "Q", self._messages[1])
+        self._put_entry("replies", "Q", self._replies[1])
+        self._put_entry("room", "Q", self._native.room)
+        self._put_entry("key", "I", self._key)
+        self._put_entry("message_slots", "I", spec.ring_slots)
+        self._put_entry("reply_slots", "I", spec.reply_slots)
+        self._put_entry("slot_bytes", "I", spec.slot_bytes)
+        self._put_entry(
+            "credits", "I", abi.credits(spec.ring_slots, spec.reply_slots, spec.max_replies)
+        )
+        self._put_entry("seen_done", "Q", self._base_sequence)
+
+    def _put_entry(self, word: str, code: str, value: int) -> None:
+        assert self._entry is not None, "the kernel is closed"
+        struct.pack_into("=" + code, self._entry.view, ENTRY[word], value)
+
+    # Messages and commands
+
+    def room(self) -> int:
+        """Return how many messages can be posted now."""
+        return self._native.room_for(self._entry_address)
+
+    def post(self, postings: Iterable[Posting]) -> int:
+        """Post messages in ascending order of sequence; return how many there was room for."""
+        postings = tuple(postings)
+        return self.post_slots(encode_slots(self.spec, postings), len(postings))
+
+    def post_slots(self, slots: bytearray, count: int) -> int:
+        """Post encoded slots (``encode_slots``); return how many there was room for."""
+        if count == 0:
+            return 0
+        slot_bytes = self.spec.slot_bytes
+        assert len(slots) == count * slot_bytes, "the slots are not of the spec's size"
+        first: int = _HEADER.unpack_from(slots, 0)[0]
+        assert first > self._posted_sequence, f"{first} posted after {self._posted_sequence}"
+        buffer = (ctypes.c_char * len(slots)).from_buffer(slots)
+        accepted = self._native.post(self._entry_address, ctypes.addressof(buffer), count)
+        if accepted:
+            last: int = _HEADER.unpack_from(slots, (accepted - 1) * slot_bytes)[0]
+            self._posted_sequence = last
+        return accepted
+
+    def command(self, command: Command) -> int:
+        """Give a command; return the generation under which the kernel will report."""
+        return self._native.command(self._entry_address, command)
+
+    def await_generation(self, generation: int, timeout_s: float) -> KernelState:
+        """Block until the kernel reports under a generation; return the state.
+
+        Raises:
+            KernelTrappedError: it trapped.
+            KernelStalledError: the time is up, or it ended otherwise.
+        """
+        result = self._native.await_generation(
+            self._entry_address, generation, timeout_ns(timeout_s)
+        )
+        if result == AWAIT_REACHED:
+            return self.state
+        name = self.spec.kernel_id
+        if result == AWAIT_TIMEOUT:
+            raise KernelStalledError(
+                f"kernel {name!r} did not reach a message boundary within {timeout_s:g} s; look "
+                "for a loop that does not end or a collective call that not all threads make",
+                call="await",
+                code="timeout",
+            )
+        if self.status is LaunchStatus.TRAPPED:
+            raise KernelTrappedError(
+                f"kernel {name!r} trapped: {self.detail}; restore it from its recovery point",
+                call="await",
+                code=self.fault.name.lower(),
+            )
+        raise KernelStalledError(
+            f"kernel {name!r} ended ({self.status.name.lower()}) before it answered; it must "
+            "call receive or step until that returns false",
+            call="await",
+            code="ended",
+        )
+
+    def wait_ended(self, timeout_s: float) -> LaunchStatus:
+        """Block until the grid has ended or the time is up; return the launch's status."""
+        return self._launched().wait(timeout_s)
+
+    def abort(self) -> None:
+        """Stop the grid where it is; its regions are then not to be trusted."""
+        self._launched().abort()
+
+    # What the kernel says, for code that has no pump running
+
+    @property
+    def launched(self) -> bool:
+        return self._launch is not None
+
+    @property
+    def status(self) -> LaunchStatus:
+        return self._launched().status
+
+    @property
+    def detail(self) -> str:
+        """What trapped and where."""
+        fault = self.fault
+        detail = self._launched().detail
+        return f"{fault.name.lower().replace('_', ' ')}, {detail}" if fault else detail
+
+    @property
+    def state(self) -> KernelState:
+        return KernelState(self._load("state") & 0xFF)
+
+    @property
+    def generation(self) -> int:
+        """The generation of the last command that the kernel obeyed."""
+        return self._load("state") >> 8
+
+    @property
+    def done_sequence(self) -> int:
+        """The last message that the kernel has reported as finished."""
+        return self._load("done_sequence")
+
+    @property
+    def taken_sequence(self) -> int:
+        """The message in progress, or the last one: the suspect when the kernel trapped."""
+        return self._load("taken_sequence")
+
+    @property
+    def fault(self) -> KernelFault:
+        return KernelFault(self._native.load_u32(self._control_host + CONTROL["fault"]))
+
+    def collect(self) -> PumpReport | None:
+        """Take outputs and news without a pump; ``None`` if there are none.
+
+        Raises:
+            KernelStateError: a pump watches the kernel and takes its outputs.
+        """
+        if self._pump is not None:
+            raise KernelStateError(self.spec.kernel_id, "on a pump", "without one to collect")
+        address = ctypes.addressof(self._collected)
+        size_bytes = self._native.collect(self._entry_address, address, len(self._collected))
+        reports = parse_reports(memoryview(self._collected)[:size_bytes].cast("B"))
+        return reports[0] if reports else None
+
+    def _load(self, word: str) -> int:
+        return self._native.load(self._control_host + CONTROL[word])
+
+    def _launched(self) -> Launch:
+        if self._launch is None:
+            raise KernelStateError(self.spec.kernel_id, "not launched", "launched")
+        return self._launch
+
+    # The pump's side
+
+    @property
+    def entry_address(self) -> int:
+        """The address of what the native pump knows of the kernel."""
+        return self._entry_address
+
+    def attach(self, pump: Pump, key: int) -> None:
+        """Note the pump that watches the kernel; for ``Pump.register``."""
+        if self._pump is not None:
+            raise KernelStateError(self.spec.kernel_id, "on a pump", "without one")
+        self._pump, self._key = pump, key
+        self._put_entry("key", "I", key)
+
+    def detach(self) -> None:
+        """Forget the pump; for ``Pump.unregister``."""
+        self._pump, self._key = None, 0
+
+    def close(self) -> None:
+        """Stop the grid if it runs, and free everything; the second time nothing happens.
+
+        Raises:
+            DeviceError: the grid could not be stopped; nothing was freed.
+        """
+        if self._pump is not None:
+            self._pump.unregister(self._key)
+        if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
+            self._launch.abort()
+            if self._launch.status is LaunchStatus.RUNNING:
+                raise DeviceError(f"kernel {self.spec.kernel_id!r} cannot be stopped", call="abort")
+        while self._allocations:
+            self.device.free(self._allocations.pop())
+        if self._entry is not None:
+            self._entry.release()
+            self._entry = None
