@@ -7,10 +7,10 @@ from ringflow.storage.blocks import BLOCK_BYTES, block_digests, differing_blocks
 from ringflow.storage.checkpoint import Checkpoint, CheckpointBuilder
 from ringflow.storage.chunks import ChunkType, DataChunk
 from ringflow.storage.file import FileStorage
-from ringflow.storage.format_v1 import (
+from ringflow.storage.format_v1 import MAX_CHECKPOINT_SIZE
+from ringflow.storage.headers import (
     CHECKPOINT_MAGIC,
     CHECKPOINT_VERSION_1,
-    MAX_CHECKPOINT_SIZE,
     CheckpointHeader,
     ChunkHeader,
 )
