@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from ringflow.clock import Clock, SystemClock
+from ringflow.errors import StorageError
 from ringflow.events.codec import Event, EventCodec
 from ringflow.events.registry import EVENT_TYPES
 from ringflow.events.upcasters import UPCASTERS
@@ -45,6 +46,7 @@ async def open_journal(
     Raises:
         FolderInUseError: another process has the folder open.
         CorruptJournalError: what was durable is damaged; nothing was changed.
+        StorageError: the folder can't be written.
     """
     files, clock, limits = files or SystemFiles(), clock or SystemClock(), limits or JournalLimits()
     codec = EventCodec(types, UPCASTERS)
@@ -52,7 +54,12 @@ async def open_journal(
     lock = await _in_thread(partial(_lock, files, root))
     try:
         prepare = partial(_prepare, files, root / JOURNAL_FOLDER, clock, limits)
-        log, chain, report = await _in_thread(prepare)
+        try:
+            log, chain, report = await _in_thread(prepare)
+        except OSError as error:
+            raise StorageError(
+                f"the journal in {str(root)!r} can't be opened: {error}; mend that and try again"
+            ) from error
         journal = JournalWriter(log, codec, limits, report, versions=chain.versions)
         async with running(journal):
             yield journal
