@@ -55,7 +55,7 @@ class Append:
         sequence: its number in the journal once it is durable, None before.
     """
 
-    __slots__ = ("_done", "failed", "sequence", "stream", "version")
+    __slots__ = ("_done", "_then", "failed", "sequence", "stream", "version")
 
     def __init__(self, stream: str, version: int) -> None:
         self.stream = stream
@@ -63,6 +63,19 @@ class Append:
         self.sequence: int | None = None
         self.failed = False
         self._done: anyio.Event | None = None
+        self._then: Callable[[], None] | None = None
+
+    def then(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` in the event loop once the record is durable, never if it fails.
+
+        Callbacks of records run in the journal's order, before any waiter wakes; they must be
+        short and must not raise.
+        """
+        assert self._then is None
+        if self.sequence is not None:
+            callback()
+        else:
+            self._then = callback
 
     @property
     def done(self) -> anyio.Event:
@@ -77,6 +90,8 @@ class Append:
         """Called once, by the journal: the record is durable, or None: that is unknown."""
         self.sequence = sequence
         self.failed = sequence is None
+        if self._then is not None and not self.failed:
+            self._then()
         if self._done is not None:
             self._done.set()
 
