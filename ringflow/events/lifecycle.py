@@ -47,6 +47,7 @@ class RecoveryPointCommitted:
         checkpoint: name in the engine's checkpoint storage.
         identity: SHA-256 (hex) of the checkpoint's content.
         replay_from: sequence of the first message that is not in the state.
+        code_digest, code_target: the compiled code in the object store and what it runs on.
         barrier: a fall-back never goes to a recovery point before this one.
     """
 
@@ -57,6 +58,8 @@ class RecoveryPointCommitted:
     replay_from: int
     spec_digest: str
     version_id: str
+    code_digest: str
+    code_target: str
     barrier: bool
     reason: str
 

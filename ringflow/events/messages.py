@@ -58,4 +58,19 @@ class OutputsAcknowledged:
     index: int
 
 
-EVENT_TYPES: Final = (MessagesAccepted, MessagesLost, ConsumerRegistered, OutputsAcknowledged)
+@event
+class ConsumerForgotten:
+    """A named consumer will not come back; nothing is kept for it any more."""
+
+    wire_name: ClassVar[str] = "consumer.forgotten.v1"
+    kernel_id: str
+    consumer: str
+
+
+EVENT_TYPES: Final = (
+    MessagesAccepted,
+    MessagesLost,
+    ConsumerRegistered,
+    OutputsAcknowledged,
+    ConsumerForgotten,
+)

@@ -15,6 +15,7 @@ import attrs
 
 from ringflow.events import lifecycle as e
 from ringflow.events.codec import Event
+from ringflow.events.migration import MigrationRerouted
 from ringflow.statemachines.table import RestartRule, Table, is_terminal, next_state
 
 
@@ -87,6 +88,8 @@ class RecoveryPoint:
     replay_from: int
     spec_digest: str
     version_id: str
+    code_digest: str
+    code_target: str
     barrier: bool
 
 
@@ -134,6 +137,8 @@ def evolve(life: KernelLife, event: Event) -> KernelLife:
         case e.CheckpointRetired(checkpoint=name) | e.RecoveryFellBack(checkpoint=name):
             kept = tuple(point for point in life.recovery_points if point.checkpoint != name)
             return attrs.evolve(life, recovery_points=kept)
+        case MigrationRerouted(target=device):  # the commit point moves the kernel
+            return attrs.evolve(life, device=device)
     moved = attrs.evolve(life, state=next_state(TRANSITIONS, life.state, event))
     match event:
         case e.KernelTrapped(applied_sequence=sequence, detail=detail):
@@ -159,6 +164,8 @@ def _with_point(life: KernelLife, event: e.RecoveryPointCommitted) -> KernelLife
         replay_from=event.replay_from,
         spec_digest=event.spec_digest,
         version_id=event.version_id,
+        code_digest=event.code_digest,
+        code_target=event.code_target,
         barrier=event.barrier,
     )
     return attrs.evolve(

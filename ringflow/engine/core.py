@@ -1,0 +1,103 @@
+"""What all parts of the engine share: the journal, the state, the devices, the live kernels.
+
+- ``record`` decides nothing: it appends what was decided and evolves the state in one step.
+- Nothing here awaits between a decision and its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import attrs
+from anyio.abc import TaskGroup
+
+from ringflow.clock import Clock
+from ringflow.device.api import Device
+from ringflow.device.compiler.cache import CompileCache
+from ringflow.device.pump import Pump
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.state import EngineState
+from ringflow.errors import EngineClosedError, KernelStateError, UnknownDeviceError
+from ringflow.events.codec import Event
+from ringflow.ids import Ids
+from ringflow.journal.api import Append, Journal
+from ringflow.limits import EngineLimits
+from ringflow.spec import KernelSpec, decode_spec
+from ringflow.storage import CheckpointStorage, ObjectStore
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Core:
+    """The engine's parts, wired together by ``open_engine``."""
+
+    folder: Path
+    journal: Journal
+    clock: Clock
+    ids: Ids
+    state: EngineState
+    devices: dict[str, Device]
+    checkpoints: CheckpointStorage
+    objects: ObjectStore
+    cache: CompileCache | None
+    pump: Pump
+    limits: EngineLimits
+    tasks: TaskGroup
+    runtimes: dict[str, KernelRuntime] = attrs.field(factory=dict)
+    closed: str = ""
+    _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
+
+    def record(
+        self,
+        stream: str,
+        events: Sequence[Event],
+        *,
+        control: bool = True,
+        then: Callable[[], None] | None = None,
+    ) -> Append:
+        """Append one decision and evolve the state; ``then`` is called once it is durable."""
+        self.check_open()
+        append = self.journal.append(stream, events, control=control)
+        if then is not None:
+            append.then(then)
+        for event in events:
+            self.state.apply(event)
+        return append
+
+    def record_kernel(self, kernel_id: str, *events: Event) -> Append:
+        return self.record(f"kernel/{kernel_id}", events)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking work in a thread; a cancellation waits for its end."""
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise EngineClosedError(f"the engine is closed ({self.closed}); open the folder again")
+
+    def device(self, name: str) -> Device:
+        device = self.devices.get(name)
+        if device is None:
+            raise UnknownDeviceError(name, tuple(self.devices))
+        return device
+
+    def runtime(self, kernel_id: str) -> KernelRuntime:
+        """Return a live kernel; raises ``UnknownKernelError`` or ``KernelStateError``."""
+        self.check_open()
+        life = self.state.kernel(kernel_id)
+        runtime = self.runtimes.get(kernel_id)
+        if runtime is None or runtime.halted:
+            raise KernelStateError(kernel_id, life.state.value, "running")
+        return runtime
+
+    async def spec_of(self, digest: str) -> KernelSpec:
+        return await self.in_thread(lambda: decode_spec(self.objects.get(digest)))
+
+    @property
+    def epoch(self) -> int:
+        return self.journal.epoch

@@ -1,0 +1,217 @@
+"""Instances: a kernel's code and memory on one device; built, filled, read and freed here.
+
+- Every function blocks and is called in a worker thread.
+- What fails half-way gives back what it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from ringflow.device.api import Device, LaunchStatus, LoadedCode
+from ringflow.device.compiler.api import CompiledCode, code_from_ptx, compile_source
+from ringflow.device.compiler.cache import CompileCache
+from ringflow.device.compiler.headers import MESSAGES_HEADER, messages_header
+from ringflow.device.resident import ResidentKernel
+from ringflow.errors import CorruptError, DeviceError, KernelStalledError, SpecError
+from ringflow.spec import CodeFormat, Dim3, KernelSpec
+from ringflow.storage import Checkpoint, CheckpointBuilder, region_digest
+
+
+@attrs.frozen(eq=False)
+class Instance:
+    """A kernel's loaded code and its resident memory on one device."""
+
+    device: Device
+    spec: KernelSpec
+    compiled: CompiledCode
+    code: LoadedCode
+    resident: ResidentKernel
+
+    def close(self) -> None:
+        """Give memory and code back; a grid that still runs is aborted first."""
+        self.resident.close()
+        self.device.unload(self.code)
+
+
+def compile_for(spec: KernelSpec, device: Device, cache: CompileCache | None) -> CompiledCode:
+    """Compile a spec's code for a device.
+
+    Raises:
+        CompileError, EntryPointError: the source is at fault.
+        SpecError: the code is in a form that this device does not run.
+    """
+    code = spec.code
+    if code.format is CodeFormat.SOURCE:
+        return compile_source(
+            code.text,
+            entry_point=code.entry_point,
+            target=device.target,
+            headers={MESSAGES_HEADER: messages_header(spec.messages)},
+            name=f"{spec.kernel_type}.cu",
+            cache=cache,
+        )
+    if code.format is CodeFormat.PTX and device.target.is_host:
+        return code_from_ptx(code.text, entry_point=code.entry_point)
+    raise SpecError(f"device {device.name!r} does not run {code.format.value}; give CUDA source")
+
+
+def create(
+    device: Device, spec: KernelSpec, compiled: CompiledCode, *, grid: Dim3 | None, epoch: int
+) -> Instance:
+    """Load code and reserve all memory of a kernel; nothing is launched.
+
+    Args:
+        grid: blocks, or None to ask the spec, which may say ``"fill"``.
+    Raises:
+        EntryPointError: the kernel's parameters are not control, regions, arguments.
+        DeviceError: the device has no room, or refuses the code.
+    """
+    code = device.load(compiled)
+    try:
+        if grid is None:
+            fits = (
+                device.grid_that_fits(code, compiled.entry_point, spec.block)
+                if spec.grid == "fill"
+                else 0
+            )
+            grid = (fits, 1, 1) if spec.grid == "fill" else spec.grid
+        resident = ResidentKernel(device, code, spec, grid=grid, base_sequence=0, epoch=epoch)
+    except BaseException:
+        device.unload(code)
+        raise
+    return Instance(device, spec, compiled, code, resident)
+
+
+def write_initial(instance: Instance, *, only: frozenset[str] | None = None) -> None:
+    """Write the regions' initial arrays; memory without one is zero already."""
+    for region in instance.spec.regions:
+        if region.initial is not None and (only is None or region.name in only):
+            data = memoryview(region.initial.tobytes())
+            instance.resident.write_region(region.name, data)
+
+
+def region_digests(instance: Instance) -> dict[str, str]:
+    """Return the SHA-256 (hex) by region, from the blocks that lie in the device's memory."""
+    return {name: region_digest(blocks) for name, blocks in instance.resident.digests().items()}
+
+
+@attrs.frozen(eq=False)
+class CopiedState:
+    """A copy of an instance's regions, with their blocks' digests, at one sequence."""
+
+    applied_sequence: int
+    regions: Mapping[str, memoryview]
+    blocks: Mapping[str, bytes]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {name: region_digest(blocks) for name, blocks in self.blocks.items()}
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(region) for region in self.regions.values())
+
+
+def copy_state(instance: Instance, applied_sequence: int) -> CopiedState:
+    """Copy a held, quiesced or never launched instance's regions."""
+    blocks = instance.resident.digests()
+    regions = {region.name: instance.resident.read_region(region.name) for region in instance.spec.regions}
+    return CopiedState(applied_sequence, regions, blocks)
+
+
+def build_checkpoint(
+    spec: KernelSpec, state: CopiedState, *, grid: Dim3, epoch: int, outbox: bytes, at_ns: int
+) -> Checkpoint:
+    """Return the checkpoint of a copied state and the outputs that nobody acknowledged."""
+    builder = (
+        CheckpointBuilder(spec.kernel_id, spec.kernel_type)
+        .step(state.applied_sequence)
+        .grid_size(*grid)
+        .tile_size(*spec.block)
+        .created_at(at_ns // 1000)
+        .recovery(
+            replay_from=state.applied_sequence + 1,
+            code_version=spec.code.hash,
+            epoch=epoch,
+            replay_mode=spec.replay,
+        )
+        .k2h_queue(outbox)
+    )
+    for region in spec.regions:
+        builder.device_memory(
+            region.name,
+            state.regions[region.name],
+            dtype=region.dtype,
+            shape=region.shape,
+            digests=state.blocks[region.name],
+        )
+    return builder.build()
+
+
+def write_checkpoint(instance: Instance, checkpoint: Checkpoint) -> None:
+    """Fill an instance's regions from a checkpoint and read their digests back.
+
+    Raises:
+        CorruptError: a region is missing, has another layout, or did not arrive whole.
+    """
+    for region in instance.spec.regions:
+        chunk = checkpoint.get_device_memory(region.name)
+        if chunk is None or (chunk.dtype, tuple(chunk.shape)) != (region.dtype, region.shape):
+            raise CorruptError(f"checkpoint has no region {region.layout}; use one of this spec")
+        instance.resident.write_region(region.name, chunk.data)
+    for name, digest in region_digests(instance).items():
+        stored = checkpoint.get_device_memory(name)
+        if stored is None or stored.digest != digest:
+            raise CorruptError(f"region {name!r} differs from its checkpoint after the restore")
+
+
+def transfer(source: Instance, target: Instance, names: frozenset[str]) -> tuple[str, int]:
+    """Copy regions from one instance to another; return the path and the bytes."""
+    paths, size = set(), 0
+    for name in sorted(names):
+        allocation = source.resident.regions[name]
+        paths.add(
+            source.device.copy_to_peer(allocation, target.device, target.resident.regions[name])
+        )
+        size += allocation.size_bytes
+    return "+".join(sorted(paths)) or "none", size
+
+
+def shared_regions(old: KernelSpec, new: KernelSpec) -> frozenset[str]:
+    """Return the regions that both specs have with the same dtype and shape."""
+    layouts = {region.layout for region in old.regions}
+    return frozenset(region.name for region in new.regions if region.layout in layouts)
+
+
+def run_convert(old: Instance, new: Instance, entry_point: str, *, timeout_s: float) -> None:
+    """Run the new code's conversion kernel over old and new regions, once, to its end.
+
+    Raises:
+        KernelStalledError: it has not ended in time.
+        DeviceError: it trapped.
+    """
+    allocations = [old.resident.regions[region.name] for region in old.spec.regions]
+    allocations += [new.resident.regions[region.name] for region in new.spec.regions]
+    launch = new.device.launch(
+        new.code,
+        entry_point,
+        grid=new.resident.grid,
+        block=new.spec.block,
+        parameters=tuple(allocation.address.to_bytes(8, "little") for allocation in allocations),
+    )
+    status = launch.wait(timeout_s)
+    if status is LaunchStatus.RUNNING:
+        launch.abort()
+        raise KernelStalledError(
+            f"convert kernel {entry_point!r} has not ended within {timeout_s} s; look for a loop",
+            call=entry_point,
+        )
+    if status is not LaunchStatus.COMPLETED:
+        raise DeviceError(
+            f"convert kernel {entry_point!r} ended {status.name.lower()}: {launch.detail}; mend it",
+            call=entry_point,
+            code=status.name.lower(),
+        )

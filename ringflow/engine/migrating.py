@@ -1,0 +1,136 @@
+"""Performs a migration's effects: the target is verified and waits before anything is rerouted."""
+
+from __future__ import annotations
+
+from ringflow.device.abi import Command, KernelState
+from ringflow.engine import instances
+from ringflow.engine.core import Core
+from ringflow.engine.instances import Instance
+from ringflow.engine.operations import Outcome
+from ringflow.engine.quiescing import quiesce, resume, resumed
+from ringflow.engine.restoring import restore
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.state import Operation
+from ringflow.events import migration as e
+from ringflow.statemachines import effects
+from ringflow.statemachines.effects import Effect
+
+
+class MigrationPerformer:
+    """One migration's work; holds the target until it is the kernel's own instance."""
+
+    def __init__(self, core: Core, runtime: KernelRuntime) -> None:
+        self._core = core
+        self._runtime = runtime
+        self._source = runtime.instance
+        self._target: Instance | None = None
+        self._applied = 0
+
+    async def perform(self, effect: Effect) -> Outcome:
+        ids = {"operation_id": effect.operation_id, "kernel_id": effect.kernel_id}
+        match effect:
+            case effects.BeginOperation():
+                return Outcome(e.MigrationPreparationStarted(**ids))
+            case effects.PrepareTarget(device=device):
+                size = await self._prepare(device)
+                return Outcome(e.MigrationTargetPrepared(**ids, state_bytes=size))
+            case effects.QuiesceKernel():
+                self._applied = await quiesce(self._core, self._runtime, purpose="migration")
+                return Outcome(e.MigrationSourceQuiesced(**ids, applied_sequence=self._applied))
+            case effects.DigestSource():
+                digests = await self._core.in_thread(lambda: instances.region_digests(self._source))
+                return Outcome(e.MigrationCheckpointed(**ids, digests=digests))
+            case effects.TransferState():
+                path, size = await self._transfer()
+                return Outcome(
+                    e.MigrationStateTransferred(**ids, path=path, transferred_bytes=size)
+                )
+            case effects.RestoreTarget():
+                digests = await self._restore()
+                return Outcome(e.MigrationTargetRestored(**ids, digests=digests))
+            case effects.OpenGate():
+                return self._open_gate(ids)
+            case effects.RetireSource():
+                return Outcome(
+                    e.MigrationCompleted(**ids, retire_failure=await self._retire_source())
+                )
+            case effects.ResumeSource():
+                return await self._resume_source(ids)
+            case _:
+                raise AssertionError(effect)
+
+    async def finish(self, state: Operation) -> None:
+        """Nothing is left to do: the source was freed, or works on."""
+
+    @property
+    def _prepared(self) -> Instance:
+        assert self._target is not None
+        return self._target
+
+    async def _prepare(self, device_name: str) -> int:
+        core, source = self._core, self._source
+        device = core.device(device_name)
+
+        def build() -> Instance:
+            compiled = source.compiled
+            if compiled.target != device.target.name:
+                compiled = instances.compile_for(source.spec, device, core.cache)
+            grid = source.resident.grid
+            return instances.create(device, source.spec, compiled, grid=grid, epoch=core.epoch)
+
+        self._target = await core.in_thread(build)
+        return source.spec.state_bytes
+
+    async def _transfer(self) -> tuple[str, int]:
+        names = frozenset(region.name for region in self._source.spec.regions)
+        return await self._core.in_thread(
+            lambda: instances.transfer(self._source, self._prepared, names)
+        )
+
+    async def _restore(self) -> dict[str, str]:
+        core, target = self._core, self._prepared
+
+        def digest_and_launch() -> dict[str, str]:
+            digests = instances.region_digests(target)
+            target.resident.relaunch(
+                base_sequence=self._applied,
+                epoch=core.epoch,
+                gate_open=False,
+                timeout_s=core.limits.launch_timeout_s,
+            )
+            return digests
+
+        return await core.in_thread(digest_and_launch)
+
+    def _open_gate(self, ids: dict[str, str]) -> Outcome:
+        runtime = self._runtime
+        runtime.instance = self._prepared
+        runtime.attach()
+        parked = runtime.inbox.parked_count
+        self._prepared.resident.command(Command.RUN)
+        pause_ns = runtime.flow()
+        opened = e.MigrationGateOpened(**ids, pause_ns=pause_ns, parked_count=parked)
+        return Outcome(opened, (resumed(runtime, self._applied),))
+
+    async def _retire_source(self) -> str:
+        runtime = self._runtime
+
+        def answered() -> bool:
+            return runtime.trapped or runtime.state is KernelState.RUNNING
+
+        await runtime.changed.until(answered)
+        try:
+            await self._core.in_thread(self._source.close)
+        except Exception as error:  # a failed free is an event, never a failed migration
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    async def _resume_source(self, ids: dict[str, str]) -> Outcome:
+        if self._target is not None:
+            await self._core.in_thread(self._target.close)
+        runtime = self._runtime
+        if runtime.trapped:
+            facts = await restore(self._core, runtime, self._source.device)
+        else:
+            facts = await resume(self._core, runtime)
+        return Outcome(e.MigrationRolledBack(**ids), facts)

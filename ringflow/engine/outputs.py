@@ -1,0 +1,202 @@
+"""A kernel's outputs on the host: each taken once, in order, released when they may be seen.
+
+- An output's identity is (sequence, index); what was taken already is dropped, so a replay of
+  messages repeats nothing.
+- On probation outputs are held; ``release`` lets them go, ``forget_after`` unmakes them.
+- A named consumer gets every output after its journaled position, also across restarts.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import anyio
+import attrs
+
+from ringflow.device.pump import Output
+from ringflow.engine.state import OutputId
+from ringflow.errors import CorruptError
+
+_HEAD: Final = struct.Struct("<QIII")
+
+
+def id_of(output: Output) -> OutputId:
+    return output.sequence, output.index
+
+
+@attrs.define(eq=False)
+class ConsumerQueue:
+    """Outputs that one named consumer has not acknowledged; ``next_index`` is what it reads next."""
+
+    name: str
+    position: OutputId
+    outputs: deque[Output] = attrs.field(factory=deque)
+    next_index: int = 0
+    changed: anyio.Event = attrs.field(factory=anyio.Event)
+
+    def offer(self, output: Output) -> None:
+        if id_of(output) > self.position:
+            self.outputs.append(output)
+            self._wake()
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def take(self) -> Output | None:
+        """Return the next unread output, None if there is none now."""
+        if self.next_index >= len(self.outputs):
+            return None
+        self.next_index += 1
+        return self.outputs[self.next_index - 1]
+
+    def acknowledge(self, through: OutputId) -> bool:
+        """Drop outputs up to ``through``; False if they were acknowledged before."""
+        if through <= self.position:
+            return False
+        self.position = through
+        while self.outputs and id_of(self.outputs[0]) <= through:
+            self.outputs.popleft()
+            self.next_index = max(0, self.next_index - 1)
+        return True
+
+    def reread(self) -> None:
+        """A new reader starts with the oldest output that is not acknowledged."""
+        self.next_index = 0
+
+    def close(self) -> None:
+        self._wake()
+
+
+class Outputs:
+    """Where a kernel's outputs go; ``bound`` limits what waits for one consumer, or is held."""
+
+    def __init__(self, *, bound: int, seen: OutputId = (0, 0)) -> None:
+        self.bound = bound
+        self.seen = seen
+        self.consumers: dict[str, ConsumerQueue] = {}
+        self.calls: dict[int, CallWaiter] = {}
+        self._held: deque[Output] = deque()
+        self._held_after: int | None = None
+
+    @property
+    def held_count(self) -> int:
+        return len(self._held)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether new messages must wait until someone reads, acknowledges or releases."""
+        waiting = max((len(queue.outputs) for queue in self.consumers.values()), default=0)
+        return max(waiting, len(self._held)) >= self.bound
+
+    def take(self, outputs: Iterable[Output]) -> None:
+        """Take what a kernel put out, drop what is known already, release or hold the rest."""
+        for output in outputs:
+            if id_of(output) <= self.seen:
+                continue
+            self.seen = id_of(output)
+            if self._held_after is not None and output.sequence > self._held_after:
+                self._held.append(output)
+            else:
+                self._release(output)
+
+    def _release(self, output: Output) -> None:
+        waiter = self.calls.pop(output.sequence, None)
+        if waiter is not None:
+            waiter.resolve(output)
+        for queue in self.consumers.values():
+            queue.offer(output)
+
+    def hold_after(self, sequence: int) -> None:
+        """Hold the outputs of messages after ``sequence`` until ``release``."""
+        self._held_after = sequence
+
+    def release(self) -> None:
+        """Let held outputs go, in order, and hold nothing any more."""
+        self._held_after = None
+        while self._held:
+            self._release(self._held.popleft())
+
+    def forget_after(self, sequence: int) -> None:
+        """Unmake the held outputs of messages after ``sequence``: they will be made again."""
+        self._held.clear()
+        self._held_after = None
+        self.seen = min(self.seen, (sequence, _INDEX_MAX))
+
+    def unacknowledged(self, through: int) -> tuple[Output, ...]:
+        """Return the outbox: released or held outputs to ``through`` that a consumer still lacks."""
+        if not self.consumers:
+            return ()
+        waiting = {
+            id_of(output): output
+            for queue in self.consumers.values()
+            for output in queue.outputs
+            if output.sequence <= through
+        }
+        waiting.update((id_of(o), o) for o in self._held if o.sequence <= through)
+        return tuple(waiting[identity] for identity in sorted(waiting))
+
+    def add_consumer(self, name: str, position: OutputId) -> ConsumerQueue:
+        queue = self.consumers[name] = ConsumerQueue(name, position)
+        return queue
+
+    def recover(
+        self, outbox: Iterable[Output], *, applied_sequence: int, positions: Mapping[str, OutputId]
+    ) -> None:
+        """Start after a restart: consumers at their positions, the outbox waiting for them."""
+        for name, position in positions.items():
+            self.add_consumer(name, position)
+        for output in outbox:
+            for queue in self.consumers.values():
+                queue.offer(output)
+        self.seen = (applied_sequence, _INDEX_MAX)
+
+    def close(self) -> None:
+        """Wake every waiter; nothing comes any more."""
+        for queue in self.consumers.values():
+            queue.close()
+        for waiter in self.calls.values():
+            waiter.resolve(None)
+        self.calls.clear()
+
+
+_INDEX_MAX: Final = 2**32 - 1
+
+
+@attrs.define(eq=False)
+class CallWaiter:
+    """Waits for the first output of one message."""
+
+    done: anyio.Event = attrs.field(factory=anyio.Event)
+    output: Output | None = None
+
+    def resolve(self, output: Output | None) -> None:
+        self.output = output
+        self.done.set()
+
+
+def encode_outbox(outputs: Iterable[Output]) -> bytes:
+    """Return outputs as bytes: sequence, index, type, size, payload; little-endian."""
+    return b"".join(
+        _HEAD.pack(output.sequence, output.index, output.type, len(output.payload)) + output.payload
+        for output in outputs
+    )
+
+
+def decode_outbox(data: memoryview) -> tuple[Output, ...]:
+    """Return what ``encode_outbox`` wrote; raises ``CorruptError``."""
+    outputs, at = [], 0
+    while at < len(data):
+        if at + _HEAD.size > len(data):
+            raise CorruptError("the outbox ends within an output; restore the checkpoint")
+        sequence, index, type_id, size = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        if at + size > len(data):
+            raise CorruptError("the outbox ends within a payload; restore the checkpoint")
+        payload = bytes(data[at : at + size])
+        outputs.append(Output(sequence=sequence, index=index, type=type_id, flags=0, payload=payload))
+        at += size
+    return tuple(outputs)

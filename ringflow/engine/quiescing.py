@@ -1,0 +1,109 @@
+"""Stopping a kernel's grid at a message boundary, and making it work again.
+
+- A kernel is quiesced when its grid has completed; what was not applied is parked again.
+- ``resume`` finds out by itself what is left: a running grid, a returned one, or a trapped one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ringflow.device.abi import Command, KernelState
+from ringflow.device.api import LaunchStatus
+from ringflow.engine.core import Core
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.events.codec import Event
+from ringflow.events.lifecycle import (
+    HoldReleased,
+    HoldStarted,
+    KernelQuiesced,
+    KernelResumed,
+    QuiesceStarted,
+)
+
+
+async def quiesce(core: Core, runtime: KernelRuntime, *, purpose: str, at_sequence: int = 0) -> int:
+    """Make the grid return; return the last applied sequence.
+
+    Args:
+        at_sequence: the first message to leave over; 0: whatever is not begun yet.
+    Raises:
+        KernelStalledError, KernelTrappedError: the grid did not complete.
+    """
+    if at_sequence:
+        await runtime.until_done(at_sequence - 1)
+    runtime.pause()
+    core.record_kernel(
+        runtime.kernel_id, QuiesceStarted(kernel_id=runtime.kernel_id, purpose=purpose)
+    )
+    await runtime.until_completed(timeout_s=core.limits.step_timeout_s)
+    applied = runtime.done_sequence
+    runtime.detach()
+    runtime.inbox.rewind(applied)
+    core.record_kernel(
+        runtime.kernel_id, KernelQuiesced(kernel_id=runtime.kernel_id, applied_sequence=applied)
+    )
+    return applied
+
+
+async def resume(core: Core, runtime: KernelRuntime) -> tuple[Event, ...]:
+    """Let the runtime's own instance work on; return the facts to record.
+
+    A grid that has returned is launched again on its untouched regions.
+    Raises:
+        KernelTrappedError: the grid has trapped; it must be restored from a recovery point.
+    """
+    runtime.raise_if_trapped()
+    resident = runtime.instance.resident
+    facts: tuple[Event, ...] = ()
+    if resident.status is LaunchStatus.COMPLETED:
+        applied = resident.done_sequence
+        runtime.detach()
+        runtime.inbox.rewind(applied)
+        await launch(core, runtime, applied_sequence=applied)
+        facts = (resumed(runtime, applied),)
+    runtime.deliver_through = None
+    runtime.flow()
+    return facts
+
+
+def resumed(runtime: KernelRuntime, applied_sequence: int) -> KernelResumed:
+    return KernelResumed(
+        kernel_id=runtime.kernel_id,
+        device=runtime.instance.device.name,
+        applied_sequence=applied_sequence,
+    )
+
+
+async def launch(
+    core: Core, runtime: KernelRuntime, *, applied_sequence: int, gate_open: bool = True
+) -> None:
+    """Launch the runtime's instance on the regions that it has, and let the pump watch it."""
+    resident = runtime.instance.resident
+    await core.in_thread(
+        lambda: resident.relaunch(
+            base_sequence=applied_sequence,
+            epoch=core.epoch,
+            gate_open=gate_open,
+            timeout_s=core.limits.launch_timeout_s,
+        )
+    )
+    runtime.done_sequence = applied_sequence
+    runtime.attach()
+
+
+@asynccontextmanager
+async def held(core: Core, runtime: KernelRuntime, *, purpose: str) -> AsyncIterator[int]:
+    """Keep the grid at a message boundary for the block; yields the last applied sequence."""
+    timeout_s, kernel_id = core.limits.step_timeout_s, runtime.kernel_id
+    core.record_kernel(kernel_id, HoldStarted(kernel_id=kernel_id, purpose=purpose))
+    try:
+        await runtime.command(Command.HOLD, KernelState.HELD, timeout_s=timeout_s)
+        yield runtime.done_sequence
+    finally:
+        # Also after a cancellation: a kernel that nobody releases is lost.
+        runtime.instance.resident.command(Command.RUN)
+        if not core.closed:
+            core.record_kernel(kernel_id, HoldReleased(kernel_id=kernel_id))
+        runtime.deliver()

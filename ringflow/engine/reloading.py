@@ -1,0 +1,192 @@
+"""Performs a reload's effects: the old instance stays whole until the new one has proved itself."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ringflow.device.abi import Command
+from ringflow.device.compiler.api import CompiledCode
+from ringflow.engine import checkpoints, instances
+from ringflow.engine.core import Core
+from ringflow.engine.instances import Instance
+from ringflow.engine.operations import Outcome
+from ringflow.engine.quiescing import launch, quiesce, resume, resumed
+from ringflow.engine.restoring import restore
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.state import Operation
+from ringflow.engine.waiting import within
+from ringflow.errors import EntryPointError, KernelStalledError
+from ringflow.events import reload as e
+from ringflow.events.codec import Event
+from ringflow.spec import KernelSpec
+from ringflow.statemachines import effects
+from ringflow.statemachines.effects import Effect
+
+
+class ReloadPerformer:
+    """One reload's work; ``new`` has initial arrays that the stored spec lacks."""
+
+    def __init__(self, core: Core, runtime: KernelRuntime, new: KernelSpec) -> None:
+        self._core = core
+        self._runtime = runtime
+        self._old = runtime.instance
+        self._spec = new
+        self._compiled: CompiledCode | None = None
+        self._new: Instance | None = None
+        self._applied = 0
+        self._shared = instances.shared_regions(self._old.spec, new)
+        self._swapped = False
+
+    async def perform(self, effect: Effect) -> Outcome:
+        ids = {"operation_id": effect.operation_id, "kernel_id": effect.kernel_id}
+        match effect:
+            case effects.BeginOperation():
+                return Outcome(e.ReloadCompileStarted(**ids))
+            case effects.CompileCode():
+                return Outcome(e.ReloadCompiled(**ids, code_digest=await self._compile()))
+            case effects.ValidateCode(convert=convert):
+                await self._validate(convert)
+                return Outcome(e.ReloadValidated(**ids))
+            case effects.QuiesceKernel(at_sequence=at_sequence):
+                self._applied = await quiesce(
+                    self._core, self._runtime, purpose="reload", at_sequence=at_sequence
+                )
+                return Outcome(e.ReloadDrained(**ids, applied_sequence=self._applied))
+            case effects.DigestSource():
+                digests = await self._core.in_thread(lambda: instances.region_digests(self._old))
+                return Outcome(e.ReloadCheckpointed(**ids, digests=digests))
+            case effects.SwapCode(convert=convert):
+                digests = await self._core.in_thread(lambda: self._swap(convert))
+                kept = tuple(sorted(self._shared))
+                return Outcome(e.ReloadSwapped(**ids, kept=kept, digests=digests))
+            case effects.RestoreCode():
+                return await self._start_probation(ids)
+            case effects.WatchProbation(messages=messages, timeout_ns=timeout_ns):
+                return await self._watch(ids, messages, timeout_ns / 1e9)
+            case effects.ResumeOldCode():
+                return await self._resume_old(ids)
+            case _:
+                raise AssertionError(effect)
+
+    async def finish(self, state: Operation) -> None:
+        """Show the outputs that were held, and free the way back, now that it is durable."""
+        if state.state.value != "completed":
+            return
+        runtime = self._runtime
+        runtime.outputs.release()
+        runtime.retain_after = None
+        runtime.inbox.discard_through(runtime.done_sequence)
+        runtime.changed.notify()
+        runtime.deliver()
+        await self._core.in_thread(self._old.close)
+        await checkpoints.retire(self._core, runtime.kernel_id)
+
+    @property
+    def _loaded(self) -> Instance:
+        assert self._new is not None
+        return self._new
+
+    async def _compile(self) -> str:
+        core, device = self._core, self._old.device
+
+        def build() -> str:
+            self._compiled = instances.compile_for(self._spec, device, core.cache)
+            return core.objects.put(self._compiled.code)
+
+        return await core.in_thread(build)
+
+    async def _validate(self, convert: str) -> None:
+        core, old, compiled = self._core, self._old, self._compiled
+        assert compiled is not None
+
+        def build() -> None:
+            grid = old.resident.grid
+            self._new = instances.create(
+                old.device, self._spec, compiled, grid=grid, epoch=core.epoch
+            )
+            if convert:
+                self._check_convert(self._new, convert)
+            fresh = {region.name for region in self._spec.regions} - self._shared
+            instances.write_initial(self._new, only=frozenset(fresh))
+
+        await core.in_thread(build)
+
+    def _check_convert(self, new: Instance, convert: str) -> None:
+        sizes = new.code.parameter_sizes.get(convert)
+        expected = (8,) * (len(self._old.spec.regions) + len(self._spec.regions))
+        if sizes != expected:
+            found = "is not in the new code" if sizes is None else f"has parameters {sizes}"
+            raise EntryPointError(
+                f"convert kernel {convert!r} {found}; it must take {len(expected)} pointers: the "
+                "old regions in their order, then the new ones"
+            )
+
+    def _swap(self, convert: str) -> dict[str, str]:
+        instances.transfer(self._old, self._loaded, self._shared)
+        if convert:
+            timeout_s = self._core.limits.step_timeout_s
+            instances.run_convert(self._old, self._loaded, convert, timeout_s=timeout_s)
+        return instances.region_digests(self._loaded)
+
+    async def _start_probation(self, ids: dict[str, str]) -> Outcome:
+        runtime, applied = self._runtime, self._applied
+        runtime.instance = self._loaded
+        self._swapped = True
+        runtime.outputs.hold_after(applied)
+        runtime.retain_after = applied
+        await launch(self._core, runtime, applied_sequence=applied, gate_open=False)
+        runtime.instance.resident.command(Command.RUN)
+        runtime.deliver_through = None
+        parked = runtime.inbox.parked_count
+        pause_ns = runtime.flow()
+        restored = e.ReloadRestored(**ids, pause_ns=pause_ns, parked_count=parked)
+        return Outcome(restored, (resumed(runtime, applied),))
+
+    async def _watch(self, ids: dict[str, str], messages: int, timeout_s: float) -> Outcome:
+        core, runtime = self._core, self._runtime
+        goal = self._applied + messages
+
+        def proved() -> bool:
+            runtime.raise_if_trapped()
+            return runtime.done_sequence >= goal
+
+        await within(core.clock, timeout_s, lambda: runtime.changed.until(proved))
+        captured = await checkpoints.capture_held(core, runtime, purpose="probation")
+        point = await checkpoints.save(
+            core,
+            self._loaded,
+            captured,
+            name=f"{runtime.kernel_id}@{ids['operation_id']}",
+            barrier=self._old.spec.regions != self._spec.regions,
+            reason="reload",
+        )
+        runtime.raise_if_trapped()
+        completed = e.ReloadCompleted(
+            **ids, spec_digest=point.spec_digest, version_id=point.version_id
+        )
+        return Outcome(completed, (point,))
+
+    async def _resume_old(self, ids: dict[str, str]) -> Outcome:
+        core, runtime = self._core, self._runtime
+        facts: tuple[Event, ...]
+        if self._swapped:
+            runtime.pause()
+            with contextlib.suppress(KernelStalledError):
+                if not runtime.trapped:
+                    await runtime.until_completed(timeout_s=core.limits.step_timeout_s)
+            runtime.detach()
+            runtime.instance = self._old
+            runtime.outputs.forget_after(self._applied)
+            runtime.inbox.rewind(self._applied)
+            await launch(core, runtime, applied_sequence=self._applied)
+            runtime.retain_after = None
+            runtime.deliver_through = None
+            runtime.flow()
+            facts = (resumed(runtime, self._applied),)
+        elif runtime.trapped:
+            facts = await restore(core, runtime, self._old.device)
+        else:
+            facts = await resume(core, runtime)
+        if self._new is not None:
+            await core.in_thread(self._new.close)
+        return Outcome(e.ReloadRolledBack(**ids, applied_sequence=self._applied), facts)

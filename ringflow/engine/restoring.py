@@ -1,0 +1,196 @@
+"""Rebuilding a kernel from its newest good recovery point, and the messages after it.
+
+- Only journaled recovery points are used; a missing or damaged checkpoint falls back, and says so.
+- A kernel that trapped too often in a row after one message is halted, others run on.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from ringflow.device.api import Device
+from ringflow.device.compiler.api import CompiledCode
+from ringflow.device.resident import Posting
+from ringflow.engine import instances
+from ringflow.engine.core import Core
+from ringflow.engine.instances import Instance
+from ringflow.engine.quiescing import launch, resumed
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.errors import CorruptError, KernelTrappedError, RingflowError, StorageError
+from ringflow.events.codec import Event
+from ringflow.events.lifecycle import KernelHalted, KernelTrapped, RecoveryFellBack
+from ringflow.events.messages import MessagesAccepted, MessagesLost
+from ringflow.spec import Dim3, KernelSpec
+from ringflow.statemachines.lifecycle import RecoveryPoint, fallback_points
+from ringflow.storage import Checkpoint
+
+
+@attrs.frozen(eq=False)
+class Rebuilt:
+    """An instance whose regions hold a recovery point's state; it is not launched yet."""
+
+    instance: Instance
+    checkpoint: Checkpoint
+    applied_sequence: int
+
+
+async def rebuild(core: Core, kernel_id: str, device: Device) -> Rebuilt:
+    """Return the kernel at its newest usable recovery point, on ``device``.
+
+    Raises:
+        StorageError: no recovery point is usable.
+        DeviceError: the device refused code or memory.
+    """
+    for point in fallback_points(core.state.kernels[kernel_id]):
+        try:
+            checkpoint = await _load(core, point)
+            spec = await core.spec_of(point.spec_digest)
+        except StorageError as error:
+            core.record_kernel(
+                kernel_id,
+                RecoveryFellBack(
+                    kernel_id=kernel_id, checkpoint=point.checkpoint, reason=str(error)
+                ),
+            )
+            continue
+        life = core.state.kernels[kernel_id]
+        instance = await core.in_thread(
+            lambda: _fill(core, device, spec, point, checkpoint, life.grid)  # noqa: B023
+        )
+        return Rebuilt(instance, checkpoint, point.replay_from - 1)
+    raise StorageError(
+        f"kernel {kernel_id!r} has no usable recovery point; restore a checkpoint file from a copy"
+    )
+
+
+async def _load(core: Core, point: RecoveryPoint) -> Checkpoint:
+    checkpoint = await core.checkpoints.load(point.checkpoint)
+    identity = await core.in_thread(checkpoint.identity)
+    if identity != point.identity:
+        raise CorruptError(
+            f"checkpoint {point.checkpoint!r} has identity {identity}, the journal says "
+            f"{point.identity}; restore the file from a copy"
+        )
+    return checkpoint
+
+
+def _fill(
+    core: Core,
+    device: Device,
+    spec: KernelSpec,
+    point: RecoveryPoint,
+    checkpoint: Checkpoint,
+    grid: tuple[int, ...],
+) -> Instance:
+    if device.target.name == point.code_target:
+        compiled = CompiledCode(
+            format="ptx" if device.target.is_host else "cubin",
+            target=point.code_target,
+            code=core.objects.get(point.code_digest),
+            entry_point=spec.code.entry_point,
+            source_digest=point.code_digest,
+            cached=True,
+        )
+    else:
+        compiled = instances.compile_for(spec, device, core.cache)
+    x, y, z = grid
+    dims: Dim3 = (x, y, z)
+    instance = instances.create(device, spec, compiled, grid=dims, epoch=core.epoch)
+    try:
+        instances.write_checkpoint(instance, checkpoint)
+    except BaseException:
+        instance.close()
+        raise
+    return instance
+
+
+async def history(core: Core, kernel_id: str, first_sequence: int) -> list[Posting]:
+    """Return the journaled messages of a kernel from ``first_sequence`` on."""
+    stream = f"messages/{kernel_id}"
+
+    def read() -> list[Posting]:
+        return [
+            Posting(event.first_sequence + index, type_id, payload)
+            for record in core.journal.records(streams=lambda name: name == stream)
+            for event in record.events
+            if isinstance(event, MessagesAccepted)
+            for index, (type_id, payload) in enumerate(
+                zip(event.types, event.payloads, strict=True)
+            )
+            if event.first_sequence + index >= first_sequence
+        ]
+
+    return await core.in_thread(read)
+
+
+async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[Event, ...]:
+    """Replace a trapped grid by one from the recovery point; return the facts to record.
+
+    Messages since the recovery point are applied again; their known outputs are not repeated.
+    Raises:
+        KernelTrappedError: it trapped too often in a row; the kernel is halted.
+    """
+    kernel_id, resident = runtime.kernel_id, runtime.instance.resident
+    applied, detail = resident.done_sequence, resident.detail
+    core.record_kernel(
+        kernel_id, KernelTrapped(kernel_id=kernel_id, applied_sequence=applied, detail=detail)
+    )
+    runtime.pause()
+    runtime.detach()
+    old = runtime.instance
+    await core.in_thread(old.close)
+    traps = core.state.kernels[kernel_id].traps
+    if traps >= core.limits.traps_in_a_row:
+        reason = f"message {applied + 1} trapped the kernel {traps} times in a row: {detail}"
+        halt(core, runtime, reason)
+        raise KernelTrappedError(reason)
+    try:
+        rebuilt = await rebuild(core, kernel_id, device)
+        await restart_from(core, runtime, rebuilt, applied_sequence=applied)
+    except RingflowError as error:
+        halt(core, runtime, str(error))
+        raise
+    return (resumed(runtime, rebuilt.applied_sequence),)
+
+
+async def restart_from(
+    core: Core, runtime: KernelRuntime, rebuilt: Rebuilt, *, applied_sequence: int
+) -> None:
+    """Launch a rebuilt instance and deliver what came after its state."""
+    runtime.instance = rebuilt.instance
+    base = rebuilt.applied_sequence
+    if runtime.spec.durability == "volatile":
+        if applied_sequence > base:
+            core.record(f"messages/{runtime.kernel_id}", [_lost(runtime, base, applied_sequence)])
+        base = applied_sequence
+    else:
+        messages = await history(core, runtime.kernel_id, base + 1)
+        runtime.inbox.refill(messages, posted_through=base)
+        if messages:
+            runtime.durable_through = max(runtime.durable_through, messages[-1].sequence)
+    await launch(core, runtime, applied_sequence=base)
+    runtime.deliver_through = None
+    runtime.flow()
+
+
+def _lost(runtime: KernelRuntime, base: int, applied: int) -> MessagesLost:
+    return MessagesLost(
+        kernel_id=runtime.kernel_id,
+        first_sequence=base + 1,
+        last_sequence=applied,
+        reason="the kernel is volatile and went back to its recovery point",
+    )
+
+
+def halt(core: Core, runtime: KernelRuntime, reason: str) -> None:
+    """Stop trying; a person decides. The kernel's messages stay in the journal."""
+    if not core.closed:
+        core.record_kernel(
+            runtime.kernel_id,
+            KernelHalted(
+                kernel_id=runtime.kernel_id,
+                applied_sequence=runtime.done_sequence,
+                reason=reason,
+            ),
+        )
+    runtime.end(halted=reason)

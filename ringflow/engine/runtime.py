@@ -1,0 +1,215 @@
+"""A kernel as it lives in this process: its instance, its messages, its outputs.
+
+- Messages are posted only when durable, in order, and never past ``deliver_through``.
+- Every change of what waiters look at goes through ``changed.notify``.
+- Only the engine's event loop touches a runtime; instances are worked on in threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import anyio
+import attrs
+
+from ringflow.clock import Clock
+from ringflow.device.abi import Command, KernelState
+from ringflow.device.api import LaunchStatus
+from ringflow.device.pump import Pump, PumpReport
+from ringflow.engine.inbox import Inbox
+from ringflow.engine.instances import Instance
+from ringflow.engine.outputs import Outputs
+from ringflow.engine.waiting import Condition, within
+from ringflow.errors import KernelStalledError, KernelTrappedError
+from ringflow.spec import KernelSpec
+
+
+@attrs.define(eq=False)
+class KernelRuntime:
+    """One live kernel.
+
+    Attributes:
+        deliver_through: last sequence that may be posted, None for no limit.
+        retain_after: messages after it are kept although they are done, None to keep none.
+        paused_at_ns: monotonic time at which the delivery stopped, 0 while it flows.
+        halted: why nothing runs any more, empty while something does.
+    """
+
+    kernel_id: str
+    clock: Clock
+    pump: Pump
+    instance: Instance
+    outputs: Outputs
+    inbox: Inbox = attrs.field(factory=Inbox)
+    durable_through: int = 0
+    deliver_through: int | None = None
+    retain_after: int | None = None
+    done_sequence: int = 0
+    delivering: bool = False
+    paused_at_ns: int = 0
+    halted: str = ""
+    closed: bool = False
+    status: LaunchStatus = LaunchStatus.RUNNING
+    generation: int = -1
+    state: KernelState = KernelState.UNKNOWN
+    pump_key: int | None = None
+    changed: Condition = attrs.field(factory=Condition)
+    _done_waiters: list[tuple[int, int, anyio.Event]] = attrs.field(factory=list)
+
+    @property
+    def spec(self) -> KernelSpec:
+        return self.instance.spec
+
+    @property
+    def trapped(self) -> bool:
+        return self.status in (LaunchStatus.TRAPPED, LaunchStatus.ABORTED)
+
+    # Delivery
+
+    def deliver(self) -> None:
+        """Post as many durable parked messages as the device has room for."""
+        if not self.delivering or self.outputs.is_full:
+            return
+        through = self.durable_through
+        if self.deliver_through is not None:
+            through = min(through, self.deliver_through)
+        resident = self.instance.resident
+        messages = self.inbox.next_parked(resident.room(), through=through)
+        if messages:
+            self.inbox.mark_posted(resident.post(messages))
+
+    def mark_durable(self, sequence: int) -> None:
+        """Messages up to ``sequence`` may be delivered."""
+        self.durable_through = max(self.durable_through, sequence)
+        self.deliver()
+
+    def pause(self) -> None:
+        """Deliver nothing from now on; what arrives parks."""
+        self.delivering = False
+        self.paused_at_ns = self.clock.monotonic_ns()
+
+    def flow(self) -> int:
+        """Deliver again; return for how many nanoseconds nothing was delivered."""
+        pause_ns = self.clock.monotonic_ns() - self.paused_at_ns if self.paused_at_ns else 0
+        self.paused_at_ns = 0
+        self.delivering = True
+        self.deliver()
+        return pause_ns
+
+    # What the pump tells
+
+    def attach(self) -> None:
+        """Let the pump watch the instance's present launch."""
+        assert self.pump_key is None
+        self.status, self.state, self.generation = LaunchStatus.RUNNING, KernelState.UNKNOWN, -1
+        self.pump_key = self.pump.register(self.instance.resident)
+
+    def detach(self) -> None:
+        """Stop watching; reports that are still on their way are ignored."""
+        if self.pump_key is not None:
+            self.pump.unregister(self.pump_key)
+            self.pump_key = None
+
+    def on_report(self, report: PumpReport) -> None:
+        """Take a report in: outputs first, then what is done, then the state."""
+        self.outputs.take(report.outputs)
+        if report.done_sequence > self.done_sequence:
+            self._mark_done(report.done_sequence)
+        self.status, self.state = report.status, report.state
+        self.generation = report.generation
+        self.deliver()
+        self.changed.notify()
+
+    def _mark_done(self, sequence: int) -> None:
+        self.done_sequence = sequence
+        kept = sequence if self.retain_after is None else min(sequence, self.retain_after)
+        self.inbox.discard_through(kept)
+        while self._done_waiters and self._done_waiters[0][0] <= sequence:
+            heapq.heappop(self._done_waiters)[2].set()
+        for waiting in [s for s in self.outputs.calls if s <= sequence]:
+            if not self.outputs.held_count:
+                self.outputs.calls.pop(waiting).resolve(None)
+
+    # Waiting
+
+    async def until_done(self, sequence: int) -> None:
+        """Wait until the message ``sequence`` is done; raises when the kernel can't get there."""
+        while self.done_sequence < sequence:
+            self._check_alive()
+            event = anyio.Event()
+            heapq.heappush(self._done_waiters, (sequence, id(event), event))
+            await event.wait()
+
+    def _check_alive(self) -> None:
+        if self.halted or self.closed:
+            raise KernelStalledError(
+                f"kernel {self.kernel_id!r} no longer runs ({self.halted or 'closed'}); its "
+                "durable messages are applied when it is resumed"
+            )
+
+    def raise_if_trapped(self) -> None:
+        if self.trapped:
+            raise KernelTrappedError(
+                f"kernel {self.kernel_id!r} {self.status.name.lower()} after message "
+                f"{self.instance.resident.done_sequence}: {self.instance.resident.detail}"
+            )
+
+    async def command(self, command: Command, state: KernelState, *, timeout_s: float) -> None:
+        """Give a command and wait until the kernel reports ``state`` under its generation.
+
+        Raises:
+            KernelStalledError: the deadline passed; the command was withdrawn if it was no RUN.
+            KernelTrappedError: the kernel trapped meanwhile.
+        """
+        generation = self.instance.resident.command(command)
+
+        def obeyed() -> bool:
+            self.raise_if_trapped()
+            return (self.generation, self.state) == (generation, state)
+
+        if not await within(self.clock, timeout_s, lambda: self.changed.until(obeyed)):
+            if command is not Command.RUN:
+                self.instance.resident.command(Command.RUN)
+            raise self._stalled(command, timeout_s)
+
+    async def until_completed(self, *, timeout_s: float) -> None:
+        """Make the grid return and wait for its end; withdraws the command on the deadline.
+
+        Raises:
+            KernelStalledError: the grid neither returned in time nor says what it does.
+        """
+        resident = self.instance.resident
+        resident.command(Command.RETURN)
+
+        def completed() -> bool:
+            self.raise_if_trapped()
+            return self.status is LaunchStatus.COMPLETED
+
+        if await within(self.clock, timeout_s, lambda: self.changed.until(completed)):
+            return
+        withdrawn = resident.command(Command.RUN)
+
+        def answered() -> bool:
+            return completed() or (self.generation, self.state) == (withdrawn, KernelState.RUNNING)
+
+        await within(self.clock, timeout_s, lambda: self.changed.until(answered))
+        if self.status is not LaunchStatus.COMPLETED:
+            raise self._stalled(Command.RETURN, timeout_s)
+
+    def _stalled(self, command: Command, timeout_s: float) -> KernelStalledError:
+        return KernelStalledError(
+            f"kernel {self.kernel_id!r} has not obeyed {command.name} within {timeout_s} s; give "
+            "the step more time, or look for a message that takes too long",
+            call=command.name,
+        )
+
+    def end(self, *, halted: str = "") -> None:
+        """Wake every waiter: nothing comes any more from this runtime."""
+        self.halted = halted
+        self.closed = not halted
+        self.detach()
+        for _, _, event in self._done_waiters:
+            event.set()
+        self._done_waiters.clear()
+        self.outputs.close()
+        self.changed.notify()

@@ -1,0 +1,147 @@
+"""The engine's state as the fold of its journal.
+
+- ``apply`` is the only way in which it changes; it is the same live and on replay.
+- One kernel has at most one operation that is not terminal: its lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from ringflow.errors import DuplicateKernelError, KernelBusyError, UnknownKernelError
+from ringflow.events import lifecycle as life_events
+from ringflow.events import messages as message_events
+from ringflow.events.codec import Event
+from ringflow.events.migration import MigrationRequested, MigrationRerouted
+from ringflow.events.reload import ReloadRequested
+from ringflow.events.snapshot import SnapshotRequested
+from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
+from ringflow.statemachines.lifecycle import KernelLife
+
+Operation = migration.Migration | hot_reload.Reload | snapshot.Snapshot
+OutputId = tuple[int, int]  # (sequence of the message, index among its outputs)
+
+
+@attrs.define
+class MessageMarks:
+    """How far a kernel's messages and outputs have come, by the journal.
+
+    Attributes:
+        next_sequence: what the next accepted message is numbered.
+        producers: highest number by producer.
+        consumers: last acknowledged output by consumer.
+    """
+
+    next_sequence: int = 1
+    producers: dict[str, int] = attrs.field(factory=dict)
+    consumers: dict[str, OutputId] = attrs.field(factory=dict)
+
+    def apply(self, event: Event) -> None:
+        match event:
+            case message_events.MessagesAccepted():
+                self.next_sequence = event.first_sequence + len(event.types)
+                for producer, number in zip(event.producers, event.numbers, strict=True):
+                    if producer:
+                        self.producers[producer] = max(number, self.producers.get(producer, 0))
+            case message_events.ConsumerRegistered():
+                self.consumers[event.consumer] = (event.after_sequence, event.after_index)
+            case message_events.OutputsAcknowledged():
+                self.consumers[event.consumer] = (event.sequence, event.index)
+            case message_events.ConsumerForgotten():
+                self.consumers.pop(event.consumer, None)
+
+
+_MESSAGE_EVENTS: Final = message_events.EVENT_TYPES
+_LIFE_EVENTS: Final = life_events.EVENT_TYPES
+
+
+def begin_operation(event: Event) -> Operation | None:
+    """Return the operation that a request starts, None for any other event."""
+    match event:
+        case MigrationRequested():
+            return migration.begin(event)
+        case ReloadRequested():
+            return hot_reload.begin(event)
+        case SnapshotRequested():
+            return snapshot.begin(event)
+        case _:
+            return None
+
+
+def evolve_operation(operation: Operation, event: Event) -> Operation:
+    """Return the operation after one of its events."""
+    match operation:
+        case migration.Migration():
+            return migration.evolve(operation, event)
+        case hot_reload.Reload():
+            return hot_reload.evolve(operation, event)
+        case snapshot.Snapshot():
+            return snapshot.evolve(operation, event)
+
+
+def kind_of(operation: Operation) -> str:
+    """Return ``"migration"``, ``"reload"`` or ``"snapshot"``."""
+    return type(operation).__name__.lower()
+
+
+@attrs.define
+class EngineState:
+    """All kernels and operations of a folder, oldest first."""
+
+    kernels: dict[str, KernelLife] = attrs.field(factory=dict)
+    marks: dict[str, MessageMarks] = attrs.field(factory=dict)
+    operations: dict[str, Operation] = attrs.field(factory=dict)
+    leases: dict[str, str] = attrs.field(factory=dict)
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in; raises ``IllegalTransitionError`` for one that can't have happened."""
+        if isinstance(event, _MESSAGE_EVENTS):
+            self.marks[event.kernel_id].apply(event)
+        elif isinstance(event, life_events.KernelLaunchRequested):
+            self.kernels[event.kernel_id] = lifecycle.begin(event)
+            self.marks[event.kernel_id] = MessageMarks()
+        elif isinstance(event, _LIFE_EVENTS):
+            self._evolve_life(event.kernel_id, event)
+        elif (operation := begin_operation(event)) is not None:
+            self.operations[operation.operation_id] = operation
+            self.leases[operation.kernel_id] = operation.operation_id
+        elif (operation_id := getattr(event, "operation_id", None)) is not None:
+            self._evolve_operation(operation_id, event)
+
+    def _evolve_life(self, kernel_id: str, event: Event) -> None:
+        self.kernels[kernel_id] = lifecycle.evolve(self.kernels[kernel_id], event)
+
+    def _evolve_operation(self, operation_id: str, event: Event) -> None:
+        operation = evolve_operation(self.operations[operation_id], event)
+        self.operations[operation_id] = operation
+        if isinstance(event, MigrationRerouted):
+            self._evolve_life(operation.kernel_id, event)
+        if operation.is_terminal:
+            self.leases.pop(operation.kernel_id, None)
+
+    def kernel(self, kernel_id: str) -> KernelLife:
+        """Return a kernel; raises ``UnknownKernelError``."""
+        life = self.kernels.get(kernel_id)
+        if life is None:
+            raise UnknownKernelError(kernel_id, tuple(self.kernels))
+        return life
+
+    def check_new(self, kernel_id: str) -> None:
+        """Raise ``DuplicateKernelError`` if the id was ever used."""
+        if kernel_id in self.kernels:
+            raise DuplicateKernelError(kernel_id)
+
+    def check_free(self, kernel_id: str) -> None:
+        """Raise ``KernelBusyError`` while an operation holds the kernel's lease."""
+        holder = self.leases.get(kernel_id)
+        if holder is not None:
+            raise KernelBusyError(kernel_id, holder)
+
+    def unfinished(self) -> tuple[Operation, ...]:
+        return tuple(one for one in self.operations.values() if not one.is_terminal)
+
+    def select(self, wanted: Callable[[Operation], bool]) -> tuple[Operation, ...]:
+        return tuple(one for one in self.operations.values() if wanted(one))

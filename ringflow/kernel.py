@@ -1,0 +1,238 @@
+"""The user's handle of a live kernel: send, call, read replies, look at its state.
+
+- A handle holds no state of its own: it may be made, dropped and made again at will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, final
+
+import attrs
+
+from ringflow.messages import pack, unpack
+from ringflow.storage import Checkpoint, block_digests, region_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ringflow.spec import KernelSpec, Region
+
+T = TypeVar("T")
+OnFull = Literal["wait", "raise"]
+
+
+class Receipt(Protocol):
+    """A message that was accepted and numbered."""
+
+    @property
+    def sequence(self) -> int:
+        """The message's number among its kernel's, from 1."""
+
+    async def durable(self) -> None:
+        """Wait until the message is in the journal; raises ``OutcomeUnknownError``."""
+
+    async def done(self) -> None:
+        """Wait until the kernel has finished the message; raises if it can't."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Reply:
+    """One output of a kernel; (kernel, sequence, index) names it for ever.
+
+    Attributes:
+        type: the message type that the kernel gave it.
+        epoch: of the engine that delivered it.
+    """
+
+    kernel_id: str
+    epoch: int
+    sequence: int
+    index: int
+    type: int
+    payload: bytes
+    _consumer: Consumer | None = attrs.field(default=None, repr=False, eq=False)
+
+    def array(self, dtype: str) -> np.ndarray[Any, Any]:
+        """Return the payload as a one-dimensional array of ``dtype``."""
+        import numpy as np
+
+        return np.frombuffer(self.payload, dtype=dtype)
+
+    def unpack(self, cls: type[T]) -> T:
+        """Return the payload as a message class; raises ``SpecError`` if it has another size."""
+        return unpack(cls, self.payload)
+
+    async def ack(self) -> None:
+        """Say that this reply and all before it are dealt with: they never come again.
+
+        The position is journaled in order; a crash within the next moment may still repeat it.
+        """
+        if self._consumer is not None:
+            await self._consumer.acknowledge(self.sequence, self.index)
+
+
+class Consumer(Protocol):
+    """A reader of a kernel's replies."""
+
+    def __aiter__(self) -> AsyncIterator[Reply]: ...
+    async def __anext__(self) -> Reply: ...
+    async def acknowledge(self, sequence: int, index: int) -> None: ...
+
+
+@final
+@attrs.frozen
+class HeldRegion:
+    """A region of a held kernel; the view ends with the hold."""
+
+    region: Region
+    _view: memoryview
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Return the region as a read-only array of its dtype and shape; copy what you keep."""
+        import numpy as np
+
+        array = np.frombuffer(self._view, dtype=self.region.dtype).reshape(self.region.shape)
+        array.flags.writeable = False
+        return array
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the region's block digests."""
+        return region_digest(block_digests(self._view))
+
+
+@final
+class HeldState(Mapping[str, HeldRegion]):
+    """All regions of a held kernel by name, after the message ``applied_sequence``."""
+
+    def __init__(self, regions: Mapping[str, HeldRegion], applied_sequence: int) -> None:
+        self._regions = dict(regions)
+        self.applied_sequence = applied_sequence
+
+    def __getitem__(self, name: str) -> HeldRegion:
+        return self._regions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._regions)
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+
+class KernelHost(Protocol):
+    """What the engine does for a handle."""
+
+    async def send(
+        self,
+        kernel_id: str,
+        type_id: int,
+        payload: bytes,
+        *,
+        producer: str,
+        number: int,
+        on_full: OnFull,
+    ) -> Receipt: ...
+    async def call(
+        self, kernel_id: str, type_id: int, payload: bytes, *, timeout_s: float
+    ) -> Reply: ...
+    def last_number(self, kernel_id: str, producer: str) -> int: ...
+    def replies(
+        self, kernel_id: str, consumer: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[Reply]]: ...
+    async def forget_consumer(self, kernel_id: str, consumer: str) -> None: ...
+    def held(self, kernel_id: str) -> AbstractAsyncContextManager[HeldState]: ...
+    async def take_checkpoint(self, kernel_id: str) -> Checkpoint: ...
+    async def restore_checkpoint(self, kernel_id: str, checkpoint: Checkpoint) -> None: ...
+    def spec(self, kernel_id: str) -> KernelSpec: ...
+    def is_busy(self, kernel_id: str) -> bool: ...
+
+
+@final
+class KernelHandle:
+    """A live kernel of an engine; it is a ``CheckpointableKernel``."""
+
+    def __init__(self, host: KernelHost, kernel_id: str) -> None:
+        self._host = host
+        self.id = kernel_id
+
+    @property
+    def spec(self) -> KernelSpec:
+        """The spec that the kernel runs by now, its last reload included."""
+        return self._host.spec(self.id)
+
+    async def send(
+        self,
+        message: object,
+        payload: bytes = b"",
+        *,
+        producer: str = "",
+        number: int = 0,
+        on_full: OnFull = "wait",
+    ) -> Receipt:
+        """Send a message; for a durable kernel it is in the journal when this returns.
+
+        Args:
+            message: an instance of a ``ringflow.message`` class, or a type number with ``payload``.
+            producer, number: the sender's own name and number for the message; numbers ascend.
+            on_full: wait while the kernel has too much to do, or raise ``LimitExceededError``.
+        Raises:
+            UnknownMessageError, LimitExceededError, UsageError: nothing was sent.
+            OutcomeUnknownError: the journal failed; ask ``last_number`` after a restart.
+        """
+        type_id, data = (message, payload) if isinstance(message, int) else pack(message)
+        return await self._host.send(
+            self.id, type_id, data, producer=producer, number=number, on_full=on_full
+        )
+
+    async def call(self, message: object, payload: bytes = b"", *, timeout_s: float) -> Reply:
+        """Send a message and return its first reply; ``TimeoutError`` after ``timeout_s``.
+
+        After a time-out the message is still applied; its reply then goes to consumers only.
+        """
+        type_id, data = (message, payload) if isinstance(message, int) else pack(message)
+        return await self._host.call(self.id, type_id, data, timeout_s=timeout_s)
+
+    def last_number(self, producer: str) -> int:
+        """Return the highest number that was accepted from ``producer``, 0 for none."""
+        return self._host.last_number(self.id, producer)
+
+    def replies(self, *, consumer: str) -> AbstractAsyncContextManager[AsyncIterator[Reply]]:
+        """Read replies as the named consumer: all after its last acknowledged one, in order.
+
+        A name that is new starts with the replies to come. What a named consumer does not
+        acknowledge is kept for it, up to a bound at which new messages wait.
+        """
+        return self._host.replies(self.id, consumer)
+
+    async def forget_consumer(self, consumer: str) -> None:
+        """Keep nothing for this consumer any more; it will not come back."""
+        await self._host.forget_consumer(self.id, consumer)
+
+    def held(self) -> AbstractAsyncContextManager[HeldState]:
+        """Hold the kernel at a message boundary for the block and give its regions."""
+        return self._host.held(self.id)
+
+    async def checkpoint(self) -> Checkpoint:
+        """Return the whole state at one message boundary; the kernel goes on.
+
+        It is a value in memory; ``engine.checkpoint`` makes one durable.
+        """
+        return await self._host.take_checkpoint(self.id)
+
+    async def restore(self, checkpoint: Checkpoint) -> None:
+        """Put a checkpoint's regions in place of the present ones and commit that durably.
+
+        Messages go on from where they are. Raises ``RegionMismatchError`` or ``CorruptError``.
+        """
+        await self._host.restore_checkpoint(self.id, checkpoint)
+
+    def can_checkpoint(self) -> bool:
+        """Return False while an operation holds the kernel."""
+        return not self._host.is_busy(self.id)
+
+    def checkpoint_size_estimate(self) -> int:
+        """Return about how many bytes a checkpoint takes."""
+        return self.spec.state_bytes

@@ -1,0 +1,26 @@
+"""The engine's bounds, in one place; every queue and every wait has one."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class EngineLimits:
+    """Bounds of an engine.
+
+    Attributes:
+        parked_messages: accepted messages of a kernel that are not done; more wait in ``send``.
+        waiting_outputs: outputs that wait for a consumer, or are held on probation, a kernel.
+        step_timeout_s: deadline of one step of an operation.
+        launch_timeout_s: until a launched grid must have answered.
+        traps_in_a_row: a message that traps its kernel so often halts it.
+        recovery_points_kept: older ones are retired.
+    """
+
+    parked_messages: int = 65_536
+    waiting_outputs: int = 65_536
+    step_timeout_s: float = 30.0
+    launch_timeout_s: float = 30.0
+    traps_in_a_row: int = 3
+    recovery_points_kept: int = 3
