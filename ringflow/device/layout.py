@@ -41,7 +41,7 @@ class Layout:
 
     name: str
     size_bytes: int
-    words: tuple[Word, ...] = attrs.field(converter=tuple)
+    words: tuple[Word, ...]
     alignment_bytes: int = attrs.field(default=8, kw_only=True)
 
     def __attrs_post_init__(self) -> None:

@@ -178,9 +178,7 @@ class ResidentKernel:
 
     def digests(self) -> dict[str, bytes]:
         """Return each region's block digests (16 bytes a 64 KiB block), read on the device."""
-        return {
-            name: self.device.digest_blocks(region) for name, region in self.regions.items()
-        }
+        return {name: self.device.digest_blocks(region) for name, region in self.regions.items()}
 
     def _region(self, name: str) -> Allocation:
         self.spec.region(name)
@@ -238,7 +236,7 @@ class ResidentKernel:
         Raises:
             KernelStateError: the last launch has not ended, or its outputs are not all taken.
         """
-        if self.status is LaunchStatus.RUNNING:
+        if self._launch is not None and self.status is LaunchStatus.RUNNING:
             raise KernelStateError(self.spec.kernel_id, "running", "ended before a relaunch")
         if self._load("reply_head") != self._load("reply_tail"):
             raise KernelStateError(self.spec.kernel_id, "not drained", "drained by the pump first")

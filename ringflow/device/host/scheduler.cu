@@ -58,8 +58,8 @@ struct alignas(128) worker {
     unsigned long long room;  // waiting room
     unsigned int used;  // slots to look at
     unsigned int stop;  // 1: return
-    unsigned int spin_rounds;  // idle rounds before yielding
-    unsigned int yield_rounds;  // idle rounds before sleeping
+    unsigned int spin_ns;  // time without progress before yielding
+    unsigned int yield_ns;  // time without progress before sleeping
     unsigned char reserved_32[32];
     unsigned long long rounds;  // rounds made
     unsigned long long sleeps;  // times asleep
@@ -72,8 +72,8 @@ static_assert(__builtin_offsetof(worker, slots) == 0, "slots");
 static_assert(__builtin_offsetof(worker, room) == 8, "room");
 static_assert(__builtin_offsetof(worker, used) == 16, "used");
 static_assert(__builtin_offsetof(worker, stop) == 20, "stop");
-static_assert(__builtin_offsetof(worker, spin_rounds) == 24, "spin_rounds");
-static_assert(__builtin_offsetof(worker, yield_rounds) == 28, "yield_rounds");
+static_assert(__builtin_offsetof(worker, spin_ns) == 24, "spin_ns");
+static_assert(__builtin_offsetof(worker, yield_ns) == 28, "yield_ns");
 static_assert(__builtin_offsetof(worker, rounds) == 64, "rounds");
 static_assert(__builtin_offsetof(worker, sleeps) == 72, "sleeps");
 static_assert(__builtin_offsetof(worker, rung_ns) == 80, "rung_ns");
@@ -162,6 +162,7 @@ __device__ __forceinline__ void tell_others(worker* self, room* where, bool prog
 }  // namespace ringflow
 
 using namespace ringflow;
+using native::u64;
 
 // One round in the calling thread; returns 1 if a CTA went on.
 extern "C" __device__ int ringflow_worker_round(worker* self) { return native::round(self); }
@@ -169,14 +170,15 @@ extern "C" __device__ int ringflow_worker_round(worker* self) { return native::r
 // Step CTAs until told to stop.
 extern "C" __device__ void ringflow_worker_run(worker* self) {
     room* where = reinterpret_cast<room*>(self->room);
-    unsigned idle = 0;
+    u64 went_on_ns = native::now_ns();
 #pragma unroll 1
     while (!native::load(&self->stop)) {
         bool progress = native::round(self);
         native::tell_others(self, where, progress);
-        idle = progress ? 0 : idle + 1;
-        if (idle <= self->spin_rounds) continue;
-        if (idle <= self->yield_rounds) {
+        u64 now = native::now_ns();
+        if (progress) went_on_ns = now;
+        if (now - went_on_ns <= self->spin_ns) continue;
+        if (now - went_on_ns <= self->yield_ns) {
             sched_yield();
             continue;
         }
@@ -190,6 +192,6 @@ extern "C" __device__ void ringflow_worker_run(worker* self) {
             native::tell_others(self, where, true);
         }
         native::add(&where->worker_sleepers, ~0u);
-        idle = 0;
+        went_on_ns = native::now_ns();
     }
 }

@@ -62,25 +62,19 @@ class Native:
             )
         self._program = load_native(Path(__file__).parent / "pump.ptx")
         self._room: HostAllocation = HostAllocation(ROOM.size_bytes, label="waiting room")
-        struct.pack_into(
-            "=I", self._room.view, ROOM["futex_call"], FUTEX_CALLS[platform.machine()]
-        )
+        struct.pack_into("=I", self._room.view, ROOM["futex_call"], FUTEX_CALLS[platform.machine()])
         bind = self._bind
         self.load: Callable[[int], int] = bind("ringflow_load", _quick, _u64, _at)
         self.load_u32: Callable[[int], int] = bind("ringflow_load_u32", _quick, _u32, _at)
         self.store_u32: Callable[[int, int], None] = bind(
             "ringflow_store_u32", _quick, None, _at, _u32
         )
-        self.ring_workers: Callable[[int], None] = bind(
-            "ringflow_ring_workers", _quick, None, _at
-        )
+        self.ring_workers: Callable[[int], None] = bind("ringflow_ring_workers", _quick, None, _at)
         self.room_for: Callable[[int], int] = bind("ringflow_room", _quick, _u32, _at)
         self.post: Callable[[int, int, int], int] = bind(
             "ringflow_post", _quick, _u32, _at, _at, _u32
         )
-        self.command: Callable[[int, int], int] = bind(
-            "ringflow_command", _quick, _u32, _at, _u32
-        )
+        self.command: Callable[[int, int], int] = bind("ringflow_command", _quick, _u32, _at, _u32)
         self.ping: Callable[[int, int], None] = bind("ringflow_ping", _quick, None, _at, _u64)
         self.collect: Callable[[int, int, int], int] = bind(
             "ringflow_collect", _quick, _u64, _at, _at, _u64

@@ -1,0 +1,367 @@
+"""The host device: CUDA kernels on the process's worker threads, in memory with a limit.
+
+- ``host:0``, ``host:1`` ... are memory domains of their own; the workers are the process's.
+- Kernels and host share addresses, so mapped memory is memory and a peer copy is a memcpy.
+- What a launch needs besides the kernel's own allocations doesn't count against the limit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import struct
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, final
+
+from ringflow.device.abi import ABI_MAGIC, CONTROL, CONTROL_BYTES
+from ringflow.device.api import (
+    Allocation,
+    Device,
+    DeviceGlobal,
+    LaunchStatus,
+    LoadedCode,
+    MappedAllocation,
+)
+from ringflow.device.compiler.api import HOST, CompiledCode, CompileTarget
+from ringflow.device.host import cta
+from ringflow.device.host.memory import Arena, HostAllocation
+from ringflow.device.host.pool import PoolLaunch, shared_pool
+from ringflow.device.host.translate import Program, default_cache, translate
+from ringflow.errors import DeviceError, EntryPointError, KernelStalledError
+from ringflow.files import Buffer
+from ringflow.spec import Dim3
+from ringflow.storage.blocks import block_digests
+
+if TYPE_CHECKING:
+    from ringflow.device.host.program import EntryLayout
+
+_NAME: Final = re.compile(r"host:\d+\Z")
+_UUID_SPACE: Final = uuid.UUID("b5d1d9a6-6b0b-5f0e-9a55-0b5e3f2f7c11")
+
+
+def system_memory_bytes() -> int:
+    """Return how much memory the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@final
+class HostCode:
+    """A translated module."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._sizes = {
+            name: layout.parameter_sizes_bytes for name, layout in program.entries.items()
+        }
+        self._globals = tuple(
+            DeviceGlobal(variable.name, variable.size_bytes, variable.address)
+            for variable in program.globals.values()
+            if variable.mutable
+        )
+
+    @property
+    def parameter_sizes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._sizes
+
+    @property
+    def globals(self) -> tuple[DeviceGlobal, ...]:
+        return self._globals
+
+
+@final
+class HostLaunch:
+    """A grid on the worker pool."""
+
+    def __init__(self, entry_point: str, launch: PoolLaunch) -> None:
+        self._entry_point = entry_point
+        self._launch = launch
+
+    @property
+    def status(self) -> LaunchStatus:
+        return self._launch.status
+
+    @property
+    def status_address(self) -> int:
+        return self._launch.status_address
+
+    @property
+    def detail(self) -> str:
+        context = self._launch.trapped_context
+        if not context:
+            return ""
+
+        def word(offset_bytes: int) -> int:
+            return ctypes.c_uint32.from_address(context + offset_bytes).value
+
+        kind = cta.TRAP_NAMES.get(word(cta.TRAP_KIND), "trap")
+        x, y = word(cta.BLOCK_X), word(cta.BLOCK_Y)
+        thread = word(cta.TRAP_THREAD)
+        lane = (thread % x, thread // x % y, thread // (x * y))
+        block = tuple(word(offset) for offset in (cta.INDEX_X, cta.INDEX_Y, cta.INDEX_Z))
+        return (
+            f"{kind} in kernel {self._entry_point!r}, block {block}, thread {lane}, "
+            f"PTX line {word(cta.TRAP_LINE)}"
+        )
+
+    def wait(self, timeout_s: float) -> LaunchStatus:
+        """Block until the grid has ended or the time is up; return the status."""
+        return self._launch.wait(timeout_s)
+
+    def abort(self) -> None:
+        """Stop the grid; raises ``KernelStalledError`` if a step of it does not end."""
+        if self._launch.abort() is LaunchStatus.RUNNING:
+            raise KernelStalledError(
+                f"kernel {self._entry_point!r} cannot be stopped; end the process",
+                call="abort",
+                code="timeout",
+            )
+
+
+@final
+class HostDevice:
+    """One memory domain of this machine's CPU."""
+
+    def __init__(self, name: str = "host:0", *, memory_limit_bytes: int | None = None) -> None:
+        """Open the device.
+
+        Args:
+            memory_limit_bytes: what kernels on it may allocate; the machine's memory by default.
+        """
+        assert _NAME.match(name), name
+        self._name = name
+        self._arena = Arena(name, memory_limit_bytes or system_memory_bytes())
+        self._lock = threading.Lock()
+        self._launches: list[HostLaunch] = []
+        self._codes: list[HostCode] = []
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def uuid(self) -> str:
+        return str(uuid.uuid5(_UUID_SPACE, f"{platform.node()}/{self._name}"))
+
+    @property
+    def target(self) -> CompileTarget:
+        return HOST
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._arena.limit_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        return self._arena.free_bytes
+
+    # Memory
+
+    def allocate(self, size_bytes: int, *, label: str) -> Allocation:
+        """Take zeroed memory; raises ``DeviceMemoryError``."""
+        return self._arena.allocate(size_bytes, label=label)
+
+    def allocate_mapped(self, size_bytes: int, *, label: str) -> MappedAllocation:
+        """Take zeroed memory; here all of it is the host's too."""
+        return self._arena.allocate(size_bytes, label=label)
+
+    def free(self, allocation: Allocation) -> None:
+        """Give memory back; raises ``DeviceError`` if it is not this device's."""
+        self._arena.free(allocation.address)
+
+    def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None:
+        """Copy bytes to device memory; raises ``DeviceError`` if they reach past its end."""
+        source = memoryview(data).cast("B")
+        self._check_range(target, offset_bytes, len(source), "copy_in")
+        self._own(target)[offset_bytes : offset_bytes + len(source)] = source
+
+    def copy_out(
+        self, source: Allocation, *, offset_bytes: int = 0, size_bytes: int | None = None
+    ) -> memoryview:
+        """Return a copy (uint8) of device memory; raises ``DeviceError`` past its end."""
+        if size_bytes is None:
+            size_bytes = source.size_bytes - offset_bytes
+        self._check_range(source, offset_bytes, size_bytes, "copy_out")
+        return memoryview(bytearray(self._own(source)[offset_bytes : offset_bytes + size_bytes]))
+
+    def view(self, source: Allocation) -> memoryview | None:
+        """Return device memory itself: uint8, writable."""
+        return self._own(source)
+
+    def copy_to_peer(self, source: Allocation, peer: Device, target: Allocation) -> str:
+        """Copy a whole allocation; return the path, ``"host"`` between host devices."""
+        if source.size_bytes != target.size_bytes:
+            raise DeviceError(
+                f"{source.label!r} has {source.size_bytes} bytes, {target.label!r} on "
+                f"{peer.name!r} has {target.size_bytes}; allocate them alike",
+                call="copy_to_peer",
+                code="size",
+            )
+        peer.copy_in(target, self._own(source))
+        return "host"
+
+    def digest_blocks(self, source: Allocation) -> bytes:
+        """Return the 16-byte xxh3-128 of each 64 KiB block of the memory itself."""
+        return block_digests(self._own(source))
+
+    def _own(self, allocation: Allocation) -> memoryview:
+        found = self._arena.find(allocation.address)
+        if found is None:
+            raise DeviceError(
+                f"{allocation.label!r} is not an allocation of {self._name!r}",
+                call="copy",
+                code="unknown allocation",
+            )
+        return found.view
+
+    def _check_range(self, of: Allocation, offset_bytes: int, size_bytes: int, call: str) -> None:
+        if offset_bytes < 0 or size_bytes < 0 or offset_bytes + size_bytes > of.size_bytes:
+            raise DeviceError(
+                f"{size_bytes} bytes at {offset_bytes} reach past the {of.size_bytes} bytes of "
+                f"{of.label!r}",
+                call=call,
+                code="range",
+            )
+
+    # Code and launches
+
+    def load(self, code: CompiledCode) -> LoadedCode:
+        """Translate PTX to native code, through the object cache.
+
+        Raises:
+            DeviceError: the code is for another target.
+            UnsupportedPtxError: the PTX uses an operation that the host device does not have.
+        """
+        if code.target != HOST.name:
+            raise DeviceError(
+                f"code for {code.target!r} cannot run on {self._name!r}; compile it for 'host'",
+                call="load",
+                code="target",
+            )
+        loaded = HostCode(translate(code.code.decode(), cache=default_cache()))
+        self._codes.append(loaded)
+        return loaded
+
+    def unload(self, code: LoadedCode) -> None:
+        """Forget code; what a launch runs stays alive with the launch."""
+        self._codes = [loaded for loaded in self._codes if loaded is not code]
+
+    def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
+        """Return one block a worker: more would share the same cores."""
+        self._entry(code, entry_point)
+        return max(1, shared_pool().worker_count)
+
+    def launch(
+        self,
+        code: LoadedCode,
+        entry_point: str,
+        *,
+        grid: Dim3,
+        block: Dim3,
+        parameters: tuple[bytes, ...],
+        dynamic_shared_bytes: int = 0,
+    ) -> HostLaunch:
+        """Launch a grid on the workers.
+
+        Raises:
+            EntryPointError: the code has no such kernel, or it takes other parameters.
+            LimitExceededError: the workers' tables are full.
+        """
+        host_code, layout = self._entry(code, entry_point)
+        sizes = tuple(len(parameter) for parameter in parameters)
+        if sizes != tuple(layout.parameter_sizes_bytes):
+            raise EntryPointError(
+                f"kernel {entry_point!r} takes parameters of "
+                f"{list(layout.parameter_sizes_bytes)} bytes, got {list(sizes)}",
+                call="launch",
+                code="parameters",
+            )
+        program = host_code.program
+        memory, contexts = _contexts(program, layout, grid, block, parameters, dynamic_shared_bytes)
+        started = HostLaunch(
+            entry_point,
+            shared_pool().launch(
+                program.step_function(entry_point),
+                contexts,
+                watch=self._control_among(parameters),
+                keep=(memory, program),
+            ),
+        )
+        with self._lock:
+            self._launches = [
+                launch for launch in self._launches if launch.status is LaunchStatus.RUNNING
+            ]
+            self._launches.append(started)
+        return started
+
+    def _entry(self, code: LoadedCode, entry_point: str) -> tuple[HostCode, EntryLayout]:
+        assert isinstance(code, HostCode), "the code was loaded by another kind of device"
+        layout = code.program.entries.get(entry_point)
+        if layout is None:
+            known = ", ".join(code.program.entries) or "none"
+            raise EntryPointError(
+                f"no kernel {entry_point!r}; there are: {known}",
+                call="launch",
+                code="entry point",
+            )
+        return code, layout
+
+    def _control_among(self, parameters: tuple[bytes, ...]) -> int:
+        """Return the first parameter if it is a control block, whose news then wake the host."""
+        if not parameters or len(parameters[0]) != 8:
+            return 0
+        (address,) = struct.unpack("<Q", parameters[0])
+        found = self._arena.find(address)
+        if found is None or found.size_bytes != CONTROL_BYTES:
+            return 0
+        (magic,) = struct.unpack_from("<I", found.view, CONTROL["magic"])
+        return address if magic == ABI_MAGIC else 0
+
+    def close(self) -> None:
+        """Give all memory back; raises ``DeviceError`` while a launch lives."""
+        with self._lock:
+            alive = [launch for launch in self._launches if launch.status is LaunchStatus.RUNNING]
+            if alive:
+                raise DeviceError(
+                    f"{self._name!r} has {len(alive)} running launches; stop their kernels first",
+                    call="close",
+                    code="busy",
+                )
+            self._launches.clear()
+            self._codes.clear()
+            self._arena.close()
+
+
+def _contexts(
+    program: Program,
+    layout: EntryLayout,
+    grid: Dim3,
+    block: Dim3,
+    parameters: tuple[bytes, ...],
+    dynamic_shared_bytes: int,
+) -> tuple[object, list[int]]:
+    """Make the contexts of a grid's CTAs; return what keeps them, and their addresses."""
+    count = grid[0] * grid[1] * grid[2]
+    context_bytes = program.context_bytes(
+        layout.name, block=block, dynamic_shared_bytes=dynamic_shared_bytes
+    )
+    head_bytes = cta.RECORD_BYTES + layout.parameters_bytes
+    head_bytes += -head_bytes % cta.ALIGN_BYTES
+    memory = HostAllocation(head_bytes + count * context_bytes, label=f"{layout.name}'s blocks")
+    view, parameters_at = memory.view, memory.address + cta.RECORD_BYTES
+    struct.pack_into("=7I4xQ", view, 0, *block, *grid, dynamic_shared_bytes, parameters_at)
+    for offset, parameter in zip(layout.parameter_offsets_bytes, parameters, strict=True):
+        start = cta.RECORD_BYTES + offset
+        view[start : start + len(parameter)] = parameter
+    prepare = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)(
+        program.init_function(layout.name)
+    )
+    contexts = []
+    for index in range(count):
+        address = memory.address + head_bytes + index * context_bytes
+        prepare(address, memory.address, index)
+        contexts.append(address)
+    return memory, contexts

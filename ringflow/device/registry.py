@@ -1,0 +1,28 @@
+"""Devices by name; what a name needs is imported only when one is opened."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ringflow.device.api import Device
+from ringflow.errors import UnknownDeviceError
+
+KNOWN_FORMS: Final = ("host:0", "host:1", "host:N")
+_HOST: Final = re.compile(r"host:(0|[1-9]\d{0,3})\Z")
+
+
+def open_device(name: str, *, memory_limit_bytes: int | None = None) -> Device:
+    """Open a device.
+
+    Args:
+        name: ``"host:N"``; each N is a memory domain of its own.
+        memory_limit_bytes: what kernels may allocate there; all that there is by default.
+    Raises:
+        UnknownDeviceError: no device has a name of this form.
+    """
+    if not _HOST.match(name):
+        raise UnknownDeviceError(name, KNOWN_FORMS)
+    from ringflow.device.host.device import HostDevice
+
+    return HostDevice(name, memory_limit_bytes=memory_limit_bytes)
