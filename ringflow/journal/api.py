@@ -90,10 +90,12 @@ class Append:
         """Called once, by the journal: the record is durable, or None: that is unknown."""
         self.sequence = sequence
         self.failed = sequence is None
-        if self._then is not None and not self.failed:
-            self._then()
-        if self._done is not None:
-            self._done.set()
+        try:
+            if self._then is not None and not self.failed:
+                self._then()
+        finally:
+            if self._done is not None:
+                self._done.set()
 
 
 @attrs.frozen(kw_only=True)

@@ -22,6 +22,7 @@ from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import IgnoredBytes
 from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord, parse_line
 from ringflow.journal.segments import (
+    ENGINE_FOLDER,
     JOURNAL_FOLDER,
     BrokenLinkError,
     BrokenRuleError,
@@ -254,7 +255,8 @@ def find_journal(path: Path, files: FileSystem | None = None) -> Path:
     """Return the journal's own folder for ``path``.
 
     Args:
-        path: the journal's folder, an engine's folder, or a folder that holds one engine's.
+        path: the journal's folder, an engine's folder, or a folder that holds one engine's; of
+            several there the one named ``engine``.
     Raises:
         NotFoundError: there is none, or more than one.
     """
@@ -267,6 +269,8 @@ def find_journal(path: Path, files: FileSystem | None = None) -> Path:
     found = [folder for folder in inside if _is_journal(files, folder)]
     if len(found) == 1:
         return found[0]
+    if (named := path / ENGINE_FOLDER / JOURNAL_FOLDER) in found:
+        return named
     if found:
         names = ", ".join(folder.parent.name for folder in found)
         raise NotFoundError(f"{str(path)!r} holds several journals; name one of: {names}")

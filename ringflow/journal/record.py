@@ -76,6 +76,21 @@ class RawRecord:
         )
 
 
+def plain_record(record: RawRecord) -> dict[str, Any]:
+    """Return the record as the JSON object that its line holds."""
+    return {
+        "at_ns": dump_integer(record.at_ns),
+        "durable": record.durable,
+        "epoch": record.epoch,
+        "events": list(record.events),
+        "hash": record.hash,
+        "prev": record.previous_hash,
+        "seq": record.sequence,
+        "stream": record.stream,
+        "version": record.version,
+    }
+
+
 @attrs.frozen(kw_only=True)
 class Pin:
     """Name, length and last hash of a segment that is followed by another one."""

@@ -18,6 +18,7 @@ from ringflow.events.chain import GENESIS
 from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord
 
 JOURNAL_FOLDER: Final = "journal"
+ENGINE_FOLDER: Final = "engine"
 LOCK_NAME: Final = "lock"
 _NAME: Final = re.compile(r"(\d{16})-(\d{8})\.jsonl")
 

@@ -188,11 +188,17 @@ class JournalWriter:
         self._durable = records[-1].sequence
         self._batches += 1
         self._written_bytes += size
+        errors: list[Exception] = []
         for pending, record in zip(batch, records, strict=True):
-            pending.append.settle(record.sequence)
+            try:
+                pending.append.settle(record.sequence)
+            except Exception as error:  # a callback's; all others still hear of their records
+                errors.append(error)
         self._subscribers.publish(records)
         self._room.set()
         self._room = anyio.Event()
+        if errors:
+            raise errors[0]
 
     def _commit(self, batch: list[Pending]) -> tuple[list[Record], int, int]:
         records, size = self._log.write(batch)

@@ -126,6 +126,37 @@ async def test_waiters_share_a_batch(opener: Opener) -> None:
         assert journal.statistics()["batches"] <= 20
 
 
+async def test_callbacks_run_in_order_before_any_waiter(opener: Opener) -> None:
+    """What ``then`` was given runs at the durable mark, in the journal's order."""
+    seen: list[int] = []
+    async with opener() as journal:
+        appends = [journal.append("s", note(str(n))) for n in range(3)]
+        for n, append in enumerate(appends):
+            append.then(partial(seen.append, n))
+        await journal.until_durable(appends[2])
+        assert seen == [0, 1, 2]
+        late = journal.append("s", note("3"))
+        await journal.until_durable(late)
+        late.then(partial(seen.append, 3))
+        assert seen == [0, 1, 2, 3]
+
+
+async def test_a_callback_that_raises_fails_the_journal_and_wakes_all(opener: Opener) -> None:
+    """A broken callback must not leave anybody waiting for ever."""
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    async with opener() as journal:
+        first, second = journal.append("s", note("1")), journal.append("s", note("2"))
+        first.then(broken)
+        await journal.until_durable(second)
+        await journal.until_durable(first)
+        await journal.failed.wait()
+        with pytest.raises(JournalClosedError):
+            journal.append("s", note("3"))
+
+
 async def test_control_overtakes_waiting_messages(opener: Opener) -> None:
     """A control record does not wait behind message batches."""
     async with opener(limits=JournalLimits(batch_bytes=1)) as journal:

@@ -1,0 +1,154 @@
+"""``ringflow journal``: read and verify a journal; nothing here takes a lock or changes a byte."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ringflow.journal.record import RawRecord
+
+_PATH = typer.Argument(
+    help="The engine's folder, the journal's, or a folder that holds one engine's.",
+    show_default=False,
+)
+_JSON = typer.Option("--json", help="One JSON object a line, for machines.")
+_STREAM = typer.Option(help="Only this stream, e.g. kernel/wave; a trailing * matches any rest.")
+_ALL = typer.Option("--all", help="Don't put successive messages together in one line.")
+
+journal = typer.Typer(help="Read and verify the journal of what happened.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.add_typer(journal, name="journal")
+
+
+@journal.command()
+def show(
+    path: Annotated[Path, _PATH],
+    stream: Annotated[str, _STREAM] = "*",
+    from_sequence: Annotated[
+        int, typer.Option("--from", min=0, help="Start at this sequence.")
+    ] = 0,
+    every_record: Annotated[bool, _ALL] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Tell what happened: time, sequence, epoch, stream, event and its fields.
+
+    Every line is verified as it is read. Damage is named on stderr after the whole records before
+    it, and the exit code is 1.
+    """
+    records = (one for one in _records(path, stream) if one.sequence >= from_sequence)
+    _print(records, every_record=every_record, as_json=as_json)
+
+
+@journal.command()
+def tail(
+    path: Annotated[Path, _PATH],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many records.")] = 20,
+    stream: Annotated[str, _STREAM] = "*",
+    every_record: Annotated[bool, _ALL] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show the last records."""
+    records = iter(deque(_records(path, stream), maxlen=count))
+    _print(records, every_record=every_record, as_json=as_json)
+
+
+@journal.command()
+def verify(path: Annotated[Path, _PATH], as_json: Annotated[bool, _JSON] = False) -> None:
+    """Check every line: hashes, links, sequences, versions, times and pinned lengths.
+
+    Exits with 0 if the journal is whole (an end that was never acknowledged is reported, the next
+    opening cuts it), else with 1, naming segment, line and sequence of the first damage.
+    """
+    import attrs
+
+    from ringflow.errors import CorruptJournalError
+    from ringflow.events.codec import canonical_json
+    from ringflow.journal.reader import verify as verify_journal
+
+    try:
+        report = verify_journal(path)
+    except CorruptJournalError as error:
+        if not as_json:
+            raise
+        damage = {
+            "segment": error.segment,
+            "line": error.line,
+            "sequence": error.sequence,
+            "reason": error.reason,
+        }
+        typer.echo(canonical_json({"whole": False, **damage}))
+        raise typer.Exit(1) from None
+    if as_json:
+        plain = attrs.asdict(report, value_serializer=lambda _, __, value: _plain(value))
+        typer.echo(canonical_json({"whole": True, **plain}))
+        return
+    typer.echo(
+        f"whole: {report.records} records of {report.streams} streams in {report.segments} "
+        f"segments, epoch {report.epoch}, "
+        f"{'closed cleanly' if report.closed_cleanly else 'not closed'}\nhead {report.head}"
+    )
+    for torn in report.torn:
+        typer.echo(
+            f"torn tail: {torn.size_bytes} bytes of {torn.segment} from {torn.offset_bytes} on "
+            f"were never acknowledged ({torn.reason}); the next opening backs them up and cuts them"
+        )
+    for late in report.ignored:
+        typer.echo(
+            f"ignored: {late.size_bytes} bytes of {late.segment} from {late.offset_bytes} on came "
+            "from a writer that a later opening had fenced off"
+        )
+
+
+@journal.command()
+def head(path: Annotated[Path, _PATH], as_json: Annotated[bool, _JSON] = False) -> None:
+    """Print the last sequence and the hash of the last line, after verifying all lines.
+
+    Kept elsewhere, the hash proves later that nothing before it was rewritten.
+    """
+    from ringflow.events.codec import canonical_json
+    from ringflow.journal.reader import verify as verify_journal
+
+    report = verify_journal(path)
+    if as_json:
+        plain = {"sequence": report.last_sequence, "epoch": report.epoch, "head": report.head}
+        typer.echo(canonical_json(plain))
+    else:
+        typer.echo(f"{report.last_sequence} {report.head}")
+
+
+def _plain(value: object) -> object:
+    from ringflow.journal.segments import SegmentName
+
+    return str(value) if isinstance(value, SegmentName) else value
+
+
+def _records(path: Path, stream: str) -> Iterator[RawRecord]:
+    from ringflow.journal.reader import read_records
+
+    for record in read_records(path):
+        if record.stream == stream or (
+            stream.endswith("*") and record.stream.startswith(stream[:-1])
+        ):
+            yield record
+
+
+def _print(records: Iterator[RawRecord], *, every_record: bool, as_json: bool) -> None:
+    from ringflow.cli.story import story
+    from ringflow.journal.record import plain_record
+
+    if as_json:
+        from ringflow.events.codec import canonical_json
+
+        for record in records:
+            typer.echo(canonical_json(plain_record(record)))
+    else:
+        for line in story(records, every_record=every_record):
+            typer.echo(line)
