@@ -98,7 +98,7 @@ _COMPILE = """
 import sys, time
 from ringflow.demo.kernels import code
 from ringflow.demo.script import COMMANDS
-from ringflow.device import open_device
+from ringflow.device.registry import open_device
 from ringflow.device.compiler.api import HOST, compile_source
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.compiler.headers import messages_header

@@ -41,7 +41,7 @@ def demo(
     from rich.console import Console
 
     from ringflow.demo.run import Options, run_demo
-    from ringflow.errors import RingflowError, UsageError
+    from ringflow.errors import RingflowError
 
     if backend not in ("asyncio", "trio"):
         raise typer.BadParameter("must be asyncio or trio", param_hint="--backend")
@@ -49,15 +49,12 @@ def demo(
     options = Options(folder=out, scale=scale, message_count=messages, resume=resume)
     try:
         verdict = anyio.run(run_demo, options, console, backend=backend)
-    except (RingflowError, BaseExceptionGroup) as error:
-        causes = list(_leaves(error))
+    except BaseExceptionGroup as group:
+        causes = list(_leaves(group))
         if not all(isinstance(cause, RingflowError) for cause in causes):
             raise
-        for cause in causes:
-            console.print(f"{type(cause).__name__}: {cause}", style="red", markup=False)
-        usage = all(isinstance(cause, UsageError) for cause in causes)
-        raise typer.Exit(2 if usage else 1) from None
-    console.print(f"read what happened: ringflow journal show {out / 'engine'}")
+        raise causes[0] from None
+    console.print(f"read what happened: ringflow journal show {out}")
     raise typer.Exit(0 if verdict.good else 1)
 
 
