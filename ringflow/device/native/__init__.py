@@ -70,6 +70,7 @@ class Native:
             "ringflow_store_u32", _quick, None, _at, _u32
         )
         self.ring_workers: Callable[[int], None] = bind("ringflow_ring_workers", _quick, None, _at)
+        self.ring_host: Callable[[int], None] = bind("ringflow_ring_host", _quick, None, _at)
         self.room_for: Callable[[int], int] = bind("ringflow_room", _quick, _u32, _at)
         self.post: Callable[[int, int, int], int] = bind(
             "ringflow_post", _quick, _u32, _at, _at, _u32

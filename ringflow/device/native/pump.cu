@@ -238,6 +238,8 @@ extern "C" __device__ void ringflow_store_u32(unsigned* word, unsigned value) {
 
 extern "C" __device__ void ringflow_ring_workers(room* where) { native::ring_workers(where); }
 
+extern "C" __device__ void ringflow_ring_host(room* where) { native::ring_host(where); }
+
 // Return how many messages the kernel has room for.
 extern "C" __device__ unsigned ringflow_room(const entry* kernel) {
     u64 open = kernel->posted - native::load(&kernel->credited);
