@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, final
@@ -61,7 +62,7 @@ class Reply:
 
         return np.frombuffer(self.payload, dtype=dtype)
 
-    def unpack(self, cls: type[T]) -> T:
+    def unpack(self, cls: builtins.type[T]) -> T:
         """Return the payload as a message class; raises ``SpecError`` if it has another size."""
         return unpack(cls, self.payload)
 
@@ -120,6 +121,27 @@ class HeldState(Mapping[str, HeldRegion]):
 
     def __len__(self) -> int:
         return len(self._regions)
+
+
+@final
+@attrs.frozen(kw_only=True)
+class CheckpointInfo:
+    """A durable checkpoint that is the kernel's newest recovery point.
+
+    Attributes:
+        name: in the engine's checkpoint storage.
+        applied_sequence: the last message in its state.
+        pause_s: how long the kernel was held.
+        digests: SHA-256 (hex) by region.
+    """
+
+    operation_id: str
+    kernel_id: str
+    name: str
+    applied_sequence: int
+    state_bytes: int
+    pause_s: float
+    digests: Mapping[str, str]
 
 
 class KernelHost(Protocol):

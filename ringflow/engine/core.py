@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -21,7 +22,12 @@ from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.pump import Pump
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state import EngineState
-from ringflow.errors import EngineClosedError, KernelStateError, UnknownDeviceError
+from ringflow.errors import (
+    EngineClosedError,
+    KernelBusyError,
+    KernelStateError,
+    UnknownDeviceError,
+)
 from ringflow.events.codec import Event
 from ringflow.ids import Ids
 from ringflow.journal.api import Append, Journal
@@ -30,6 +36,12 @@ from ringflow.spec import KernelSpec, decode_spec
 from ringflow.storage import CheckpointStorage, ObjectStore
 
 T = TypeVar("T")
+
+
+class RunningOperation(Protocol):
+    """What the core knows of an operation that runs."""
+
+    async def cancel(self) -> bool: ...
 
 
 @attrs.define(eq=False)
@@ -49,7 +61,10 @@ class Core:
     limits: EngineLimits
     tasks: TaskGroup
     runtimes: dict[str, KernelRuntime] = attrs.field(factory=dict)
+    busy: dict[str, str] = attrs.field(factory=dict)
+    running: dict[str, RunningOperation] = attrs.field(factory=dict)
     closed: str = ""
+    pump_closed: bool = False
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
 
     def record(
@@ -85,6 +100,22 @@ class Core:
         if device is None:
             raise UnknownDeviceError(name, tuple(self.devices))
         return device
+
+    def check_free(self, kernel_id: str) -> None:
+        """Raise ``KernelBusyError`` while anything holds the kernel's lease."""
+        self.state.check_free(kernel_id)
+        if kernel_id in self.busy:
+            raise KernelBusyError(kernel_id, self.busy[kernel_id])
+
+    @contextmanager
+    def lease(self, kernel_id: str, holder: str) -> Iterator[None]:
+        """Hold the lease of a kernel for work that is no journaled operation."""
+        assert kernel_id not in self.busy
+        self.busy[kernel_id] = holder
+        try:
+            yield
+        finally:
+            del self.busy[kernel_id]
 
     def runtime(self, kernel_id: str) -> KernelRuntime:
         """Return a live kernel; raises ``UnknownKernelError`` or ``KernelStateError``."""

@@ -118,7 +118,9 @@ class CopiedState:
 def copy_state(instance: Instance, applied_sequence: int) -> CopiedState:
     """Copy a held, quiesced or never launched instance's regions."""
     blocks = instance.resident.digests()
-    regions = {region.name: instance.resident.read_region(region.name) for region in instance.spec.regions}
+    regions = {
+        region.name: instance.resident.read_region(region.name) for region in instance.spec.regions
+    }
     return CopiedState(applied_sequence, regions, blocks)
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar, final
 
 import anyio
@@ -20,7 +21,13 @@ from ringflow.errors import OperationCancelledError, OperationFailedError, Ringf
 from ringflow.events.codec import Event
 from ringflow.journal.api import Append
 from ringflow.statemachines import hot_reload, migration, snapshot
-from ringflow.statemachines.effects import Effect, OperationInput, Restarted, StepFailure, WatchProbation
+from ringflow.statemachines.effects import (
+    Effect,
+    OperationInput,
+    Restarted,
+    StepFailure,
+    WatchProbation,
+)
 
 R = TypeVar("R")
 
@@ -78,7 +85,7 @@ class Operation(Generic[R]):
     def __init__(self, core: Core, operation_id: str, result: Callable[[Operation[R]], R]) -> None:
         self.id = operation_id
         self.step_ns: dict[str, int] = {}
-        self._core = core
+        self.core = core
         self._make_result = result
         self._events: list[Event] = []
         self._changed = Condition()
@@ -90,7 +97,7 @@ class Operation(Generic[R]):
     @property
     def state(self) -> OperationState:
         """The operation as its events tell it so far."""
-        return self._core.state.operations[self.id]
+        return self.core.state.operations[self.id]
 
     @property
     def done(self) -> bool:
@@ -105,8 +112,10 @@ class Operation(Generic[R]):
                 index += 1
             if self.done:
                 return
-            seen = index
-            await self._changed.until(lambda: len(self._events) > seen or self.done)
+            await self._changed.until(partial(self._has_more, index))
+
+    def _has_more(self, index: int) -> bool:
+        return len(self._events) > index or self.done
 
     async def cancel(self) -> bool:
         """Ask it to end before its commit point and wait; return whether it was cancelled."""
@@ -114,7 +123,7 @@ class Operation(Generic[R]):
         if self._scope is not None and self.state.may_cancel:
             self._scope.cancel()
         await self._done.wait()
-        return self.state.state.value == "cancelled"
+        return bool(self.state.state.value == "cancelled")
 
     async def result(self) -> R:
         """Wait for the end and return the result.
@@ -141,7 +150,7 @@ class Operation(Generic[R]):
 
 async def run_operation(operation: Operation[Any], performer: Performer, last: Append) -> None:
     """Drive an operation to its end; called as a task of the engine's."""
-    core = operation._core
+    core = operation.core
     try:
         while (effect := effect_of(operation.state)) is not None:
             if effect.durable_first:
@@ -165,7 +174,7 @@ async def run_operation(operation: Operation[Any], performer: Performer, last: A
 
 def record(operation: Operation[Any], events: tuple[Event, ...]) -> Append:
     """Record an operation's events; its own subscribers get them once they are durable."""
-    return operation._core.record(
+    return operation.core.record(
         f"operation/{operation.id}", events, then=lambda: operation.published(events)
     )
 
@@ -174,7 +183,7 @@ async def _attempt(
     operation: Operation[Any], performer: Performer, effect: Effect
 ) -> Outcome | StepFailure:
     """Perform one effect within its deadline; return its outcome or its failure."""
-    core, outcome = operation._core, None
+    core, outcome = operation.core, None
     if operation._cancel_requested and operation.state.may_cancel:
         return StepFailure(step=effect.step, reason="cancelled", cancelled=True)
     started_ns = core.clock.monotonic_ns()

@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 import attrs
 
+from ringflow.device.abi import OutputFlag
 from ringflow.device.pump import Output
 from ringflow.engine.state import OutputId
 from ringflow.errors import CorruptError
@@ -29,12 +30,13 @@ def id_of(output: Output) -> OutputId:
 
 @attrs.define(eq=False)
 class ConsumerQueue:
-    """Outputs that one named consumer has not acknowledged; ``next_index`` is what it reads next."""
+    """What one named consumer has not acknowledged; ``next_index`` is what it reads next."""
 
     name: str
     position: OutputId
     outputs: deque[Output] = attrs.field(factory=deque)
     next_index: int = 0
+    has_reader: bool = False
     changed: anyio.Event = attrs.field(factory=anyio.Event)
 
     def offer(self, output: Output) -> None:
@@ -104,9 +106,10 @@ class Outputs:
                 self._release(output)
 
     def _release(self, output: Output) -> None:
-        waiter = self.calls.pop(output.sequence, None)
-        if waiter is not None:
-            waiter.resolve(output)
+        if not output.flags & OutputFlag.EMITTED:
+            waiter = self.calls.pop(output.sequence, None)
+            if waiter is not None:
+                waiter.resolve(output)
         for queue in self.consumers.values():
             queue.offer(output)
 
@@ -127,7 +130,7 @@ class Outputs:
         self.seen = min(self.seen, (sequence, _INDEX_MAX))
 
     def unacknowledged(self, through: int) -> tuple[Output, ...]:
-        """Return the outbox: released or held outputs to ``through`` that a consumer still lacks."""
+        """Return the outbox: outputs up to ``through`` that a consumer lacks, held ones too."""
         if not self.consumers:
             return ()
         waiting = {
@@ -197,6 +200,8 @@ def decode_outbox(data: memoryview) -> tuple[Output, ...]:
         if at + size > len(data):
             raise CorruptError("the outbox ends within a payload; restore the checkpoint")
         payload = bytes(data[at : at + size])
-        outputs.append(Output(sequence=sequence, index=index, type=type_id, flags=0, payload=payload))
+        outputs.append(
+            Output(sequence=sequence, index=index, type=type_id, flags=0, payload=payload)
+        )
         at += size
     return tuple(outputs)

@@ -28,7 +28,7 @@ class Condition:
 async def within(
     clock: Clock, timeout_s: float | None, wait: Callable[[], Awaitable[object]]
 ) -> bool:
-    """Run ``wait()`` for at most ``timeout_s``, None for ever; return whether it ended by itself."""
+    """Run ``wait()`` for at most ``timeout_s`` (None: for ever); return whether it ended itself."""
     if timeout_s is None:
         await wait()
         return True

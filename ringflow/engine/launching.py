@@ -1,0 +1,137 @@
+"""Launching and stopping kernels; both leave a durable trace before their answer.
+
+- All that can fail without a trace comes first: compile, load, reserve.
+- The first recovery point is durable before the kernel counts as launched.
+"""
+
+from __future__ import annotations
+
+import anyio
+
+from ringflow.engine import checkpoints, instances
+from ringflow.engine.checkpoints import Captured
+from ringflow.engine.core import Core
+from ringflow.engine.instances import Instance
+from ringflow.engine.outputs import Outputs
+from ringflow.engine.placing import choose_device
+from ringflow.engine.quiescing import launch as launch_grid
+from ringflow.engine.quiescing import quiesce
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.errors import DuplicateKernelError
+from ringflow.events import lifecycle as e
+from ringflow.spec import KernelSpec, encode_spec
+
+
+async def launch(
+    core: Core, spec: KernelSpec, device_name: str | None, *, actor: str, reason: str
+) -> None:
+    """Bring a new kernel to life.
+
+    Raises:
+        DuplicateKernelError, UnknownDeviceError, CompileError, EntryPointError, DeviceMemoryError:
+            nothing was changed.
+        DeviceError: the grid did not start; the kernel's id is used up.
+    """
+    core.check_open()
+    kernel_id = spec.kernel_id
+    core.state.check_new(kernel_id)
+    if kernel_id in core.busy:
+        raise DuplicateKernelError(kernel_id)
+    device = (
+        choose_device(core.devices.values()) if device_name is None else core.device(device_name)
+    )
+    with core.lease(kernel_id, "launch"):
+        instance = await core.in_thread(lambda: _build(core, spec, device_name or device.name))
+        try:
+            await _commit_and_start(core, instance, actor, reason)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await _undo(core, instance, error)
+            raise
+
+
+def _build(core: Core, spec: KernelSpec, device_name: str) -> Instance:
+    device = core.device(device_name)
+    compiled = instances.compile_for(spec, device, core.cache)
+    instance = instances.create(device, spec, compiled, grid=None, epoch=core.epoch)
+    try:
+        instances.write_initial(instance)
+    except BaseException:
+        instance.close()
+        raise
+    return instance
+
+
+async def _commit_and_start(core: Core, instance: Instance, actor: str, reason: str) -> None:
+    spec, kernel_id = instance.spec, instance.spec.kernel_id
+    spec_digest = await core.in_thread(lambda: core.objects.put(encode_spec(spec)))
+    requested = e.KernelLaunchRequested(
+        kernel_id=kernel_id,
+        device=instance.device.name,
+        spec_digest=spec_digest,
+        version_id=spec.code.version_id,
+        grid=instance.resident.grid,
+        actor=actor,
+        reason=reason,
+    )
+    await core.journal.until_durable(core.record_kernel(kernel_id, requested))
+    state = await core.in_thread(lambda: instances.copy_state(instance, 0))
+    name = f"{kernel_id}@{core.ids.new('launch')}"
+    point = await checkpoints.save(
+        core, instance, Captured(state, b"", 0), name=name, barrier=True, reason="launch"
+    )
+    runtime = KernelRuntime(
+        kernel_id, core.clock, core.pump, instance, Outputs(bound=core.limits.waiting_outputs)
+    )
+    await launch_grid(core, runtime, applied_sequence=0)
+    launched = e.KernelLaunched(kernel_id=kernel_id, device=instance.device.name)
+    try:
+        await core.journal.until_durable(core.record_kernel(kernel_id, point, launched))
+    except BaseException:
+        runtime.end()
+        raise
+    core.runtimes[kernel_id] = runtime
+    runtime.flow()
+
+
+async def _undo(core: Core, instance: Instance, error: BaseException) -> None:
+    kernel_id = instance.spec.kernel_id
+    await core.in_thread(instance.close)
+    life = core.state.kernels.get(kernel_id)
+    if life is not None and not life.is_terminal and not core.closed:
+        failed = e.KernelLaunchFailed(kernel_id=kernel_id, reason=str(error) or repr(error))
+        await core.journal.until_durable(core.record_kernel(kernel_id, failed))
+
+
+async def stop(core: Core, runtime: KernelRuntime, *, actor: str, reason: str) -> None:
+    """End a kernel for good and give its memory back; its last state stays as a checkpoint."""
+    kernel_id = runtime.kernel_id
+    core.check_free(kernel_id)
+    with core.lease(kernel_id, "stop"):
+        applied = await quiesce(core, runtime, purpose="stop")
+        await commit_resting(core, runtime, applied, reason="stop")
+        requested = e.StopRequested(kernel_id=kernel_id, actor=actor, reason=reason)
+        core.record_kernel(kernel_id, requested)
+        await dismantle(core, runtime)
+        stopped = e.KernelStopped(kernel_id=kernel_id, applied_sequence=applied)
+        await core.journal.until_durable(core.record_kernel(kernel_id, stopped))
+
+
+async def commit_resting(
+    core: Core, runtime: KernelRuntime, applied: int, *, reason: str, barrier: bool = False
+) -> None:
+    """Save a quiesced kernel's state and commit it as a recovery point."""
+    captured = await checkpoints.capture_resting(core, runtime, applied)
+    name = f"{runtime.kernel_id}@{core.ids.new(reason)}"
+    point = await checkpoints.save(
+        core, runtime.instance, captured, name=name, barrier=barrier, reason=reason
+    )
+    await core.journal.until_durable(core.record_kernel(runtime.kernel_id, point))
+    await checkpoints.retire(core, runtime.kernel_id)
+
+
+async def dismantle(core: Core, runtime: KernelRuntime) -> None:
+    """Free a runtime's memory and forget it."""
+    runtime.end()
+    await core.in_thread(runtime.instance.close)
+    core.runtimes.pop(runtime.kernel_id, None)

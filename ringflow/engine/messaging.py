@@ -1,0 +1,257 @@
+"""Sending, calling, reading replies: the way of a message between a program and a kernel.
+
+- A message is numbered, recorded and queued with no await between; it is posted once durable.
+- A producer's numbers ascend; the highest accepted one is in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import final
+
+import anyio
+import attrs
+
+from ringflow.device.pump import Output
+from ringflow.device.resident import Posting
+from ringflow.engine.core import Core
+from ringflow.engine.outputs import CallWaiter, ConsumerQueue
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.waiting import within
+from ringflow.errors import (
+    KernelStateError,
+    LimitExceededError,
+    RingflowError,
+    UnknownMessageError,
+    UsageError,
+)
+from ringflow.events.messages import (
+    ConsumerForgotten,
+    ConsumerRegistered,
+    MessagesAccepted,
+    OutputsAcknowledged,
+)
+from ringflow.journal.api import Append
+from ringflow.kernel import OnFull, Reply
+
+
+@final
+@attrs.frozen(eq=False)
+class SendReceipt:
+    """``Receipt`` of a message."""
+
+    sequence: int
+    _core: Core = attrs.field(repr=False)
+    _runtime: KernelRuntime = attrs.field(repr=False)
+    _append: Append | None = attrs.field(repr=False)
+
+    async def durable(self) -> None:
+        if self._append is not None:
+            await self._core.journal.until_durable(self._append)
+
+    async def done(self) -> None:
+        await self._runtime.until_done(self.sequence)
+
+
+def check_message(runtime: KernelRuntime, type_id: int, payload: bytes) -> None:
+    """Raise unless the kernel's spec declares the message and a slot carries it."""
+    spec = runtime.spec
+    if not any(layout.id == type_id for layout in spec.messages):
+        raise UnknownMessageError(runtime.kernel_id, type_id)
+    if len(payload) > spec.payload_bytes_max:
+        raise LimitExceededError(
+            "the payload's size in bytes",
+            len(payload),
+            spec.payload_bytes_max,
+            "raise the spec's slot_bytes",
+        )
+
+
+async def send(
+    core: Core,
+    runtime: KernelRuntime,
+    type_id: int,
+    payload: bytes,
+    *,
+    producer: str = "",
+    number: int = 0,
+    on_full: OnFull = "wait",
+    waiter: CallWaiter | None = None,
+) -> SendReceipt:
+    """Accept one message; for a durable kernel it is durable when this returns."""
+    check_message(runtime, type_id, payload)
+    durability = runtime.spec.durability
+    await _until_room(core, runtime, on_full)
+    if durability != "volatile":
+        await core.journal.room()
+    # From here to the record nothing awaits.
+    core.runtime(runtime.kernel_id)
+    _check_number(core, runtime.kernel_id, producer, number)
+    marks = core.state.marks[runtime.kernel_id]
+    sequence = marks.next_sequence
+    accepted = MessagesAccepted(
+        kernel_id=runtime.kernel_id,
+        first_sequence=sequence,
+        types=(type_id,),
+        payloads=(payload,),
+        producers=(producer,),
+        numbers=(number,),
+    )
+    append: Append | None = None
+    if durability == "volatile":
+        core.state.apply(accepted)
+    else:
+        append = core.record(
+            f"messages/{runtime.kernel_id}",
+            [accepted],
+            control=False,
+            then=lambda: runtime.mark_durable(sequence),
+        )
+    runtime.inbox.push(Posting(sequence, type_id, payload))
+    if waiter is not None:
+        runtime.outputs.calls[sequence] = waiter
+    if append is None:
+        runtime.mark_durable(sequence)
+    elif durability == "durable":
+        await core.journal.until_durable(append)
+    return SendReceipt(sequence, core, runtime, append)
+
+
+def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> None:
+    if not producer:
+        if number:
+            raise UsageError("a message has a number but no producer; name the producer as well")
+        return
+    last = core.state.marks[kernel_id].producers.get(producer, 0)
+    if number <= last:
+        raise UsageError(
+            f"producer {producer!r} sent number {number} after {last}; go on from "
+            f"last_number({producer!r}) + 1"
+        )
+
+
+async def _until_room(core: Core, runtime: KernelRuntime, on_full: OnFull) -> None:
+    def has_room() -> bool:
+        if runtime.halted or runtime.closed:
+            raise KernelStateError(runtime.kernel_id, runtime.halted or "closed", "running")
+        parked = len(runtime.inbox) < core.limits.parked_messages
+        return parked and not runtime.outputs.is_full
+
+    if has_room():
+        return
+    if on_full == "raise":
+        raise LimitExceededError(
+            "the number of unfinished messages or unread outputs",
+            max(len(runtime.inbox), runtime.outputs.held_count),
+            core.limits.parked_messages,
+            "wait for receipts, read and acknowledge replies, or send with on_full='wait'",
+        )
+    await runtime.changed.until(has_room)
+
+
+async def call(
+    core: Core, runtime: KernelRuntime, type_id: int, payload: bytes, *, timeout_s: float
+) -> Reply:
+    """Send a message and return its first reply."""
+    waiter = CallWaiter()
+
+    async def send_and_wait() -> None:
+        await send(core, runtime, type_id, payload, waiter=waiter)
+        await waiter.done.wait()
+
+    if not await within(core.clock, timeout_s, send_and_wait):
+        raise TimeoutError(
+            f"kernel {runtime.kernel_id!r} has not replied within {timeout_s} s; the message "
+            "stays accepted"
+        )
+    if waiter.output is None:
+        raise RingflowError(
+            f"kernel {runtime.kernel_id!r} finished the message without a reply; use send"
+        )
+    return reply_of(core, runtime, waiter.output)
+
+
+def reply_of(
+    core: Core, runtime: KernelRuntime, output: Output, consumer: QueueConsumer | None = None
+) -> Reply:
+    return Reply(
+        kernel_id=runtime.kernel_id,
+        epoch=core.epoch,
+        sequence=output.sequence,
+        index=output.index,
+        type=output.type,
+        payload=output.payload,
+        consumer=consumer,
+    )
+
+
+@final
+class QueueConsumer:
+    """``Consumer`` over one named queue."""
+
+    def __init__(self, core: Core, runtime: KernelRuntime, queue: ConsumerQueue) -> None:
+        self._core, self._runtime, self._queue = core, runtime, queue
+
+    def __aiter__(self) -> QueueConsumer:
+        return self
+
+    async def __anext__(self) -> Reply:
+        while (output := self._queue.take()) is None:
+            if self._runtime.halted or self._runtime.closed:
+                raise StopAsyncIteration
+            await self._queue.changed.wait()
+        return reply_of(self._core, self._runtime, output, self)
+
+    async def acknowledge(self, sequence: int, index: int) -> None:
+        runtime, name = self._runtime, self._queue.name
+        if not self._queue.acknowledge((sequence, index)):
+            return
+        acknowledged = OutputsAcknowledged(
+            kernel_id=runtime.kernel_id, consumer=name, sequence=sequence, index=index
+        )
+        await self._core.journal.room()
+        self._core.record(f"consumers/{runtime.kernel_id}", [acknowledged], control=False)
+        runtime.deliver()
+        runtime.changed.notify()
+
+
+@asynccontextmanager
+async def consume(core: Core, runtime: KernelRuntime, name: str) -> AsyncIterator[QueueConsumer]:
+    """Give a named consumer's replies from its position on; a new name starts now."""
+    if not name:
+        raise UsageError("a consumer needs a name; replies are kept for it under that name")
+    kernel_id, queue = runtime.kernel_id, runtime.outputs.consumers.get(name)
+    if queue is None:
+        after_sequence, after_index = runtime.outputs.seen
+        registered = ConsumerRegistered(
+            kernel_id=kernel_id,
+            consumer=name,
+            after_sequence=after_sequence,
+            after_index=after_index,
+        )
+        append = core.record(f"consumers/{kernel_id}", [registered])
+        queue = runtime.outputs.add_consumer(name, (after_sequence, after_index))
+        await core.journal.until_durable(append)
+    if queue.has_reader:
+        raise UsageError(f"consumer {name!r} is being read already; leave its block first")
+    queue.has_reader = True
+    queue.reread()
+    try:
+        yield QueueConsumer(core, runtime, queue)
+    finally:
+        queue.has_reader = False
+
+
+async def forget(core: Core, runtime: KernelRuntime, name: str) -> None:
+    """Drop a named consumer and what is kept for it."""
+    if runtime.outputs.consumers.pop(name, None) is None:
+        raise UsageError(f"kernel {runtime.kernel_id!r} has no consumer {name!r}")
+    append = core.record(
+        f"consumers/{runtime.kernel_id}",
+        [ConsumerForgotten(kernel_id=runtime.kernel_id, consumer=name)],
+    )
+    runtime.deliver()
+    runtime.changed.notify()
+    with anyio.CancelScope(shield=True):
+        await core.journal.until_durable(append)

@@ -1,0 +1,186 @@
+"""Opening an engine's folder, recovering it, serving it, closing it in order.
+
+- Whatever ends the engine, no grid outlives it and the journal is closed last.
+- Closing quiesces every kernel and commits a last recovery point, so that a reopening is short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from ringflow.clock import Clock, SystemClock
+from ringflow.device.api import Device
+from ringflow.device.compiler.cache import CompileCache
+from ringflow.device.pump import Pump
+from ringflow.device.registry import open_device
+from ringflow.engine import launching, requests
+from ringflow.engine.core import Core
+from ringflow.engine.engine import Engine
+from ringflow.engine.quiescing import quiesce
+from ringflow.engine.recovery import recover
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.state import EngineState
+from ringflow.errors import RingflowError, UsageError
+from ringflow.events.codec import Event
+from ringflow.events.engine import EngineClosed, EngineOpened, TornTailCut
+from ringflow.files import FileSystem, SystemFiles
+from ringflow.ids import Ids
+from ringflow.journal.api import Journal, JournalLimits
+from ringflow.journal.opening import open_journal
+from ringflow.limits import EngineLimits
+from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
+from ringflow.statemachines.table import table_digest
+from ringflow.storage import FileStorage, ObjectStore
+from ringflow.version import VERSION
+
+_PUMP_WAIT_S: Final = 5.0
+
+
+@asynccontextmanager
+async def open_engine(
+    folder: Path | str,
+    *,
+    devices: Sequence[str | Device] = ("host:0",),
+    limits: EngineLimits | None = None,
+    journal_limits: JournalLimits | None = None,
+    files: FileSystem | None = None,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    compile_cache: CompileCache | None = None,
+) -> AsyncIterator[Engine]:
+    """Open a folder and yield its engine, with every kernel at work that was when it ended.
+
+    Args:
+        devices: names such as ``"host:0"``, or open devices, which stay open.
+        ids: a seeded source makes ids repeatable.
+        compile_cache: where compiled code is kept; the user's cache folder if None.
+    Raises:
+        FolderInUseError: another process has the folder open.
+        CorruptJournalError: a durable part of the journal is damaged; nothing was changed.
+        UnknownDeviceError: a device's name is none.
+    """
+    root, clock, files = Path(folder), clock or SystemClock(), files or SystemFiles()
+    opened, owned = await _open_devices(devices)
+    failure: Exception | None = None
+    try:
+        async with (
+            open_journal(root, files=files, clock=clock, limits=journal_limits) as journal,
+            anyio.create_task_group() as tasks,
+        ):
+            core = Core(
+                folder=root,
+                journal=journal,
+                clock=clock,
+                ids=ids or Ids(),
+                state=await anyio.to_thread.run_sync(_fold, journal),
+                devices=opened,
+                checkpoints=FileStorage(root / "checkpoints", files=files),
+                objects=ObjectStore(root / "objects", files=files),
+                cache=compile_cache or CompileCache.default(),
+                pump=await anyio.to_thread.run_sync(Pump),
+                limits=limits or EngineLimits(),
+                tasks=tasks,
+            )
+            try:
+                tasks.start_soon(_serve_pump, core)
+                tasks.start_soon(_watch_journal, core, journal.failed)
+                core.record("engine", _opened(core))
+                await recover(core)
+                yield Engine(core)
+            except Exception as error:  # raised below as it is, not wrapped in a group
+                failure = error
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _close(core)
+                tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            for device in owned:
+                await anyio.to_thread.run_sync(device.close)
+    if failure is not None:
+        raise failure
+
+
+async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device], list[Device]]:
+    opened: dict[str, Device] = {}
+    owned: list[Device] = []
+    for one in given:
+        name = one if isinstance(one, str) else one.name
+        if name in opened:
+            raise UsageError(f"device {name!r} is named twice; name each once")
+        if isinstance(one, str):
+            device = await anyio.to_thread.run_sync(open_device, one)
+            owned.append(device)
+        else:
+            device = one
+        opened[name] = device
+    return opened, owned
+
+
+def _fold(journal: Journal) -> EngineState:
+    state = EngineState()
+    for record in journal.records():
+        for event in record.events:
+            state.apply(event)
+    return state
+
+
+def _opened(core: Core) -> list[Event]:
+    digest = table_digest(
+        lifecycle.TRANSITIONS, migration.TRANSITIONS, hot_reload.TRANSITIONS, snapshot.TRANSITIONS
+    )
+    torn = [
+        TornTailCut(segment=tail.segment, cut_bytes=tail.size_bytes, backup=tail.backup)
+        for tail in core.journal.report.torn
+    ]
+    return [*torn, EngineOpened(version=VERSION, devices=tuple(core.devices), tables_digest=digest)]
+
+
+async def _serve_pump(core: Core) -> None:
+    """Bring the kernels' news in, a batch at a time, until the engine is closed."""
+    limiter = anyio.CapacityLimiter(1)
+    while not core.pump_closed:
+        reports = await anyio.to_thread.run_sync(core.pump.wait, _PUMP_WAIT_S, limiter=limiter)
+        keys = {runtime.pump_key: runtime for runtime in core.runtimes.values()}
+        for report in reports:
+            runtime = keys.get(report.key)
+            if runtime is not None:
+                runtime.on_report(report)
+                requests.recover_if_trapped(core, runtime)
+
+
+async def _watch_journal(core: Core, failed: anyio.Event) -> None:
+    """Close the engine when its journal has failed: what was evolved ahead is never seen."""
+    await failed.wait()
+    core.closed = "its journal failed"
+    for runtime in tuple(core.runtimes.values()):
+        runtime.end(halted="the journal failed")
+
+
+async def _close(core: Core) -> None:
+    for operation in tuple(core.running.values()):
+        await operation.cancel()
+    for runtime in tuple(core.runtimes.values()):
+        await _rest(core, runtime)
+    if not core.closed:
+        await core.journal.until_durable(core.record("engine", [EngineClosed()]))
+        core.closed = "its block was left"
+    core.pump_closed = True
+    core.pump.wake()
+
+
+async def _rest(core: Core, runtime: KernelRuntime) -> None:
+    """Quiesce a kernel and commit its state; if that fails, its journal still has everything."""
+    if not core.closed and not runtime.halted and not runtime.trapped:
+        try:
+            applied = await quiesce(core, runtime, purpose="close")
+            await launching.commit_resting(core, runtime, applied, reason="close")
+        except RingflowError:
+            pass  # the older recovery point and the messages are what a restart uses
+    await launching.dismantle(core, runtime)

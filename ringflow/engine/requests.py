@@ -1,0 +1,240 @@
+"""Requests for operations: checked, leased and recorded in one step, then run as tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from ringflow.engine.core import Core
+from ringflow.engine.migrating import MigrationPerformer
+from ringflow.engine.operations import Operation, Performer, record, run_operation
+from ringflow.engine.reloading import ReloadPerformer
+from ringflow.engine.restoring import halt, restore
+from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.snapshotting import SnapshotPerformer
+from ringflow.errors import KernelTrappedError, RingflowError, SpecError, UsageError
+from ringflow.events.codec import Event
+from ringflow.events.reload import ReloadRequested
+from ringflow.events.snapshot import SnapshotRequested
+from ringflow.hot_reload import ReloadResult
+from ringflow.kernel import CheckpointInfo
+from ringflow.migration import MigrationResult
+from ringflow.spec import KernelCodeSource, KernelSpec, Region, encode_spec
+from ringflow.statemachines import hot_reload, migration, snapshot
+from ringflow.storage.api import check_name
+
+R = TypeVar("R")
+NS_PER_S = 1_000_000_000
+
+
+def start_migration(
+    core: Core, kernel_id: str, *, to: str, actor: str, reason: str
+) -> Operation[MigrationResult]:
+    """Start to move a kernel; raises ``UsageError`` of the precise class and changes nothing."""
+    core.check_open()
+    life = core.state.kernel(kernel_id)
+    core.device(to)
+    operation_id = core.ids.new("migration")
+    requested = migration.request(
+        operation_id=operation_id,
+        kernel_id=kernel_id,
+        source=life.device,
+        target=to,
+        actor=actor,
+        reason=reason,
+    )
+    runtime = core.runtime(kernel_id)
+    core.check_free(kernel_id)
+    operation = Operation(core, operation_id, _migration_result)
+    _start(core, operation, requested, MigrationPerformer(core, runtime), runtime)
+    return operation
+
+
+def _migration_result(operation: Operation[MigrationResult]) -> MigrationResult:
+    state = operation.state
+    assert isinstance(state, migration.Migration)
+    return MigrationResult(
+        operation_id=state.operation_id,
+        kernel_id=state.kernel_id,
+        source_device=state.source,
+        target_device=state.target,
+        state_bytes=state.state_bytes,
+        pause_s=state.pause_ns / NS_PER_S,
+        parked_count=state.parked_count,
+        path=state.path,
+        digests=state.digests,
+        step_s=_step_s(operation),
+    )
+
+
+async def start_reload(
+    core: Core,
+    kernel_id: str,
+    code: KernelCodeSource,
+    *,
+    regions: Iterable[Region] | None,
+    convert: str | None,
+    messages: Iterable[Any] | None,
+    arguments: Mapping[str, Any] | None,
+    at_sequence: int | None,
+    probation_messages: int,
+    probation_timeout_s: float,
+    actor: str,
+    reason: str,
+) -> Operation[ReloadResult]:
+    """Start to replace a kernel's code; raises ``UsageError`` and changes nothing."""
+    old = core.runtime(kernel_id).spec
+    given = {"code": code, "regions": regions, "messages": messages, "arguments": arguments}
+    changes: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
+    new = attrs.evolve(old, **changes)
+    _check_reload(old, new, convert, probation_messages, probation_timeout_s)
+    spec_digest = await core.in_thread(lambda: core.objects.put(encode_spec(new)))
+    # From here to the record nothing awaits.
+    runtime = core.runtime(kernel_id)
+    core.check_free(kernel_id)
+    if at_sequence is not None and at_sequence <= runtime.inbox.posted_through:
+        raise UsageError(
+            f"the kernel has message {runtime.inbox.posted_through} already, the code can't change "
+            f"at {at_sequence}; choose a later sequence, or None for as soon as possible"
+        )
+    operation_id = core.ids.new("reload")
+    requested = ReloadRequested(
+        operation_id=operation_id,
+        kernel_id=kernel_id,
+        spec_digest=spec_digest,
+        old_version=old.code.version_id,
+        new_version=code.version_id,
+        convert=convert or "",
+        at_sequence=at_sequence or 0,
+        probation_messages=probation_messages,
+        probation_timeout_ns=round(probation_timeout_s * NS_PER_S),
+        actor=actor,
+        reason=reason,
+    )
+    if at_sequence is not None:
+        runtime.deliver_through = at_sequence - 1
+    operation = Operation(core, operation_id, _reload_result)
+    _start(core, operation, requested, ReloadPerformer(core, runtime, new), runtime)
+    return operation
+
+
+def _check_reload(
+    old: KernelSpec, new: KernelSpec, convert: str | None, messages: int, timeout_s: float
+) -> None:
+    if messages < 0 or not 0 <= timeout_s < 1e6:
+        raise UsageError("probation needs a count of messages and a time in seconds, none negative")
+    kept = {region.layout for region in new.regions}
+    changed = [region.name for region in old.regions if region.layout not in kept]
+    if changed and convert is None:
+        raise SpecError(
+            f"regions {', '.join(changed)} change or go; name a convert kernel that deals with them"
+        )
+
+
+def _reload_result(operation: Operation[ReloadResult]) -> ReloadResult:
+    state = operation.state
+    assert isinstance(state, hot_reload.Reload)
+    spec = operation.core.runtimes[state.kernel_id].spec
+    return ReloadResult(
+        operation_id=state.operation_id,
+        kernel_id=state.kernel_id,
+        old_version=state.old_version,
+        new_version=state.new_version,
+        at_sequence=state.applied_sequence + 1,
+        state_bytes=spec.state_bytes,
+        pause_s=state.pause_ns / NS_PER_S,
+        parked_count=state.parked_count,
+        digests=state.digests,
+        step_s=_step_s(operation),
+    )
+
+
+def start_snapshot(
+    core: Core, kernel_id: str, *, name: str | None, actor: str, reason: str
+) -> Operation[CheckpointInfo]:
+    """Start to make the kernel's state durable; raises ``UsageError`` and changes nothing."""
+    runtime = core.runtime(kernel_id)
+    core.check_free(kernel_id)
+    operation_id = core.ids.new("snapshot")
+    checkpoint = check_name(f"{kernel_id}@{name or operation_id}")
+    if any(
+        point.checkpoint == checkpoint for point in core.state.kernels[kernel_id].recovery_points
+    ) or core.state.select(
+        lambda one: isinstance(one, snapshot.Snapshot) and one.checkpoint == checkpoint
+    ):
+        raise UsageError(f"checkpoint {checkpoint!r} exists already; choose another name")
+    requested = SnapshotRequested(
+        operation_id=operation_id,
+        kernel_id=kernel_id,
+        checkpoint=checkpoint,
+        actor=actor,
+        reason=reason,
+    )
+    operation = Operation(core, operation_id, _snapshot_result)
+    _start(core, operation, requested, SnapshotPerformer(core, runtime), runtime)
+    return operation
+
+
+def _snapshot_result(operation: Operation[CheckpointInfo]) -> CheckpointInfo:
+    state = operation.state
+    assert isinstance(state, snapshot.Snapshot)
+    return CheckpointInfo(
+        operation_id=state.operation_id,
+        kernel_id=state.kernel_id,
+        name=state.checkpoint,
+        applied_sequence=state.applied_sequence,
+        state_bytes=state.state_bytes,
+        pause_s=state.pause_ns / NS_PER_S,
+        digests=state.digests,
+    )
+
+
+def _step_s(operation: Operation[Any]) -> dict[str, float]:
+    return {step: spent_ns / NS_PER_S for step, spent_ns in operation.step_ns.items()}
+
+
+def _start(
+    core: Core,
+    operation: Operation[Any],
+    requested: Event,
+    performer: Performer,
+    runtime: KernelRuntime,
+) -> None:
+    last = record(operation, (requested,))
+    core.running[operation.id] = operation
+
+    async def run() -> None:
+        try:
+            await run_operation(operation, performer, last)
+        finally:
+            core.running.pop(operation.id, None)
+        recover_if_trapped(core, runtime)
+
+    core.tasks.start_soon(run)
+
+
+def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
+    """Restore a kernel whose grid has trapped, unless an operation is there to do it."""
+    kernel_id = runtime.kernel_id
+    if not runtime.trapped or runtime.halted or runtime.closed or core.closed:
+        return
+    if kernel_id in core.busy or kernel_id in core.state.leases:
+        return
+
+    async def run() -> None:
+        try:
+            with core.lease(kernel_id, "recovery"):
+                facts = await restore(core, runtime, runtime.instance.device)
+                core.record_kernel(kernel_id, *facts)
+        except KernelTrappedError:
+            if not runtime.halted:  # it trapped again while it was launched
+                halt(core, runtime, "the kernel trapped while it was restored")
+        except RingflowError as error:
+            if not runtime.halted and not core.closed:
+                halt(core, runtime, str(error))
+            return
+        recover_if_trapped(core, runtime)
+
+    core.tasks.start_soon(run)
