@@ -70,7 +70,9 @@ async def test_every_torn_tail_is_backed_up_and_cut() -> None:
             await write_durably(journal, ["next"])
             assert texts_of(journal) == [*TEXTS[:whole], "next"]
         assert texts_on_disk(files) == [*TEXTS[:whole], "next"]
-        assert not verify(FOLDER, files=files).torn
+        report = verify(FOLDER, files=files)
+        assert not report.torn
+        assert not report.ignored, "the tail was left in the file"
 
 
 async def test_a_flipped_bit_in_any_byte_is_found() -> None:
@@ -179,6 +181,7 @@ async def test_damage_in_any_segment_but_the_tail_is_refused() -> None:
             with pytest.raises(CorruptJournalError) as caught:
                 verify(FOLDER, files=files)
             assert caught.value.segment == name
+            assert caught.value.line == sum(end <= index for end in line_ends(data)) + 1
         files.poke(JOURNAL / name, data[: line_ends(data)[-2]])
         with pytest.raises(CorruptJournalError, match="ends before"):
             verify(FOLDER, files=files)
@@ -204,6 +207,20 @@ async def test_late_bytes_of_a_stalled_writer_are_ignored_and_reported() -> None
         assert ignored == {segment.name: len(late), stray.name: 12}
         assert not journal.report.torn
         assert journal.epoch == 3
+
+
+async def test_an_opening_fences_the_writer_before_it_even_without_a_record() -> None:
+    """Pin and epoch are durable when the opening returns: a crash right after gives none away."""
+    files, segment = await crashed_journal()
+    async with opened(files) as journal:
+        assert journal.epoch == 2
+        files = files.after_crash()
+    late = b'{"late":1}\n'
+    files.poke(segment, files.read(segment) + late)
+    async with opened(files) as journal:
+        assert journal.epoch == 3
+        assert [one.size_bytes for one in journal.report.ignored] == [len(late)]
+        assert not journal.report.torn
 
 
 @pytest.mark.parametrize("change", ["version", "durable", "time", "epoch", "second header"])

@@ -39,6 +39,20 @@ except FolderInUseError as error:
     raise SystemExit(7)
 """
 
+_WRITE_UNTIL_KILLED = """
+import sys, anyio
+from ringflow.journal.opening import open_journal
+from tests.journal.sample import TYPES, note
+async def main():
+    async with open_journal(sys.argv[1], types=TYPES) as journal:
+        number = len(list(journal.records()))
+        while True:
+            number += 1
+            await journal.until_durable(journal.append("s", note(str(number))))
+            print(number, flush=True)
+anyio.run(main, backend=sys.argv[2])
+"""
+
 
 @pytest.mark.parametrize("call", ["write", "datasync"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
@@ -156,3 +170,30 @@ async def test_a_torn_header_is_removed_and_its_epoch_not_used_again() -> None:
         assert journal.epoch == 8
         assert texts_of(journal) == ["a"]
         assert torn.segment not in files.names(JOURNAL)
+
+
+async def test_a_killed_writer_loses_nothing_that_it_was_told(
+    folder: Path, anyio_backend: str
+) -> None:
+    """SIGKILL at any place: lock gone, history whole, every acknowledged record there."""
+    command = [sys.executable, "-c", _WRITE_UNTIL_KILLED, str(folder), anyio_backend]
+    root = Path(__file__).parents[2]
+    acknowledged = 0
+
+    def run_until(number: int) -> int:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if int(line) >= number:
+                    break
+            process.kill()
+            return max([int(line), *(int(rest) for rest in process.stdout if rest.endswith("\n"))])
+
+    for round_index in range(3):
+        acknowledged = await anyio.to_thread.run_sync(run_until, acknowledged + 5 + round_index)
+    async with open_journal(folder, types=TYPES) as journal:
+        found = texts_of(journal)
+        assert found == [str(number) for number in range(1, len(found) + 1)]
+        assert acknowledged <= len(found) <= acknowledged + 1
+        assert journal.epoch == 4
+        assert not journal.report.closed_cleanly
