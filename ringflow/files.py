@@ -12,9 +12,9 @@ import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from ringflow.errors import FolderInUseError, NotFoundError
+from ringflow.errors import FolderInUseError, NotFoundError, UsageError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -63,7 +63,12 @@ class FileSystem(Protocol):
     def fsync_folder(self, path: Path) -> None: ...
     def free_bytes(self, path: Path) -> int: ...
     def lock(self, path: Path) -> FolderLock:
-        """Take the lock file ``path``; raises ``FolderInUseError`` if another process has it."""
+        """Take the lock file ``path``.
+
+        Raises:
+            FolderInUseError: another process has it.
+            UsageError: the folder is on a network file system.
+        """
 
 
 def write_atomic(files: FileSystem, path: Path, pieces: Iterable[Buffer]) -> None:
@@ -104,6 +109,37 @@ class _SystemLock:
 
     def release(self) -> None:
         os.close(self._descriptor)
+
+
+_NETWORK_TYPES: Final = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "afs", "fuse.sshfs")
+)
+
+
+def mount_type(path: Path, mountinfo: str) -> str:
+    """Return the type of the file system that holds ``path``, e.g. ``"ext4"``; "" if unknown.
+
+    Args:
+        path: absolute, links resolved.
+        mountinfo: the text of ``/proc/self/mountinfo`` (proc(5)); later mounts cover earlier ones.
+    """
+    best, found = -1, ""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = fields.split()[4].replace("\\040", " ") if len(fields.split()) > 4 else ""
+        if rest and path.is_relative_to(point) and len(Path(point).parts) >= best:
+            best, found = len(Path(point).parts), rest.split()[0]
+    return found
+
+
+def _refuse_network(folder: Path) -> None:
+    mounts = Path("/proc/self/mountinfo")
+    kind = mount_type(folder.resolve(), mounts.read_text()) if mounts.exists() else ""
+    if kind in _NETWORK_TYPES:
+        raise UsageError(
+            f"folder {str(folder)!r} is on a network file system ({kind}), whose locks and syncs "
+            "can't be relied on; use a local disk"
+        )
 
 
 class SystemFiles:
@@ -159,6 +195,7 @@ class SystemFiles:
         return status.f_bavail * status.f_frsize
 
     def lock(self, path: Path) -> FolderLock:
+        _refuse_network(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
