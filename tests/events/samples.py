@@ -50,7 +50,7 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(_values(arguments[0]), _values(arguments[1]), max_size=4)
     simple: Mapping[Any, st.SearchStrategy[Any]] = {
         str: st.text(max_size=20),
-        int: st.integers(0, 2**80),
+        int: st.integers(0, 2**80) | st.sampled_from([2**53, 2**53 + 1, 2**63, 2**64 - 1]),
         float: st.floats(allow_nan=False),
         bool: st.booleans(),
         bytes: st.binary(max_size=40),

@@ -11,6 +11,7 @@ import pytest
 from ringflow.errors import IllegalTransitionError
 from ringflow.events.registry import EVENT_TYPES
 from ringflow.statemachines.effects import Effect, Restarted, StepFailure
+from ringflow.statemachines.lifecycle import LifecycleState
 from ringflow.statemachines.migration import MigrationState
 from ringflow.statemachines.table import RestartRule, table_digest
 from tests.events.samples import sample
@@ -33,6 +34,16 @@ CANCELLATION = StepFailure(step="Step", reason="withdrawn", cancelled=True)
 def _plain(value: Any) -> dict[str, Any]:
     plain: dict[str, Any] = attrs.asdict(value)
     return plain
+
+
+def _reachable(machine: Machine, start: Enum) -> set[Enum]:
+    seen, queue = {start}, [start]
+    for reached in queue:
+        for target in machine.transitions[reached].values():
+            if target not in seen:
+                seen.add(target)
+                queue.append(target)
+    return seen
 
 
 @machines
@@ -74,13 +85,7 @@ def test_a_listed_pair_leads_where_the_table_says(machine: Machine, state: Enum)
 def test_each_state_is_reached_and_leads_to_an_end(machine: Machine, state: Enum) -> None:
     """Events alone lead from the request to the state, and from it to a terminal one."""
     assert machine.at(state).state is state
-    seen, queue = {state}, [state]
-    for reached in queue:
-        for target in machine.transitions[reached].values():
-            if target not in seen:
-                seen.add(target)
-                queue.append(target)
-    assert seen & machine.terminal
+    assert _reachable(machine, state) & machine.terminal
 
 
 @machines
@@ -122,6 +127,21 @@ def test_only_a_rerouted_migration_is_completed_by_a_restart() -> None:
         if rule is RestartRule.COMPLETE
     }
     assert completing == {MigrationState.RETIRING}
+
+
+def test_no_event_leads_back_past_the_commit_point() -> None:
+    """After ``rerouted`` a migration can only complete."""
+    ahead = _reachable(OPERATIONS[0], MigrationState.RETIRING)
+    assert ahead == {MigrationState.RETIRING, MigrationState.COMPLETED}
+
+
+def test_a_kernel_that_was_launched_can_always_be_resumed_or_stopped() -> None:
+    """A trap or a halt is no dead end: a person may resume the kernel, or end it."""
+    lifecycle = next(machine for machine in MACHINES if machine.name == "lifecycle")
+    for state in set(LifecycleState) - lifecycle.terminal - {LifecycleState.STOPPING}:
+        assert {LifecycleState.RUNNING, LifecycleState.STOPPED} <= _reachable(lifecycle, state)
+    row = lifecycle.transitions[LifecycleState.HALTED]
+    assert set(row.values()) == {LifecycleState.RUNNING, LifecycleState.STOPPING}
 
 
 @pytest.mark.parametrize("failure", [FAILURE, CANCELLATION], ids=["failed", "cancelled"])
