@@ -8,9 +8,10 @@ from typing import final
 
 import attrs
 
-from ringflow.device.host import support
+from ringflow.device.host import cta
 from ringflow.device.host.emit.mathematics import libm_address
 from ringflow.device.host.jit import NativeCode
+from ringflow.device.host.runtime import runtime_address
 from ringflow.errors import EntryPointError, UnsupportedPtxError
 
 
@@ -112,9 +113,44 @@ class Program:
             )
         return self._code.function(f"f.{name}")
 
+    def step_function(self, entry: str) -> int:
+        """Return the address of ``int32 step(void* cta, int32 budget)``; see ``cta.py``."""
+        self._entry(entry)
+        return self._code.function(f"step.{entry}")
+
+    def init_function(self, entry: str) -> int:
+        """Return the address of ``void init(void* cta, const void* record, uint32 cta_index)``.
+
+        The record is ``cta.RECORD_BYTES`` long; the index counts x first, then y, then z.
+        """
+        self._entry(entry)
+        return self._code.function(f"init.{entry}")
+
+    def context_bytes(
+        self, entry: str, *, block: tuple[int, int, int], dynamic_shared_bytes: int = 0
+    ) -> int:
+        """Return the size of one CTA's memory, which starts at a multiple of 64 bytes."""
+        layout = self._entry(entry)
+        return cta.context_bytes(
+            layout.unit_count,
+            block[0] * block[1] * block[2],
+            local_bytes=layout.local_bytes,
+            shared_bytes=layout.shared_bytes + dynamic_shared_bytes,
+        )
+
+    def _entry(self, name: str) -> EntryLayout:
+        layout = self.entries.get(name)
+        if layout is None:
+            raise EntryPointError(
+                f"no kernel {name!r}; there are: {', '.join(self.entries) or 'none'}",
+                call="load",
+                code="not found",
+            )
+        return layout
+
 
 def _extern_address(name: str, given: Mapping[str, int]) -> int:
-    address = given.get(name) or support.address(name) or libm_address(name)
+    address = given.get(name) or runtime_address(name) or libm_address(name)
     if not address:
         raise UnsupportedPtxError(name, 0, "this machine's C library lacks it")
     return address

@@ -15,14 +15,20 @@ from pathlib import Path
 import cattrs
 import orjson
 
+from ringflow.device.host.control_flow.inlining import (
+    inline,
+    inlined_functions,
+    looping_functions,
+)
+from ringflow.device.host.control_flow.plan import plan_kernel
 from ringflow.device.host.emit.core import ModuleContext
 from ringflow.device.host.emit.function import FunctionEmitter
+from ringflow.device.host.emit.kernel import KernelEmitter
 from ringflow.device.host.emit.variables import variable_text
 from ringflow.device.host.jit import NativeCode, ObjectCache, compile_ir
 from ringflow.device.host.program import EntryLayout, Facts, GlobalVariable, Program
 from ringflow.device.host.ptx.ast import Module
 from ringflow.device.host.ptx.parser import parse
-from ringflow.errors import UnsupportedPtxError
 
 __all__ = [
     "EntryLayout",
@@ -33,7 +39,16 @@ __all__ = [
     "translate",
 ]
 
-_HEADER = '@"ringflow.zero" = global ptr null\n!0 = !{}\n'
+_HEADER = """
+@"ringflow.zero" = global ptr null
+!0 = !{}
+!1 = distinct !{}
+!2 = !{!"branch_weights", i32 1, i32 100000}
+!3 = distinct !{!3, !5}
+!4 = distinct !{!4, !7}
+!5 = !{!"llvm.loop.parallel_accesses", !1}
+!7 = !{!"llvm.loop.vectorize.enable", i1 false}
+"""
 _EMPTY: Mapping[str, int] = {}
 
 
@@ -89,15 +104,24 @@ def _compile(ptx: str, externs: frozenset[str], preempt: bool) -> tuple[Facts, b
 def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple[Facts, str]:
     """Return the facts and the LLVM IR of a module."""
     context = ModuleContext(module.variables, module.functions, externs)
+    refused = inlined_functions(module.functions)
+    chosen = frozenset(refused)
+    if preempt:
+        chosen |= looping_functions(module.functions)
     texts: list[str] = []
+    entries: dict[str, EntryLayout] = {}
     functions: list[str] = []
     for function in module.functions.values():
-        if function.body is None:
+        if function.body is None or function.name in refused:
             continue
         if function.entry:
-            raise UnsupportedPtxError(".entry", function.line)
-        texts.append(FunctionEmitter(context, function).text())
-        functions.append(function.name)
+            whole = inline(function, module.functions, chosen)
+            emitter = KernelEmitter(context, plan_kernel(whole, preempt=preempt))
+            texts.append(emitter.text())
+            entries[function.name] = emitter.layout()
+        else:
+            texts.append(FunctionEmitter(context, function).text())
+            functions.append(function.name)
     variables = {
         name: (variable.size_bytes, variable.space == "global")
         for name, variable in module.variables.items()
@@ -105,5 +129,5 @@ def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple
     }
     texts += [variable_text(module.variables[name], module) for name in variables]
     texts += [f'@"x.{name}" = global ptr null' for name in sorted(context.externs)]
-    facts = Facts({}, variables, tuple(functions), {}, tuple(sorted(context.externs)))
+    facts = Facts(entries, variables, tuple(functions), refused, tuple(sorted(context.externs)))
     return facts, "\n".join([_HEADER, *texts, *context.declarations.values()])

@@ -33,6 +33,6 @@ def _code() -> NativeCode:
     return code
 
 
-def address(name: str) -> int:
+def clock_address(name: str) -> int:
     """Return a helper's address, 0 if there is none of this name."""
     return _code().function(name) if name == "ringflow_globaltimer" else 0

@@ -1,0 +1,393 @@
+"""One region of a kernel as an LLVM function that runs one thread to its next suspension.
+
+- It returns the next state word; what is live there lies in the CTA's spill units.
+- The vector form ends at every loop edge that is cut and takes affine registers as arguments;
+  the scalar form runs loops natively, on fuel.
+- In a poll region, stores and changed spills raise the effect flag: without it the round was idle.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from ringflow.device.host import cta
+from ringflow.device.host.control_flow.graph import (
+    Branch,
+    Jump,
+    Leave,
+    Suspend,
+    Switch,
+    Trap,
+)
+from ringflow.device.host.control_flow.loops import LoopKind
+from ringflow.device.host.control_flow.names import reads, writes
+from ringflow.device.host.control_flow.plan import Plan, Region
+from ringflow.device.host.emit.calls import emit_call
+from ringflow.device.host.emit.collective import MAIL_A, MAIL_B, collective_of, take_result
+from ringflow.device.host.emit.core import ModuleContext
+from ringflow.device.host.emit.families import emit_plain
+from ringflow.device.host.emit.function import FunctionEmitter, time_register
+from ringflow.device.host.ptx.ast import Call, Instruction, Register, Variable
+from ringflow.errors import UnsupportedPtxError
+
+_HEADER_REGISTERS = {
+    "%ntid.x": cta.BLOCK_X,
+    "%ntid.y": cta.BLOCK_Y,
+    "%ntid.z": cta.BLOCK_Z,
+    "%ctaid.x": cta.INDEX_X,
+    "%ctaid.y": cta.INDEX_Y,
+    "%ctaid.z": cta.INDEX_Z,
+    "%nctaid.x": cta.GRID_X,
+    "%nctaid.y": cta.GRID_Y,
+    "%nctaid.z": cta.GRID_Z,
+    "%total_smem_size": cta.SHARED_BYTES,
+    "%dynamic_smem_size": cta.DYNAMIC_SHARED,
+}
+_CONSTANT_REGISTERS = {"%smid": 0, "%nsmid": 1, "%gridid": 0}
+
+
+@attrs.frozen
+class Memory:
+    """Where an entry's parameters, shared and local variables lie, by name."""
+
+    parameters: dict[str, int]
+    shared: dict[str, int]
+    local: dict[str, int]
+
+
+class RegionEmitter(FunctionEmitter):
+    """Emits one region in one form."""
+
+    def __init__(
+        self, context: ModuleContext, plan: Plan, memory: Memory, region: Region, *, vector: bool
+    ) -> None:
+        super().__init__(context, plan.function)
+        self.addressed = False
+        self.plan = plan
+        self.memory = memory
+        self.region = region
+        self.vector = vector
+        self.prologue: list[str] = []
+        self.headers: dict[int, str] = {}
+        self.units: dict[int, str] = {}
+        self.members = plan.members(region, vector=vector)
+        self.exits: dict[int, Region] = {}
+        group = ", !llvm.access.group !1" if vector else ""
+        self.memory_metadata = group
+        self.polls = bool(region.word & cta.STATE_POLL)
+        self.fuelled = any(
+            plan.crossing((index, successor), vector=vector) is LoopKind.FUEL
+            for index in self.members
+            for successor in plan.blocks[index].successors()
+        )
+        if self.polls:
+            self.allocas["%effect"] = "i1"
+        if self.fuelled:
+            self.allocas["%fuel"] = "i32"
+        self.arguments = self._affine() if vector else []
+        self.written = frozenset(
+            name
+            for index in self.members
+            for statement in plan.blocks[index].statements
+            for name in writes(statement, self.function.registers)
+        )
+
+    # -- the CTA's memory -----------------------------------------------------------------------
+
+    def header(self, offset: int, kind: str = "i32") -> str:
+        """Return a word of the header that never changes while the CTA lives."""
+        found = self.headers.get(offset)
+        if found is None:
+            found = f"%h{offset}"
+            self.prologue.append(f"%p{offset} = getelementptr i8, ptr %cta, i64 {offset}")
+            self.prologue.append(f"{found} = load {kind}, ptr %p{offset}, !invariant.load !0")
+            self.headers[offset] = found
+        return found
+
+    def unit(self, unit: int, bits: int = 32) -> str:
+        """Return the pointer to this thread's slot in a unit."""
+        found = self.units.get(unit)
+        if found is None:
+            found = f"%u{unit}"
+            self.prologue += [
+                f"%m{unit} = mul nuw nsw i64 %stride, {unit}",
+                f"%n{unit} = add nuw nsw i64 %m{unit}, {cta.HEADER_BYTES}",
+                f"%o{unit} = getelementptr inbounds i8, ptr %cta, i64 %n{unit}",
+                f"{found} = getelementptr inbounds i{bits}, ptr %o{unit}, i64 %thread64",
+            ]
+            self.units[unit] = found
+        return found
+
+    def slot_bits(self, name: str) -> int:
+        return 64 if self.width(name) == 64 else 32
+
+    def load_spill(self, name: str) -> str:
+        bits = self.slot_bits(name)
+        pointer = self.unit(self.plan.spills[name], bits)
+        value = self.value(f"load i{bits}, ptr {pointer}{self.memory_metadata}")
+        return self.resize(value, bits, self.width(name))
+
+    # -- what the base class asks ---------------------------------------------------------------
+
+    def special(self, name: str) -> tuple[str, int]:
+        if name in ("%tid.x", "%tid.y", "%tid.z"):
+            return f"%{name[-1]}", 32
+        if name in _HEADER_REGISTERS:
+            return self.header(_HEADER_REGISTERS[name]), 32
+        if name in _CONSTANT_REGISTERS:
+            return str(_CONSTANT_REGISTERS[name]), 32
+        if name == "%laneid":
+            return self.value("and i32 %thread, 31"), 32
+        if name == "%warpid":
+            return self.value("lshr i32 %thread, 5"), 32
+        if name == "%nwarpid":
+            more = self.value(f"add i32 {self.header(cta.THREADS)}, 31")
+            return self.value(f"lshr i32 {more}, 5"), 32
+        if name.startswith("%lanemask_"):
+            return self._lane_mask(name[len("%lanemask_") :]), 32
+        return time_register(self, name)
+
+    def _lane_mask(self, which: str) -> str:
+        lane = self.value("and i32 %thread, 31")
+        if which == "eq":
+            return self.value(f"shl i32 1, {lane}")
+        from_lane = self.value(f"shl i32 -1, {lane}")
+        above = self.value(f"shl i32 {from_lane}, 1")
+        if which == "ge":
+            return from_lane
+        if which == "gt":
+            return above
+        return self.value(f"xor i32 {from_lane if which == 'lt' else above}, -1")
+
+    def variable_address(self, variable: Variable) -> str:
+        name = variable.name
+        if name in self.memory.shared:
+            return str(self.memory.shared[name])
+        if name in self.memory.parameters:
+            base = self.header(cta.PARAMETERS, "i64")
+            return self.value(f"add i64 {base}, {self.memory.parameters[name]}")
+        if name in self.memory.local:
+            return self.value(f"add i64 {self._local_base()}, {self.memory.local[name]}")
+        if variable.space == "param":
+            return super().variable_address(variable)
+        raise UnsupportedPtxError(name, self.line(), f"a .{variable.space} variable here")
+
+    def _local_base(self) -> str:
+        size = self.resize(self.header(cta.LOCAL_BYTES), 32, 64)
+        offset = self.value(f"mul i64 %thread64, {size}")
+        return self.value(f"add i64 {self.header(cta.LOCAL, 'i64')}, {offset}")
+
+    def parameter_pointer(self, variable: Variable, offset_bytes: int) -> tuple[str, str]:
+        if variable.name in self.memory.parameters:
+            address = self.variable_address(variable)
+            return self.pointer(address, offset_bytes), ", !invariant.load !0"
+        if variable.name in self.memory.local:
+            return self.pointer(self.variable_address(variable), offset_bytes), ""
+        return super().parameter_pointer(variable, offset_bytes)
+
+    def shared_base(self) -> str:
+        return self.header(cta.SHARED, "i64")
+
+    def shared_bytes(self) -> str:
+        return self.resize(self.header(cta.SHARED_BYTES), 32, 64)
+
+    def local_range(self) -> tuple[str, str]:
+        size = self.resize(self.header(cta.LOCAL_BYTES), 32, 64)
+        threads = self.resize(self.header(cta.THREADS), 32, 64)
+        return self.header(cta.LOCAL, "i64"), self.value(f"mul i64 {size}, {threads}")
+
+    def note_effect(self) -> None:
+        if self.polls:
+            self.emit("store i1 true, ptr %effect")
+
+    # -- the region -----------------------------------------------------------------------------
+
+    def _affine(self) -> list[str]:
+        """Registers that the vector form takes as arguments: affine in the thread, by a guess."""
+        live = sorted(self.plan.live[self.region.block])
+        return [n for n in live if n in self.plan.spills and n in self.plan.coefficients]
+
+    def name(self) -> str:
+        form = "vector" if self.vector else "scalar"
+        return f'@"{form}.{self.function.name}.{self.region.index}"'
+
+    def signature(self) -> str:
+        extra = "".join(f", i{self.width(n)} %a{i}" for i, n in enumerate(self.arguments))
+        return "ptr %cta, ptr %zero, i64 %stride, i32 %thread, i32 %x, i32 %y, i32 %z" + extra
+
+    def text(self) -> str:
+        """Return the function's LLVM IR."""
+        self._enter()
+        body, self.lines = self.lines, []
+        for index in self.members:
+            self.place(f"b{index}")
+            self._block(index)
+        for region in self.exits.values():
+            self._leave_for(region)
+        blocks, self.lines = self.lines, []
+        zero = ["store i1 false, ptr %effect"] if self.polls else []
+        if self.fuelled:
+            zero += [
+                f"%pf = getelementptr i8, ptr %cta, i64 {cta.FUEL}",
+                "%f0 = load i32, ptr %pf",
+                "store i32 %f0, ptr %fuel",
+            ]
+        attributes = "alwaysinline nounwind" if self.vector else "nounwind"
+        return "\n".join(
+            [
+                f"define internal i32 {self.name()}({self.signature()}) {attributes} {{",
+                *self.alloca_lines(),
+                *zero,
+                "%thread64 = zext i32 %thread to i64",
+                *self.prologue,
+                *body,
+                f"br label %b{self.region.block}",
+                *blocks,
+                "}",
+            ]
+        )
+
+    def _enter(self) -> None:
+        """Bring the live registers back."""
+        live = self.plan.live[self.region.block]
+        done: set[str] = set()
+        for name in sorted(live):
+            self._bring(name, done)
+        ins = self.region.ins
+        if ins is not None and self.region.index:
+            metadata = self.memory_metadata
+            value = self.value(f"load i32, ptr {self.unit(MAIL_A)}{metadata}")
+            predicate = self.value(f"load i32, ptr {self.unit(MAIL_B)}{metadata}")
+            take_result(self, ins, value, predicate)
+
+    def _bring(self, name: str, done: set[str]) -> None:
+        if name in done:
+            return
+        done.add(name)
+        width = self.width(name)
+        if name in self.arguments:
+            value = f"%a{self.arguments.index(name)}"
+        elif name in self.plan.recomputed:
+            definition = self.plan.recomputed[name]
+            for operand in reads(definition):
+                self._bring(operand, done)
+            emit_plain(self, definition)
+            return
+        elif name in self.plan.spills and self.region.index:
+            value = self.load_spill(name)
+        else:
+            value = "false" if width == 1 else "0"
+        self.emit(f"store i{width} {value}, ptr {self.slot(name)}")
+
+    def _block(self, index: int) -> None:
+        block = self.plan.blocks[index]
+        for statement in block.statements:
+            if isinstance(statement, Call):
+                self.ins = Instruction("call", ("call",), (), statement.guard, statement.line)
+                self.guarded(statement.guard, lambda s=statement: emit_call(self, s))  # type: ignore[misc]
+            else:
+                emit_plain(self, statement)
+        match block.terminator:
+            case Jump(target):
+                self.branch(self._edge(index, target))
+            case Branch(condition, yes, no):
+                value = self.read(condition, 1)
+                there, here = self._edge(index, yes), self._edge(index, no)
+                self.emit(f"br i1 {value}, label %{there}, label %{here}")
+            case Switch(register, targets):
+                self._switch(index, register, targets)
+            case Leave():
+                self._return(str(cta.STATE_EXITED))
+            case Trap() as trap:
+                self._return(str(cta.STATE_TRAPPED | self.plan.traps.index(trap)))
+            case Suspend(ins, target):
+                self._suspend(ins, target)
+        self._flush_edges(index)
+
+    def _switch(self, index: int, register: Register, targets: tuple[int, ...]) -> None:
+        value = self.read(register, 32)
+        edges = [self._edge(index, target) for target in targets]
+        self.emit(f"switch i32 {value}, label %{edges[-1]} [")
+        for number, edge in enumerate(edges):
+            self.emit(f"  i32 {number}, label %{edge}")
+        self.emit("]")
+
+    def _edge(self, index: int, target: int) -> str:
+        """Return the label that leads to a block, or out of the region."""
+        kind = self.plan.crossing((index, target), vector=self.vector)
+        if kind is None:
+            return f"b{target}"
+        region = self.plan.by_block[target]
+        self.exits[region.index] = region
+        if kind is LoopKind.FUEL:
+            return f"fuel{index}.{target}"
+        return f"leave{region.index}"
+
+    def _flush_edges(self, index: int) -> None:
+        """Emit the fuel checks on the edges of a block."""
+        for target in self.plan.blocks[index].successors():
+            if self.plan.crossing((index, target), vector=self.vector) is not LoopKind.FUEL:
+                continue
+            self.place(f"fuel{index}.{target}")
+            before = self.value("load i32, ptr %fuel")
+            after = self.value(f"sub i32 {before}, 1")
+            self.emit(f"store i32 {after}, ptr %fuel")
+            empty = self.value(f"icmp slt i32 {after}, 0")
+            leave = f"leave{self.plan.by_block[target].index}"
+            self.emit(f"br i1 {empty}, label %{leave}, label %b{target}, !prof !2")
+
+    def _suspend(self, ins: Instruction, target: int) -> None:
+        collective = collective_of(self, ins)
+        region = self.plan.by_block[target]
+        self.exits[region.index] = region
+        for unit, (operand, bits) in collective.mail.items():
+            value = self.read(operand, bits)
+            if bits == 64:
+                high = self.resize(self.value(f"lshr i64 {value}, 32"), 64, 32)
+                self.emit(f"store i32 {high}, ptr {self.unit(MAIL_B)}{self.memory_metadata}")
+            value = self.resize(value, bits, 32)
+            self.emit(f"store i32 {value}, ptr {self.unit(unit)}{self.memory_metadata}")
+        self.branch(f"leave{region.index}")
+
+    def _leave_for(self, region: Region) -> None:
+        """Spill what is live at the next resume point and return its word."""
+        self.place(f"leave{region.index}")
+        live = self.plan.live[region.block]
+        written = set(writes(region.ins, ())) if region.ins is not None else set()
+        changed = "false"
+        compare = self.polls and region.index == self.region.index
+        for name in sorted(live - written):
+            if name not in self.plan.spills or self._is_unchanged(name):
+                continue
+            bits = self.slot_bits(name)
+            pointer = self.unit(self.plan.spills[name], bits)
+            value = self.resize(self.load_register(name), self.width(name), bits)
+            if compare:
+                old = self.value(f"load i{bits}, ptr {pointer}")
+                differs = self.value(f"icmp ne i{bits} {old}, {value}")
+                changed = self.value(f"or i1 {changed}, {differs}")
+            self.emit(f"store i{bits} {value}, ptr {pointer}{self.memory_metadata}")
+        word = str(region.word)
+        if compare:
+            effect = self.value("load i1, ptr %effect")
+            effect = self.value(f"or i1 {effect}, {changed}")
+            flag = self.value(f"select i1 {effect}, i32 {cta.FLAG_EFFECT}, i32 0")
+            word = self.value(f"or i32 {flag}, {word}")
+        self._return(word)
+
+    def _is_unchanged(self, name: str) -> bool:
+        """Whether the slot still holds the register's value since the region was entered."""
+        if not self.region.index or name not in self.plan.live[self.region.block]:
+            return False
+        if self.region.ins is not None and name in writes(self.region.ins, ()):
+            return False
+        return name not in self.written
+
+    def _return(self, word: str) -> None:
+        if self.fuelled:
+            left = self.value("load i32, ptr %fuel")
+            self.emit(f"store i32 {left}, ptr %pf")
+            empty = self.value(f"icmp slt i32 {left}, 0")
+            flag = self.value(f"select i1 {empty}, i32 {cta.FLAG_OUT_OF_FUEL}, i32 0")
+            word = self.value(f"or i32 {flag}, {word}")
+        self.emit(f"ret i32 {word}")

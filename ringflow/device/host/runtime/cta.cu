@@ -1,0 +1,426 @@
+// Steps one CTA: runs its regions, lets barriers and warp collectives complete, finds idleness.
+//
+// - State words, mailboxes and the header are those of cta.py.
+// - Threads that lag behind in the text run first, so that threads that diverged meet again.
+// - The file is translated by the same translator as the kernels; it ships as PTX beside it.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define DEVICE __attribute__((device))
+#define EXPORT extern "C" __attribute__((device))
+#define INLINE static __attribute__((device, always_inline)) inline
+
+enum { DONE, IDLE, PROGRESS, TRAPPED, PREEMPTED };
+enum : u32 {
+    REGION = 0xFFFF,
+    POLL = 0x10000,
+    BARRIER = 0x20000,
+    WARP = 0x40000,
+    EXITED = 0x80000,
+    TRAP = 0x90000,
+    MIXED = 0xF0000,
+    MASK = 0xFFFFF,
+    EFFECT = 0x1000000,
+    OUT_OF_FUEL = 0x2000000,
+    UNKNOWN = 0xFFFFFFFF,
+};
+enum : u32 {
+    BAR = 1, BAR_POPC, BAR_AND, BAR_OR,
+    WARP_SYNC = 8, SHFL_UP, SHFL_DOWN, SHFL_BFLY, SHFL_IDX,
+    VOTE_ALL, VOTE_ANY, VOTE_UNI, VOTE_BALLOT,
+    MATCH_32, MATCH_64, ACTIVE_MASK,
+    ADD, AND, OR, XOR, MIN_U, MAX_U, MIN_S, MAX_S,
+};
+enum { FUEL = 1 << 18, POLLERS_MAX = 8, HEADER = 256 };
+
+struct Header {
+    u32 status;
+    int fuel;
+    u32 uniform, threads;
+    u32 block[3], index[3], grid[3];
+    u32 unit_stride;
+    u64 parameters, shared, local;
+    u32 local_bytes, shared_bytes, dynamic_shared;
+    u32 trap_thread, trap_kind, trap_line;
+    u32 exited, settled, pollers;
+    u32 poller[POLLERS_MAX];
+    u32 reserved;
+    u64 context_bytes, launch;
+};
+
+typedef u32 (*Run)(Header* cta, u32 low, u32 high);
+
+struct Fact {
+    u32 code, constant;
+};
+struct Table {
+    const Run* run;
+    const Fact* fact;
+    const u32* trap;  // kind and line of each
+    u32 regions, reserved;
+};
+struct Record {
+    u32 block[3], grid[3];
+    u32 dynamic_shared, reserved;
+    u64 parameters;
+};
+
+INLINE u32* unit(Header* cta, u32 which) {
+    return (u32*)((char*)cta + HEADER + (u64)which * cta->unit_stride);
+}
+
+EXPORT void ringflow_cta_initialise(
+    Header* cta, const Record* record, u32 index, u32 units, u32 local_bytes, u32 static_shared) {
+    u32 threads = record->block[0] * record->block[1] * record->block[2];
+    u32 stride = ((threads * 4 + 63) / 64 | 1) * 64;
+    u64 local = HEADER + (u64)units * stride;
+    u64 shared = (local + (u64)threads * local_bytes + 127) / 128 * 128;
+    u64 end = (shared + static_shared + record->dynamic_shared + 63) / 64 * 64;
+    u64* words = (u64*)cta;
+#pragma unroll 1
+    for (u64 i = 0; i < end / 8; ++i) words[i] = 0;
+    cta->threads = threads;
+    for (int i = 0; i < 3; ++i) {
+        cta->block[i] = record->block[i];
+        cta->grid[i] = record->grid[i];
+    }
+    cta->index[0] = index % record->grid[0];
+    cta->index[1] = index / record->grid[0] % record->grid[1];
+    cta->index[2] = index / record->grid[0] / record->grid[1];
+    cta->unit_stride = stride;
+    cta->parameters = record->parameters;
+    cta->local = (u64)cta + local;
+    cta->shared = (u64)cta + shared;
+    cta->local_bytes = local_bytes;
+    cta->shared_bytes = static_shared + record->dynamic_shared;
+    cta->dynamic_shared = record->dynamic_shared;
+    cta->pollers = UNKNOWN;
+    cta->context_bytes = end;
+}
+
+static DEVICE __attribute__((noinline)) void note_trap(Header* cta, const Table* table) {
+    const u32* state = unit(cta, 0);
+#pragma unroll 1
+    for (u32 t = 0; t < cta->threads; ++t) {
+        if (state[t] >= TRAP && state[t] < MIXED) {
+            u32 which = state[t] - TRAP;
+            cta->trap_thread = t;
+            cta->trap_kind = table->trap[2 * which];
+            cta->trap_line = table->trap[2 * which + 1];
+            return;
+        }
+    }
+}
+
+// Shuffles, votes and the like for the threads of one warp whose bits are in `set`; they are
+// all of those that take part, so results may overwrite operands only after all were read.
+static DEVICE __attribute__((noinline)) void collect(
+    Header* cta, u32 first, u32 set, u32 code) {
+    u32* a = unit(cta, 1) + first;
+    u32* b = unit(cta, 2) + first;
+    const u32* c = unit(cta, 3) + first;
+    u32 result[32], second[32];
+    u32 ballot = 0, sum = 0, all = ~0u, any = 0, odd = 0, low = ~0u, high = 0;
+    int least = 0x7FFFFFFF, most = -0x7FFFFFFF - 1;
+    if (code >= VOTE_ALL) {
+#pragma unroll 1
+        for (u32 lane = 0; lane < 32; ++lane) {
+            if (!(set >> lane & 1)) continue;
+            u32 value = a[lane];
+            if (value) ballot |= 1u << lane;
+            sum += value, all &= value, any |= value, odd ^= value;
+            low = value < low ? value : low;
+            high = value > high ? value : high;
+            least = (int)value < least ? (int)value : least;
+            most = (int)value > most ? (int)value : most;
+        }
+    }
+#pragma unroll 1
+    for (u32 lane = 0; lane < 32; ++lane) {
+        if (!(set >> lane & 1)) continue;
+        u32 value = 0, predicate = 0;
+        if (code >= SHFL_UP && code <= SHFL_IDX) {
+            u32 by = b[lane] & 31, clamp = c[lane] & 31, segment = c[lane] >> 8 & 31;
+            int limit = (int)((lane & segment) | (clamp & ~segment));
+            int least_lane = (int)(lane & segment);
+            int from = (int)lane;
+            if (code == SHFL_UP) from = (int)lane - (int)by, predicate = from >= limit;
+            else if (code == SHFL_DOWN) from = (int)(lane + by), predicate = from <= limit;
+            else if (code == SHFL_BFLY) from = (int)(lane ^ by), predicate = from <= limit;
+            else from = least_lane | (int)(by & ~segment), predicate = from <= limit;
+            if (!predicate) from = (int)lane;
+            value = a[from & 31];
+        } else if (code == VOTE_ALL) value = ballot == set;
+        else if (code == VOTE_ANY) value = ballot != 0;
+        else if (code == VOTE_UNI) value = ballot == set || ballot == 0;
+        else if (code == VOTE_BALLOT) value = ballot;
+        else if (code == MATCH_32 || code == MATCH_64) {
+#pragma unroll 1
+            for (u32 other = 0; other < 32; ++other)
+                if (set >> other & 1 && a[other] == a[lane] &&
+                    (code == MATCH_32 || b[other] == b[lane]))
+                    value |= 1u << other;
+        } else if (code == ACTIVE_MASK) value = set;
+        else if (code == ADD) value = sum;
+        else if (code == AND) value = all;
+        else if (code == OR) value = any;
+        else if (code == XOR) value = odd;
+        else if (code == MIN_U) value = low;
+        else if (code == MAX_U) value = high;
+        else if (code == MIN_S) value = (u32)least;
+        else if (code == MAX_S) value = (u32)most;
+        result[lane] = value;
+        second[lane] = predicate;
+    }
+#pragma unroll 1
+    for (u32 lane = 0; lane < 32; ++lane) {
+        if (!(set >> lane & 1)) continue;
+        a[lane] = result[lane];
+        b[lane] = second[lane];
+    }
+}
+
+// Lets the threads that wait at barrier `id` go on, if all that it waits for have come.
+static DEVICE __attribute__((noinline)) bool release_barrier(
+    Header* cta, const Table* table, u32 id) {
+    u32* state = unit(cta, 0);
+    u32* a = unit(cta, 1);
+    const u32* count = unit(cta, 2);
+    u32 waiting = 0, wanted = 0, ones = 0;
+#pragma unroll 1
+    for (u32 t = 0; t < cta->threads; ++t) {
+        if (!(state[t] & BARRIER) || state[t] >= WARP) continue;
+        if (table->fact[state[t] & REGION].constant != id) continue;
+        ++waiting;
+        wanted = count[t];
+        ones += a[t] != 0;
+    }
+    if (!waiting) return false;
+    u32 live = cta->threads - cta->exited;
+    u32 needed = wanted ? wanted : live;
+    if (waiting < needed) return false;
+#pragma unroll 1
+    for (u32 t = 0; t < cta->threads; ++t) {
+        if (!(state[t] & BARRIER) || state[t] >= WARP) continue;
+        u32 region = state[t] & REGION;
+        u32 code = table->fact[region].code;
+        if (table->fact[region].constant != id) continue;
+        if (code == BAR_POPC) a[t] = ones;
+        else if (code == BAR_AND) a[t] = ones == waiting;
+        else if (code == BAR_OR) a[t] = ones != 0;
+        state[t] = region;
+    }
+    return true;
+}
+
+// Lets collectives of one warp complete; threads whose state is ready still run.
+static DEVICE __attribute__((noinline)) bool release_warp(
+    Header* cta, const Table* table, u32 first) {
+    u32* state = unit(cta, 0) + first;
+    const u32* member = unit(cta, 4) + first;
+    u32 lanes = cta->threads - first < 32 ? cta->threads - first : 32;
+    u32 live = 0, waiting = 0;
+#pragma unroll 1
+    for (u32 lane = 0; lane < lanes; ++lane) {
+        if (state[lane] < EXITED) live |= 1u << lane;
+        if (state[lane] >= WARP && state[lane] < EXITED) waiting |= 1u << lane;
+    }
+    bool released = false;
+#pragma unroll 1
+    for (u32 lane = 0; lane < lanes; ++lane) {
+        if (!(waiting >> lane & 1)) continue;
+        u32 region = state[lane] & REGION, code = table->fact[region].code;
+        u32 same = 0;
+#pragma unroll 1
+        for (u32 other = 0; other < lanes; ++other) {
+            if (!(waiting >> other & 1)) continue;
+            u32 its = state[other] & REGION;
+            bool meets = its == region;
+            if (code == WARP_SYNC) meets = table->fact[its].code == WARP_SYNC;
+            if (meets) same |= 1u << other;
+        }
+        u32 set = code == ACTIVE_MASK ? same : member[lane] & live;
+        if (code != ACTIVE_MASK && (set & ~same)) continue;
+        if (!(set >> lane & 1)) set |= 1u << lane;
+        if (code != WARP_SYNC) collect(cta, first, set, code);
+#pragma unroll 1
+        for (u32 other = 0; other < lanes; ++other)
+            if (set >> other & 1) state[other] &= REGION;
+        waiting &= ~set;
+        released = true;
+    }
+    return released;
+}
+
+static DEVICE __attribute__((noinline)) bool release(Header* cta, const Table* table) {
+    const u32* state = unit(cta, 0);
+    bool warps = false;
+    u32 ids = 0;
+#pragma unroll 1
+    for (u32 t = 0; t < cta->threads; ++t) {
+        u32 word = state[t];
+        if (word >= EXITED) continue;
+        if (word & WARP) warps = true;
+        else if (word & BARRIER) ids |= 1u << table->fact[word & REGION].constant;
+    }
+    bool released = false;
+    if (warps) {
+#pragma unroll 1
+        for (u32 first = 0; first < cta->threads; first += 32)
+            released |= release_warp(cta, table, first);
+    }
+#pragma unroll 1
+    for (u32 id = 0; ids; ++id, ids >>= 1)
+        if (ids & 1) released |= release_barrier(cta, table, id);
+    return released;
+}
+
+// The smallest and largest state word, and how many threads have left.
+INLINE void survey(Header* cta, u32& low, u32& high, u32& exited) {
+    const u32* state = unit(cta, 0);
+    u32 threads = cta->threads, least = ~0u, most = 0, gone = 0;
+    for (u32 t = 0; t < threads; ++t) {
+        u32 word = state[t];
+        least = word < least ? word : least;
+        most = word > most ? word : most;
+        gone += word == EXITED;
+    }
+    low = least, high = most, exited = gone;
+}
+
+// Runs every thread whose state word is `word`, neighbours together; returns all flags.
+INLINE u32 run_all(Header* cta, const Table* table, u32 word) {
+    const u32* state = unit(cta, 0);
+    u32 threads = cta->threads, flags = 0;
+    Run run = table->run[word & REGION];
+#pragma unroll 1
+    for (u32 low = 0; low < threads;) {
+        if (state[low] != word) {
+            ++low;
+            continue;
+        }
+        u32 high = low + 1;
+        while (high < threads && state[high] == word) ++high;
+        u32 got = run(cta, low, high);
+        flags |= got & ~MASK;
+        low = high;
+    }
+    return flags;
+}
+
+// Runs the pollers once each; returns whether any of them did something.
+static DEVICE __attribute__((noinline)) bool poll_all(Header* cta, const Table* table) {
+    u32* state = unit(cta, 0);
+    bool effect = false;
+    if (cta->pollers == UNKNOWN) {
+        u32 count = 0;
+#pragma unroll 1
+        for (u32 t = 0; t < cta->threads; ++t) {
+            if (state[t] < POLL || state[t] >= BARRIER) continue;
+            if (count < POLLERS_MAX) cta->poller[count] = t;
+            ++count;
+        }
+        if (count <= POLLERS_MAX) cta->pollers = count;
+    }
+    if (cta->pollers != UNKNOWN) {
+        u32 count = cta->pollers;
+#pragma unroll 1
+        for (u32 i = 0; i < count; ++i) {
+            u32 t = cta->poller[i], word = state[t];
+            u32 got = table->run[word & REGION](cta, t, t + 1);
+            effect |= (got & MASK) != word || (got & EFFECT);
+        }
+    } else {
+#pragma unroll 1
+        for (u32 t = 0; t < cta->threads; ++t) {
+            u32 word = state[t];
+            if (word < POLL || word >= BARRIER) continue;
+            u32 got = table->run[word & REGION](cta, t, t + 1);
+            effect |= (got & MASK) != word || (got & EFFECT);
+        }
+    }
+    return effect;
+}
+
+// One round of a CTA whose threads are not all at one place; returns a status, or -1 to go on.
+static DEVICE __attribute__((noinline)) int mixed(Header* cta, const Table* table, bool& progress) {
+    u32 low, high, exited;
+    if (!cta->settled) {
+        survey(cta, low, high, exited);
+        cta->exited = exited;
+        if (high >= TRAP) return note_trap(cta, table), TRAPPED;
+        if (low >= EXITED) return DONE;
+        if (low == high && exited == 0 && !(low & WARP)) {
+            cta->uniform = low;
+            return -1;
+        }
+        if (low < POLL) {
+            u32 flags = run_all(cta, table, low);
+            progress = true;
+            return flags & OUT_OF_FUEL ? PREEMPTED : -1;
+        }
+        if (release(cta, table)) {
+            progress = true;
+            return -1;
+        }
+        cta->settled = 1;
+        cta->pollers = UNKNOWN;
+        if (low >= BARRIER) cta->pollers = 0;
+    }
+    if (cta->pollers == 0) return progress ? PROGRESS : IDLE;
+    if (!poll_all(cta, table)) return progress ? PROGRESS : IDLE;
+    cta->settled = 0;
+    progress = true;
+    return -1;
+}
+
+EXPORT int ringflow_cta_step(Header* cta, int budget, const Table* table) {
+    bool progress = false;
+    int status = PROGRESS;
+    cta->fuel = FUEL;
+#pragma unroll 1
+    while (budget-- > 0) {
+        u32 word = cta->uniform;
+        if (word == MIXED) {
+            int got = mixed(cta, table, progress);
+            if (got < 0) continue;
+            status = got;
+            break;
+        }
+        u32 region = word & REGION;
+        if (word & WARP) {
+            cta->uniform = MIXED;
+            cta->settled = 0;
+            continue;
+        }
+        u32 got = 0;
+        if (word & BARRIER) {
+            const Fact* fact = &table->fact[region];
+            u32* counts = unit(cta, 2);
+            if (fact->code != BAR || counts[0] != 0) {
+                release_barrier(cta, table, fact->constant);
+            }
+        }
+        got = table->run[region](cta, 0, cta->threads);
+        u32 next = got & MASK;
+        if (next >= EXITED && next != MIXED) {
+            if (next == EXITED) status = DONE, cta->exited = cta->threads;
+            else status = TRAPPED, note_trap(cta, table);
+            break;
+        }
+        cta->uniform = next;
+        cta->settled = 0;
+        if (word & POLL && next == word && !(got & EFFECT)) {
+            status = progress ? PROGRESS : IDLE;
+            break;
+        }
+        progress = true;
+        if (got & OUT_OF_FUEL) {
+            status = PREEMPTED;
+            break;
+        }
+    }
+    cta->status = (u32)status;
+    return status;
+}
