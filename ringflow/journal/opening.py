@@ -134,8 +134,7 @@ def _cut(files: FileSystem, folder: Path, tear: Tear) -> TornTail:
     if tear.offset_bytes:
         files.truncate(path, tear.offset_bytes)
     else:
-        files.delete(path)
-        files.fsync_folder(folder)
+        files.delete(path)  # durable with the name of the next segment; harmless if it comes back
     return TornTail(
         segment=str(tear.segment),
         offset_bytes=tear.offset_bytes,

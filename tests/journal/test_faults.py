@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -19,7 +22,9 @@ from ringflow.errors import (
     StorageError,
 )
 from ringflow.journal.api import JournalLimits
+from ringflow.journal.lanes import Pending
 from ringflow.journal.opening import open_journal
+from ringflow.journal.record import Record
 from tests.doubles.files import CrashingFiles, Loss
 from tests.journal.sample import JOURNAL, TYPES, note, opened, texts_of, write_durably
 
@@ -79,6 +84,30 @@ async def test_the_first_failure_closes_the_journal_for_good(call: str, code: in
             found = texts_of(journal)
             assert found == ["kept", "x", "y"][: len(found)]
             assert found
+
+
+async def test_the_event_loop_goes_on_while_the_disk_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Write and fsync are made in a thread: only the loop itself can open this disk's gate."""
+    files = CrashingFiles()
+    entered, gate = threading.Event(), threading.Event()
+    async with opened(files) as journal:
+
+        def slow_write(batch: Sequence[Pending]) -> tuple[list[Record], int]:
+            entered.set()
+            if not gate.wait(timeout=20):
+                raise OSError("the event loop stood still")
+            return write(batch)
+
+        write = journal._log.write
+        monkeypatch.setattr(journal._log, "write", slow_write)
+        append = journal.append("s", note("x"))
+        while not entered.is_set():
+            await anyio.lowlevel.checkpoint()
+        assert append.sequence is None
+        gate.set()
+        await journal.until_durable(append)
 
 
 async def test_what_is_queued_behind_a_failure_is_unknown_too() -> None:
