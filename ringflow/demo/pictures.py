@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def _draw(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     extent = (*seafloor.longitude, *seafloor.latitude)
-    place = {"extent": extent, "origin": "lower"}
+    place: dict[str, Any] = {"extent": extent, "origin": "lower"}
     wet = seafloor.elevation < 0
     land = np.ma.masked_array(seafloor.elevation, mask=wet)
     axes.imshow(land, **place, cmap="gray", vmin=-1500, vmax=2500)

@@ -32,10 +32,7 @@ class Phase:
 
     @property
     def title(self) -> str:
-        if self.kind == "migration":
-            return f"migrate to {self.target}"
-        fate = ", which traps" if self.ending == "rolled_back" else ""
-        return f"reload {self.target}{fate}"
+        return f"{'migrate to' if self.kind == 'migration' else 'reload'} {self.target}"
 
     def starts_at(self, message_count: int) -> int:
         """Return how many replies there must be before the operation starts."""
@@ -44,13 +41,13 @@ class Phase:
 
 @attrs.frozen
 class Seen:
-    """An operation as the engine's journal has it; ``reason`` is why it failed, if it did."""
+    """An operation as the engine's journal has it; ``failure`` says why it rolled back."""
 
     operation_id: str
     kind: str
     state: str
     target: str
-    reason: str = ""
+    failure: str = ""
 
 
 PLAN: Final = (
@@ -64,7 +61,7 @@ PLAN: Final = (
 def fulfils(seen: Seen, phase: Phase) -> bool:
     """Return whether an operation is the phase, ended as it should."""
     same = (seen.kind, seen.target, seen.state) == (phase.kind, phase.target, phase.ending)
-    return same and (phase.ending == "completed" or "trap" in seen.reason.lower())
+    return same and (phase.ending == "completed" or "trap" in seen.failure.lower())
 
 
 def done_phases(operations: Iterable[Seen]) -> tuple[Seen, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import attrs
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,10 +21,10 @@ class Row:
     """One operation in the table; times in ms, ``None`` where a kill took the figure away."""
 
     operation: str
-    state_bytes: int | None
+    state_bytes: int
     reply_gap_ms: float | None
     producer_gap_ms: float | None
-    parked_count: int | None
+    parked_count: int
     path: str
     digest: str
 
@@ -51,43 +53,58 @@ class Verdict:
         return self.identical and all(error <= ERROR_MAX for error in self.errors.values())
 
 
-def row_of(phase: Phase, status: ringflow.OperationStatus, timing: Timing | None) -> Row:
-    """Return the table's row of an operation, from the journal and from what the demo saw."""
-    details = status.details
+def row_of(
+    phase: Phase, status: ringflow.OperationStatus, timing: Timing | None, *, last_state_bytes: int
+) -> Row:
+    """Return the table's row of an operation, from the journal and from what the demo saw.
+
+    Args:
+        last_state_bytes: of the regions at the end; they are the reloads' new regions too.
+    """
+    details, ending = status.details, status.state.replace("_", " ")
     return Row(
-        operation=f"{phase.title}: {status.state.replace('_', ' ')}",
-        state_bytes=details.get("state_bytes"),
+        operation=phase.title if status.state == "completed" else f"{phase.title}: {ending}",
+        state_bytes=details.get("state_bytes", last_state_bytes),
         reply_gap_ms=timing.reply_gap_ms if timing else None,
         producer_gap_ms=timing.producer_gap_ms if timing else None,
-        parked_count=details.get("parked_count"),
-        path=str(details.get("path") or "in place"),
-        digest=str(details.get("digest") or ""),
+        parked_count=details["parked_count"],
+        path=details.get("path", "in place"),
+        digest=digest_of(details["digests"]),
     )
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Return the SHA-256 (hex) over the regions' names and digests, in the names' order."""
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def show(console: Console, verdict: Verdict) -> None:
     """Print the table, the errors against the solver and the verdict."""
-    table = Table(title="What happened while the producer sent")
-    table.add_column("operation")
-    for heading in ("state bytes", "pause ms", "producer's gap ms", "parked"):
-        table.add_column(heading, justify="right")
-    table.add_column("path")
-    table.add_column("digest")
+    table = Table(
+        title="What happened while the producer sent", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    table.add_column("operation", no_wrap=True)
+    for heading in ("state bytes", "pause ms", "gap ms", "parked"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("path", no_wrap=True)
+    table.add_column("digest", no_wrap=True)
     for row in verdict.rows:
         table.add_row(
             row.operation,
-            "–" if row.state_bytes is None else f"{row.state_bytes:,}",
+            f"{row.state_bytes:,}",
             _milliseconds(row.reply_gap_ms),
             _milliseconds(row.producer_gap_ms),
-            "–" if row.parked_count is None else str(row.parked_count),
+            str(row.parked_count),
             row.path,
-            row.digest[:12],
+            row.digest[:8],
         )
     console.print(table)
     console.print(
-        "pause: from the last reply before to the first reply after; producer's gap: the longest "
-        "that it waited between two messages; – : the process was killed before it was noted"
+        "pause: last reply before to first reply after; gap: the longest that the producer waited"
     )
+    if any(row.reply_gap_ms is None for row in verdict.rows):
+        console.print("–: the process was killed before it noted the figure")
     for name, error in verdict.errors.items():
         fate = "" if error <= ERROR_MAX else f", over the bound of {ERROR_MAX:g}"
         console.print(f"relative error of {name} against the numpy solver: {error:.1e}{fate}")

@@ -84,7 +84,12 @@ async def run_demo(options: Options, console: Console) -> Verdict:
     await anyio.to_thread.run_sync(_draw, options.folder, seafloor, eventful)
     verdict = Verdict(
         rows=tuple(
-            row_of(phase, status, timings.timings.get(status.operation_id))
+            row_of(
+                phase,
+                status,
+                timings.timings.get(status.operation_id),
+                last_state_bytes=sum(region.nbytes for region in eventful.regions.values()),
+            )
             for phase, status in zip(PLAN, eventful.operations, strict=True)
         ),
         differences=tuple(differences(eventful, quiet)),

@@ -54,13 +54,16 @@ class Ending:
 
 def seen_operations(statuses: Iterable[ringflow.OperationStatus]) -> tuple[Seen, ...]:
     """Return the engine's operations in the plan's terms."""
-    seen = []
-    for status in statuses:
-        details = status.details
-        target = details.get("target_device" if status.kind == "migration" else "new_version", "")
-        reason = str(details.get("reason", ""))
-        seen.append(Seen(status.operation_id, status.kind, status.state, str(target), reason))
-    return tuple(seen)
+    return tuple(
+        Seen(
+            operation_id=status.operation_id,
+            kind=status.kind,
+            state=status.state,
+            target=status.details.get("target") or status.details.get("new_version", ""),
+            failure=status.details.get("failure", ""),
+        )
+        for status in statuses
+    )
 
 
 class Eventful:
@@ -98,7 +101,7 @@ class Eventful:
             last_number=traffic.last_number,
             regions=await copy_regions(kernel),
             replies=log.payloads,
-            absorb_at=int(operations[1].details["at_sequence"]),
+            absorb_at=operations[1].details["applied_sequence"] + 1,
             operations=operations,
         )
 
@@ -175,7 +178,7 @@ async def kernel_of(engine: ringflow.Engine, seafloor: Seafloor) -> ringflow.Ker
 
 async def start_reload(
     engine: ringflow.Engine, seafloor: Seafloor, version: str, *, at_sequence: int | None
-) -> ringflow.Operation:
+) -> ringflow.Operation[ringflow.ReloadResult]:
     """Start the reload of version 2 (with its conversion) or 3."""
     first = version == "v2"
     return await engine.start_reload(

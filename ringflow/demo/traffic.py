@@ -14,6 +14,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 import attrs
+from anyio.abc import TaskStatus
 
 import ringflow
 from ringflow.demo import DemoError
@@ -80,8 +81,7 @@ class Traffic:
         The producer goes on past the script's length while the director still works.
         """
         async with anyio.create_task_group() as group:
-            reader = anyio.CancelScope()
-            group.start_soon(self._read, reader)
+            reader = await group.start(self._read)  # a new consumer gets the replies to come
             group.start_soon(self._produce)
             await director(self)
             self._may_stop = True
@@ -130,14 +130,17 @@ class Traffic:
             self.last_number = number
             self._tell()
 
-    async def _read(self, scope: anyio.CancelScope) -> None:
-        with scope:
+    async def _read(self, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
+        with anyio.CancelScope() as scope:
             async with self._kernel.replies(consumer=CONSUMER) as replies:
+                task_status.started(scope)
                 async for reply in replies:
                     self.timeline.replied_ns.append(time.monotonic_ns())
-                    await anyio.to_thread.run_sync(
-                        self._log.add, reply.sequence, reply.index, reply.payload
-                    )
-                    await reply.ack()
+                    await self._record(reply)
                     self._on_reply(self.reply_count)
                     self._tell()
+
+    async def _record(self, reply: ringflow.Reply) -> None:
+        add = self._log.add
+        await anyio.to_thread.run_sync(add, reply.sequence, reply.index, reply.payload)
+        await reply.ack()

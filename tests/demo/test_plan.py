@@ -34,12 +34,12 @@ def test_each_finished_operation_counts_once(count: int) -> None:
 @pytest.mark.parametrize("index", range(len(ALL)))
 def test_what_a_restart_rolled_back_is_tried_again(index: int) -> None:
     """A rolled back try does not count, its repetition does; later phases still follow."""
-    tried = attrs.evolve(ALL[index], operation_id="tried", state="rolled_back", reason="restart")
+    tried = attrs.evolve(ALL[index], operation_id="tried", state="rolled_back", failure="restart")
     assert done_phases([*ALL[:index], tried]) == tuple(ALL[:index])
     assert done_phases([*ALL[:index], tried, *ALL[index:]]) == tuple(ALL)
 
 
 def test_bad_version_that_completed_is_not_done() -> None:
     """The third version must roll back; if it passed, its phase isn't fulfilled."""
-    passed = attrs.evolve(ALL[2], state="completed", reason="")
+    passed = attrs.evolve(ALL[2], state="completed", failure="")
     assert len(done_phases([*ALL[:2], passed, ALL[3]])) == 2
