@@ -405,6 +405,11 @@ class ResidentKernel:
         return self._load("taken_sequence")
 
     @property
+    def posted_sequence(self) -> int:
+        """The last message posted in this launch, or its base sequence."""
+        return self._posted_sequence
+
+    @property
     def fault(self) -> KernelFault:
         return KernelFault(self._native.load_u32(self._control_host + CONTROL["fault"]))
 

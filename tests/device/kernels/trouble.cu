@@ -11,8 +11,11 @@ extern "C" __global__ void trouble(ringflow::control* control, unsigned* stop) {
         unsigned count = m.size ? m.as<unsigned>() : 0;
         if (m.type == ECHO) self.reply(m, count);
         if (m.type == TRAP) asm volatile("trap;");
-        if (m.type == SPIN)
-            for (unsigned i = 1; i; i = i * 3 + (stop[0] & 2)) stop[1] = i;  // odd, so for ever
+        if (m.type == SPIN) {
+            unsigned value = stop[0];
+            for (unsigned long long i = 0; i < ~0ull; ++i) value = (value * 3 + 1) ^ (value >> 7);
+            stop[1] = value;
+        }
         if (m.type == FLOOD) {
             unsigned sent = 0;
             for (unsigned i = 0; i < count; ++i) sent += self.emit(FLOOD, i);

@@ -1,0 +1,93 @@
+"""Kernels of the device tests: compiled by clang once a process, loaded on the host device."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from ringflow.device.api import Device
+from ringflow.device.compiler.api import HOST, CompiledCode, compile_source
+from ringflow.device.resident import ResidentKernel
+from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region
+
+FOLDER = Path(__file__).parent
+REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
+    "echo": [],
+    "silent": [],
+    "counter": [("total", "uint64", (2,)), ("saved", "uint64", (1,))],
+    "sweep": [("field", "uint32", (1000,)), ("next", "uint32", (1000,)), ("sums", "uint64", (1,))],
+    "trouble": [("stop", "uint32", (16,))],
+    "free": [("steps", "uint64", (1,))],
+}
+ENTRY_POINTS = {"free": "free_running"}
+ARGUMENTS = {"sweep": [Argument("length", "uint32", np.uint32(1000).tobytes())]}
+
+
+def source(name: str) -> str:
+    return (FOLDER / f"{name}.cu").read_text(encoding="utf-8")
+
+
+def spec(
+    name: str,
+    *,
+    block: Dim3 = (32, 1, 1),
+    ring_slots: int = 256,
+    reply_slots: int = 1024,
+    max_replies: int = 1,
+) -> KernelSpec:
+    """Return the spec of a test kernel."""
+    entry_point = ENTRY_POINTS.get(name, name)
+    return KernelSpec(
+        kernel_id=name,
+        kernel_type=name,
+        code=KernelCodeSource.from_cuda(source(name), entry_point),
+        regions=[Region(n, dtype=d, shape=s) for n, d, s in REGIONS[name]],
+        arguments=ARGUMENTS.get(name, []),
+        block=block,
+        ring_slots=ring_slots,
+        reply_slots=reply_slots,
+        max_replies=max_replies,
+    )
+
+
+@functools.cache
+def compiled(name: str) -> CompiledCode:
+    """Return a test kernel as clang's PTX."""
+    return compile_source(
+        source(name),
+        entry_point=ENTRY_POINTS.get(name, name),
+        target=HOST,
+        name=f"{name}.cu",
+        cache=None,
+    )
+
+
+def resident(
+    device: Device,
+    name: str,
+    *,
+    grid: Dim3 = (1, 1, 1),
+    block: Dim3 = (32, 1, 1),
+    base_sequence: int = 0,
+    epoch: int = 1,
+    ring_slots: int = 256,
+    reply_slots: int = 1024,
+    max_replies: int = 1,
+) -> ResidentKernel:
+    """Return a test kernel on a device, not yet launched."""
+    return ResidentKernel(
+        device,
+        device.load(compiled(name)),
+        spec(
+            name,
+            block=block,
+            ring_slots=ring_slots,
+            reply_slots=reply_slots,
+            max_replies=max_replies,
+        ),
+        grid=grid,
+        base_sequence=base_sequence,
+        epoch=epoch,
+    )
