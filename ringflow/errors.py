@@ -53,13 +53,28 @@ class DuplicateKernelError(UsageError):
 
 
 class UnknownDeviceError(UsageError):
-    """The engine was not opened with this device."""
+    """The engine was not opened with this device, or the coordinator was not told of it."""
 
-    def __init__(self, device: str, known: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        device: str,
+        known: tuple[str, ...] = (),
+        *,
+        advice: str = "add it to open_engine(devices=[...])",
+    ) -> None:
         self.device = device
+        super().__init__(f"no device {device!r}; there are: {', '.join(known) or 'none'}; {advice}")
+
+
+class DeviceInUseError(UsageError):
+    """A device that is to go still has kernels, or some are on their way to it."""
+
+    def __init__(self, device: str, kernels: tuple[str, ...]) -> None:
+        self.device = device
+        self.kernels = kernels
         super().__init__(
-            f"no device {device!r}; the engine has: {', '.join(known) or 'none'}; "
-            "add it to open_engine(devices=[...])"
+            f"device {device!r} still has {', '.join(map(repr, kernels))}; migrate them away or "
+            "unassign them first"
         )
 
 
