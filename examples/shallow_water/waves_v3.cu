@@ -21,9 +21,9 @@ constexpr float SPONGE_STRENGTH = 0.08f;  // what a step takes away at the very 
 constexpr unsigned SPONGE_SHARE = 24;     // the sponge's width is 1/24 of the grid's
 enum { STEPS, WATCHED, ROWS, COLUMNS };  // the words of the region `progress`
 
-struct Progress { unsigned steps; float height; };
-struct Level { unsigned steps; float height; };
-struct Total { double energy; };
+// The reply to every message: steps so far, the height at the gauge or the last disturbance, and
+// the energy where it was asked for.
+struct Answer { unsigned steps; float height; double energy; };
 
 struct Sea {
   float* height;
@@ -144,16 +144,10 @@ extern "C" __global__ void waves(ringflow::control* control, float* height, floa
   while (self.receive(m)) {
     if (++handled == TRAP_AT) __trap();
     switch (m.type) {
-      case Disturb::id: {
-        const Disturb wave = m.as<Disturb>();
-        disturb(sea, wave);
-        self.sync();
-        if (self.leader()) {
-          progress[WATCHED] = cell_at(sea, wave.x, wave.y);
-          self.reply(m, Progress{progress[STEPS], height[progress[WATCHED]]});
-        }
+      case Disturb::id:
+        disturb(sea, m.as<Disturb>());
+        if (self.leader()) progress[WATCHED] = cell_at(sea, m.as<Disturb>().x, m.as<Disturb>().y);
         break;
-      }
       case Step::id: {
         const unsigned count = m.as<Step>().count;
         for (unsigned i = 0; i < count; ++i) {
@@ -162,27 +156,21 @@ extern "C" __global__ void waves(ringflow::control* control, float* height, floa
           move_heights(sea);
           self.sync();
         }
-        if (self.leader()) {
-          progress[STEPS] += count;
-          self.reply(m, Progress{progress[STEPS], height[progress[WATCHED]]});
-        }
+        if (self.leader()) progress[STEPS] += count;
         break;
       }
-      case Gauge::id: {
-        const unsigned cell = cell_at(sea, m.as<Gauge>().x, m.as<Gauge>().y);
-        if (self.leader()) self.reply(m, Level{progress[STEPS], height[cell]});
-        break;
-      }
-      case Energy::id: {
+      case Energy::id:
         sum_rows(sea, row_energy);
-        self.sync();
-        if (self.leader()) {
-          double energy = 0.0;
-          for (unsigned row = 1; row < ny - 1; ++row) energy += row_energy[row];
-          self.reply(m, Total{energy});
-        }
         break;
-      }
+    }
+    self.sync();
+    if (self.leader()) {
+      const Gauge* gauge = m.type == Gauge::id ? &m.as<Gauge>() : nullptr;
+      const unsigned cell = gauge ? cell_at(sea, gauge->x, gauge->y) : progress[WATCHED];
+      double energy = 0.0;
+      if (m.type == Energy::id)
+        for (unsigned row = 1; row < ny - 1; ++row) energy += row_energy[row];
+      self.reply(m, Answer{progress[STEPS], height[cell], energy});
     }
   }
 }

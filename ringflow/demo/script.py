@@ -52,25 +52,15 @@ class Energy:
 
 
 @message(101)
-class Progress:
-    """The reply to ``Disturb`` and ``Step``: steps so far, the height at the last disturbance."""
+class Answer:
+    """The reply to each of them: the height is that at the gauge or at the last disturbance.
+
+    Energy is in m^3/s^2, summed over the cells; times density and a cell's area it is in joules.
+    It is 0 where it was not asked for.
+    """
 
     steps: u32
     height: f32
-
-
-@message(102)
-class Level:
-    """The reply to ``Gauge``: the height in metres after ``steps`` steps."""
-
-    steps: u32
-    height: f32
-
-
-@message(103)
-class Total:
-    """The reply to ``Energy``: the sum over the cells in m^3/s^2, times density and area joules."""
-
     energy: f64
 
 

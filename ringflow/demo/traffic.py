@@ -21,7 +21,7 @@ from ringflow.demo import DemoError
 from ringflow.demo.records import ReplyLog, Timing
 from ringflow.demo.script import PRODUCER, command_at
 
-WINDOW: Final = 32  # more than a probation holds back, else producer and probation would wait
+WINDOW: Final = 16  # more than a probation holds back, else producer and probation would wait
 CONSUMER: Final = "recorder"
 PATIENCE_S: Final = 120.0
 
