@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -96,6 +96,35 @@ def loops_of(blocks: Sequence[Block], alive: Sequence[int]) -> list[Loop]:
                     stack.append(predecessor)
         loops.append(Loop(header, frozenset(ends), frozenset(inside)))
     return sorted(loops, key=lambda loop: (len(loop.blocks), loop.header))
+
+
+def progress_order(blocks: Sequence[Block], loops: Sequence[Loop]) -> dict[int, int]:
+    """Return each block's rank such that a loop's blocks come before what follows the loop.
+
+    Threads with lower ranks lag behind: run first, they catch up with the others.
+    """
+
+    def leaves(index: int, successor: int) -> int:
+        return sum(index in loop.blocks and successor not in loop.blocks for loop in loops)
+
+    def ordered(index: int) -> Iterator[int]:
+        successors = blocks[index].all_successors()
+        return iter(sorted(successors, key=lambda s: -leaves(index, s)))
+
+    finished: list[int] = []
+    seen = {0}
+    stack = [(0, ordered(0))]
+    while stack:
+        index, successors = stack[-1]
+        for successor in successors:
+            if successor not in seen:
+                seen.add(successor)
+                stack.append((successor, ordered(successor)))
+                break
+        else:
+            finished.append(index)
+            stack.pop()
+    return {index: rank for rank, index in enumerate(reversed(finished))}
 
 
 def is_waiting(ins: Instruction) -> bool:

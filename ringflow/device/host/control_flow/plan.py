@@ -14,6 +14,7 @@ from ringflow.device.host.control_flow.loops import (
     classify,
     defeats_vectors,
     loops_of,
+    progress_order,
     reachable,
 )
 from ringflow.device.host.control_flow.names import writes
@@ -101,26 +102,24 @@ class Plan:
         return True
 
 
-def _word(block: Block, kind: LoopKind | None) -> int:
-    if isinstance(block.terminator, Suspend):
-        parts = block.terminator.ins.parts
-        warp = parts[0] not in ("bar", "barrier") or "warp" in parts
-        return cta.STATE_WARP if warp else cta.STATE_BARRIER
-    return cta.STATE_POLL if kind is LoopKind.POLL else 0
+def _word(ins: Instruction) -> int:
+    warp = ins.parts[0] not in ("bar", "barrier") or "warp" in ins.parts
+    return cta.STATE_WARP if warp else cta.STATE_BARRIER
 
 
 def _regions(
     blocks: Sequence[Block],
-    alive: Sequence[int],
+    rank: Mapping[int, int],
     kinds: Mapping[int, LoopKind],
     latches: Mapping[int, int],
 ) -> list[Region]:
-    """Number the resume points by where threads arrive in the text, so that laggards go first."""
+    """Number the resume points by rank, so that the runtime lets laggards go first."""
     points: list[tuple[int, int, int, Instruction | None]] = []
-    for index in alive:
+    for index in rank:
         terminator = blocks[index].terminator
         if isinstance(terminator, Suspend):
-            points.append((index, terminator.target, _word(blocks[index], None), terminator.ins))
+            word = _word(terminator.ins)
+            points.append((rank[index], terminator.target, word, terminator.ins))
     for header, kind in kinds.items():
         word = cta.STATE_POLL if kind is LoopKind.POLL else 0
         points.append((latches[header], header, word, None))
@@ -148,9 +147,10 @@ def plan_kernel(function: Function, *, preempt: bool) -> Plan:
     }
     if any(loop.header == 0 for loop in loops):
         raise UnsupportedPtxError("bra", function.line, "a loop to the kernel's first block")
-    latches = {loop.header: max(loop.latches) for loop in loops}
+    rank = progress_order(blocks, loops)
+    latches = {loop.header: max(rank[latch] for latch in loop.latches) for loop in loops}
     resumable = {h: kind for h, kind in kinds.items() if preempt or kind is not LoopKind.FUEL}
-    regions = _regions(blocks, alive, resumable, latches)
+    regions = _regions(blocks, rank, resumable, latches)
     if len(regions) > cta.STATE_REGION:
         raise UnsupportedPtxError(function.name, function.line, "too many resume points")
     live = live_registers(blocks, alive, function.registers)

@@ -257,6 +257,10 @@ class Emitter:
         address = self.variable_address(variable)
         return self.pointer(address, offset_bytes), ""
 
+    def load_early(self, operands: tuple[Operand, ...], bits: int, signed: bool) -> bool:
+        """Load a kernel's parameter where the function starts, if this is one."""
+        return False
+
     def shared_base(self) -> str:
         """Return the native address (i64) of the CTA's shared memory."""
         raise UnsupportedPtxError(".shared", self.line(), "outside of a kernel")

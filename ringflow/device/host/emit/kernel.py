@@ -187,6 +187,7 @@ def _run_text(name: str, index: int, scalar: RegionEmitter, vector: RegionEmitte
         f"%py = getelementptr i8, ptr %cta, i64 {cta.BLOCK_Y}",
         "%by = load i32, ptr %py, !invariant.load !0",
         f"%states = getelementptr inbounds i8, ptr %cta, i64 {cta.HEADER_BYTES}",
+        *_hoisted(scalar, vector),
         "br label %row",
         "row:",
         "%t = phi i32 [ %low, %entry ], [ %t.next, %next ]",
@@ -228,6 +229,15 @@ def _run_text(name: str, index: int, scalar: RegionEmitter, vector: RegionEmitte
         "}",
     ]
     return "\n".join(lines)
+
+
+def _hoisted(scalar: RegionEmitter, vector: RegionEmitter | None) -> list[str]:
+    """Load what the bodies take as arguments, once for both forms."""
+    both = {**scalar.hoisted, **(vector.hoisted if vector is not None else {})}
+    lines: list[str] = []
+    for _, texts in sorted(both.values(), key=lambda value: "%zero" in value[1][0]):
+        lines += texts
+    return lines
 
 
 def _check_text(vector: RegionEmitter) -> list[str]:
@@ -301,6 +311,7 @@ def _loop_text(form: str, emitter: RegionEmitter, metadata: str) -> list[str]:
             lines.append(f"%{f}.c{number} = trunc i{bits} {value} to i{width}")
             value = f"%{f}.c{number}"
         arguments += f", i{width} {value}"
+    arguments += "".join(f", {kind} {name}" for name, (kind, _) in emitter.hoisted.items())
     access = emitter.memory_metadata
     lines += [
         f"%{f}.word = call i32 {emitter.name()}(ptr %cta, ptr %zero, i64 %stride, "

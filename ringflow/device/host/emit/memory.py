@@ -99,6 +99,8 @@ def _elements(operand: Operand, count: int) -> tuple[Operand | None, ...]:
 def _load(emitter: Emitter, ins: Instruction) -> None:
     access = _Access(emitter, ins)
     bits = bits_of(access.type)
+    if access.space == "param" and emitter.load_early(ins.operands, bits, access.type[0] == "s"):
+        return
     pointer, metadata = _place(emitter, ins.operands[1], access.space)
     for index, target in enumerate(_elements(ins.operands[0], access.count)):
         place = pointer

@@ -27,7 +27,15 @@ from ringflow.device.host.emit.collective import MAIL_A, MAIL_B, collective_of, 
 from ringflow.device.host.emit.core import ModuleContext
 from ringflow.device.host.emit.families import emit_plain
 from ringflow.device.host.emit.function import FunctionEmitter, time_register
-from ringflow.device.host.ptx.ast import Call, Instruction, Register, Variable
+from ringflow.device.host.ptx.ast import (
+    Address,
+    Call,
+    Instruction,
+    Operand,
+    Register,
+    Symbol,
+    Variable,
+)
 from ringflow.errors import UnsupportedPtxError
 
 _HEADER_REGISTERS = {
@@ -68,7 +76,8 @@ class RegionEmitter(FunctionEmitter):
         self.region = region
         self.vector = vector
         self.prologue: list[str] = []
-        self.headers: dict[int, str] = {}
+        self.hoisted: dict[str, tuple[str, list[str]]] = {}
+        self.headers: dict[int | tuple[int, int], str] = {}
         self.units: dict[int, str] = {}
         self.members = plan.members(region, vector=vector)
         self.exits: dict[int, Region] = {}
@@ -95,12 +104,21 @@ class RegionEmitter(FunctionEmitter):
     # -- the CTA's memory -----------------------------------------------------------------------
 
     def header(self, offset: int, kind: str = "i32") -> str:
-        """Return a word of the header that never changes while the CTA lives."""
+        """Return a word of the header that never changes while the CTA lives.
+
+        It is loaded outside of the loop over threads: LLVM would sink the load under a condition,
+        and the vectoriser gather what is the same for all threads.
+        """
         found = self.headers.get(offset)
         if found is None:
             found = f"%h{offset}"
-            self.prologue.append(f"%p{offset} = getelementptr i8, ptr %cta, i64 {offset}")
-            self.prologue.append(f"{found} = load {kind}, ptr %p{offset}, !invariant.load !0")
+            self.hoisted[found] = (
+                kind,
+                [
+                    f"%p{offset} = getelementptr i8, ptr %cta, i64 {offset}",
+                    f"{found} = load {kind}, ptr %p{offset}, !invariant.load !0",
+                ],
+            )
             self.headers[offset] = found
         return found
 
@@ -180,10 +198,37 @@ class RegionEmitter(FunctionEmitter):
     def parameter_pointer(self, variable: Variable, offset_bytes: int) -> tuple[str, str]:
         if variable.name in self.memory.parameters:
             address = self.variable_address(variable)
-            return self.pointer(address, offset_bytes), ", !invariant.load !0"
+            metadata = ", !invariant.load !0" + self.memory_metadata
+            return self.pointer(address, offset_bytes), metadata
         if variable.name in self.memory.local:
-            return self.pointer(self.variable_address(variable), offset_bytes), ""
+            pointer = self.pointer(self.variable_address(variable), offset_bytes)
+            return pointer, self.memory_metadata
         return super().parameter_pointer(variable, offset_bytes)
+
+    def load_early(self, operands: tuple[Operand, ...], bits: int, signed: bool) -> bool:
+        """Take a kernel's parameter, loaded outside of the loop over threads."""
+        target, address = operands[0], operands[1]
+        if not isinstance(address, Address) or not isinstance(address.base, Symbol):
+            return False
+        if address.base.name not in self.memory.parameters or not isinstance(target, Register):
+            return False
+        offset = self.memory.parameters[address.base.name]
+        offset += address.base.offset_bytes + address.offset_bytes
+        found = self.headers.get((offset, bits))
+        if found is None:
+            base = self.header(cta.PARAMETERS, "i64")
+            found = f"%q{offset}.{bits}"
+            self.hoisted[found] = (
+                f"i{bits}",
+                [
+                    f"{found}.b = getelementptr i8, ptr %zero, i64 {base}",
+                    f"{found}.p = getelementptr i8, ptr {found}.b, i64 {offset}",
+                    f"{found} = load i{bits}, ptr {found}.p, !invariant.load !0",
+                ],
+            )
+            self.headers[(offset, bits)] = found
+        self.write(target, found, bits, signed=signed)
+        return True
 
     def shared_base(self) -> str:
         return self.header(cta.SHARED, "i64")
@@ -212,7 +257,9 @@ class RegionEmitter(FunctionEmitter):
         return f'@"{form}.{self.function.name}.{self.region.index}"'
 
     def signature(self) -> str:
+        """Return the parameters; ``hoisted`` ones are values that ``run`` loads once."""
         extra = "".join(f", i{self.width(n)} %a{i}" for i, n in enumerate(self.arguments))
+        extra += "".join(f", {kind} {name}" for name, (kind, _) in self.hoisted.items())
         return "ptr %cta, ptr %zero, i64 %stride, i32 %thread, i32 %x, i32 %y, i32 %z" + extra
 
     def text(self) -> str:
