@@ -27,7 +27,7 @@ from ringflow.errors import LimitExceededError, UsageError
 
 SLOTS_MAX: Final = 16384
 STEP_BUDGET: Final = 64
-SPIN_NS: Final = 100_000
+SPIN_NS: Final = 5_000
 YIELD_NS: Final = 200_000
 STOP_DEADLINE_S: Final = 10.0
 

@@ -105,8 +105,8 @@ static_assert(__builtin_offsetof(pump, scans) == 44, "scans");
 
 namespace native {
 
-constexpr unsigned SPINS = 200;
-constexpr unsigned YIELDS = 300;
+constexpr u64 SPIN_NS = 5000;    // longer, and a worker on the same core would wait for it
+constexpr u64 YIELD_NS = 60000;
 constexpr u64 UNRUNG_SLEEP_NS = 100000;  // nobody rings for kernels outside the host device
 
 __device__ __forceinline__ control* control_of(const entry* kernel) {
@@ -338,14 +338,14 @@ extern "C" __device__ u64 ringflow_wait(pump* pump, unsigned char* out, u64 size
     room* where = reinterpret_cast<room*>(pump->room);
     u64 start_ns = native::now_ns();
 #pragma unroll 1
-    for (unsigned tries = 0;; ++tries) {
+    for (;;) {
         u64 written = native::scan_all(pump, out, size_bytes);
         if (written) return written;
         if (native::swap(&pump->woken, 1, 0) == 1) return 0;
-        if (tries < native::SPINS) continue;
         u64 passed_ns = native::now_ns() - start_ns;
         if (passed_ns >= timeout_ns) return 0;
-        if (tries < native::YIELDS) {
+        if (passed_ns < native::SPIN_NS) continue;
+        if (passed_ns < native::YIELD_NS) {
             sched_yield();
             continue;
         }
@@ -374,9 +374,10 @@ extern "C" __device__ unsigned ringflow_await(entry* kernel, unsigned generation
     control* host = native::control_of(kernel);
     u64 start_ns = native::now_ns();
 #pragma unroll 1
-    for (unsigned tries = 0;; ++tries) {
+    for (;;) {
         unsigned heard = native::load(&where->host_bell);
-        bool sleeping = tries >= native::YIELDS;
+        u64 passed_ns = native::now_ns() - start_ns;
+        bool sleeping = passed_ns >= native::YIELD_NS;
         if (sleeping) {
             native::add(&where->host_sleepers, 1);
             native::full_fence();
@@ -388,7 +389,6 @@ extern "C" __device__ unsigned ringflow_await(entry* kernel, unsigned generation
         bool reached = state && (behind == 0 || behind > GENERATION_MASK / 2);
         if (reached) result = AWAIT_REACHED;
         else if (status != 0) result = AWAIT_ENDED;
-        u64 passed_ns = native::now_ns() - start_ns;
         bool over = result != AWAIT_TIMEOUT || passed_ns >= timeout_ns;
         if (sleeping) {
             u64 longest_ns = timeout_ns - passed_ns;
@@ -398,7 +398,7 @@ extern "C" __device__ unsigned ringflow_await(entry* kernel, unsigned generation
             native::add(&where->host_sleepers, ~0u);
         }
         if (over) return result;
-        if (tries >= native::SPINS) sched_yield();
+        if (passed_ns >= native::SPIN_NS) sched_yield();
     }
 }
 
