@@ -15,7 +15,7 @@ from ringflow.errors import UsageError
 from ringflow.messages import f32, f64, message, u32
 
 PRODUCER: Final = "demo"
-STEPS_PER_MESSAGE: Final = 4
+STEPS_PER_MESSAGE: Final = 6
 GAUGE_EVERY: Final = 10
 ENERGY_EVERY: Final = 25
 SECOND_WAVE_AT: Final = 40

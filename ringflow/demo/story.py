@@ -90,7 +90,7 @@ class Eventful:
             message_count=self._message_count,
             on_reply=on_reply,
         )
-        await traffic.run(self._direct)
+        await traffic.run(lambda traffic: self._direct(kernel.id, traffic))
         self._say("reading the regions")
         done = done_phases(seen_operations(self._engine.operations()))
         if len(done) != len(PLAN):
@@ -105,7 +105,7 @@ class Eventful:
             operations=operations,
         )
 
-    async def _direct(self, traffic: Traffic) -> None:
+    async def _direct(self, kernel_id: str, traffic: Traffic) -> None:
         done = done_phases(seen_operations(self._engine.operations()))
         for phase in PLAN[len(done) :]:
             self._say("stepping")
@@ -113,20 +113,22 @@ class Eventful:
             await traffic.until(lambda at=starts_at: traffic.reply_count >= at)  # type: ignore[misc]
             self._say(phase.title)
             start_ns = time.monotonic_ns()
-            operation_id = await self._perform(phase)
+            operation_id = await self._perform(kernel_id, phase)
             end_ns = time.monotonic_ns()
             await traffic.until_replied_after(end_ns)
             timing = traffic.timeline.timing(start_ns, end_ns)
             self._timings.add(operation_id, timing)
         self._say("stepping")
 
-    async def _perform(self, phase: Phase) -> str:
+    async def _perform(self, kernel_id: str, phase: Phase) -> str:
         if phase.kind == "migration":
             result = await self._engine.migrate(
-                KERNEL_ID, to=phase.target, reason=phase.title, actor=ACTOR
+                kernel_id, to=phase.target, reason=phase.title, actor=ACTOR
             )
             return result.operation_id
-        operation = await start_reload(self._engine, self._seafloor, phase.target, at_sequence=None)
+        operation = await start_reload(
+            self._engine, kernel_id, self._seafloor, phase.target, at_sequence=None
+        )
         try:
             await operation.result()
         except OperationFailedError as error:
@@ -149,8 +151,8 @@ async def quiet_run(
 ) -> Ending:
     """Say the same messages to a fresh engine, with the good reload at the same sequence."""
     async with ringflow.open_engine(folder, devices=[HOME]) as engine:
-        kernel = await engine.launch(first_spec(seafloor), device=HOME)
-        operation = await start_reload(engine, seafloor, "v2", at_sequence=absorb_at)
+        kernel = await kernel_of(engine, seafloor)
+        operation = await start_reload(engine, kernel.id, seafloor, "v2", at_sequence=absorb_at)
         traffic = Traffic(
             kernel, log, shape=seafloor.shape, message_count=last_number, on_reply=on_reply
         )
@@ -170,19 +172,31 @@ async def quiet_run(
 
 
 async def kernel_of(engine: ringflow.Engine, seafloor: Seafloor) -> ringflow.KernelHandle:
-    """Return the demo's kernel, launching it if this engine has none yet."""
-    if any(status.kernel_id == KERNEL_ID for status in engine.kernels()):
-        return engine.kernel(KERNEL_ID)
-    return await engine.launch(first_spec(seafloor), device=HOME)
+    """Return the demo's kernel, launching it if no launch has succeeded yet.
+
+    A kill in the middle of a launch leaves a kernel that never ran; its id is used up.
+    """
+    kernels = engine.kernels()
+    for status in kernels:
+        if status.state != "failed":
+            return engine.kernel(status.kernel_id)
+    kernel_id = f"{KERNEL_ID}-{len(kernels) + 1}" if kernels else KERNEL_ID
+    spec = attrs.evolve(first_spec(seafloor), kernel_id=kernel_id)
+    return await engine.launch(spec, device=HOME, actor=ACTOR, reason="the demo's beginning")
 
 
 async def start_reload(
-    engine: ringflow.Engine, seafloor: Seafloor, version: str, *, at_sequence: int | None
+    engine: ringflow.Engine,
+    kernel_id: str,
+    seafloor: Seafloor,
+    version: str,
+    *,
+    at_sequence: int | None,
 ) -> ringflow.Operation[ringflow.ReloadResult]:
     """Start the reload of version 2 (with its conversion) or 3."""
     first = version == "v2"
     return await engine.start_reload(
-        KERNEL_ID,
+        kernel_id,
         code(version),
         regions=second_regions(seafloor) if first else None,
         convert=CONVERT if first else None,

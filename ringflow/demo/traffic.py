@@ -23,6 +23,7 @@ from ringflow.demo.script import PRODUCER, command_at
 
 WINDOW: Final = 16  # more than a probation holds back, else producer and probation would wait
 CONSUMER: Final = "recorder"
+ACKNOWLEDGE_EVERY: Final = 8  # an acknowledgement covers all replies before it
 PATIENCE_S: Final = 120.0
 
 
@@ -143,4 +144,5 @@ class Traffic:
     async def _record(self, reply: ringflow.Reply) -> None:
         add = self._log.add
         await anyio.to_thread.run_sync(add, reply.sequence, reply.index, reply.payload)
-        await reply.ack()
+        if self.reply_count % ACKNOWLEDGE_EVERY == 0 or self.reply_count == self._message_count:
+            await reply.ack()
