@@ -13,6 +13,7 @@ from ringflow.device.host.control_flow.loops import (
     LoopKind,
     classify,
     defeats_vectors,
+    is_plain_access,
     loops_of,
     progress_order,
     reachable,
@@ -27,6 +28,8 @@ from ringflow.device.host.ptx.ast import Function, Instruction
 from ringflow.errors import UnsupportedPtxError
 
 _VECTOR_STATEMENTS_MAX = 600
+_COPYING_STATEMENTS_MAX = 40
+"""A longer region without memory accesses gains too little from vectors for its compile time."""
 
 
 @attrs.frozen
@@ -54,6 +57,7 @@ class Plan:
 
     function: Function
     blocks: Sequence[Block]
+    alive: Sequence[int]
     regions: Sequence[Region]
     by_block: Mapping[int, Region]
     cuts: Mapping[tuple[int, int], LoopKind]
@@ -90,9 +94,13 @@ class Plan:
 
     def is_vector(self, region: Region) -> bool:
         """Whether the region can run as a vector loop over threads."""
+        if region.word & cta.STATE_POLL:
+            return False
         members = self.members(region, vector=True)
         statements = [s for index in members for s in self.blocks[index].statements]
         if len(statements) > _VECTOR_STATEMENTS_MAX or any(map(defeats_vectors, statements)):
+            return False
+        if len(statements) > _COPYING_STATEMENTS_MAX and not any(map(is_plain_access, statements)):
             return False
         inside = set(members)
         for index in members:
@@ -162,6 +170,7 @@ def plan_kernel(function: Function, *, preempt: bool) -> Plan:
     return Plan(
         function,
         blocks,
+        alive,
         regions,
         {region.block: region for region in regions},
         cuts,

@@ -1,26 +1,17 @@
-"""A ``.entry``: its regions, the loops over threads, and the table that the runtime reads.
-
-- ``run.NAME.k(cta, low, high)`` runs region k for threads low..high, which all wait there, stores
-  their state words and returns the word they share, or MIXED, with the flags of all.
-- Rows of threads with equal y and z run in the vector form where it exists and the guessed affine
-  registers prove to be affine; else thread by thread in the scalar form.
-"""
+"""A ``.entry``: where its variables lie, its regions, and the table that the runtime reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ringflow.device.host import cta
 from ringflow.device.host.control_flow.plan import Plan
 from ringflow.device.host.emit.collective import collective_of
 from ringflow.device.host.emit.core import ModuleContext
-from ringflow.device.host.emit.region import Memory, RegionEmitter
+from ringflow.device.host.emit.region import Memory, RegionEmitter, ScalarEmitter, VectorEmitter
+from ringflow.device.host.emit.rows import rows_text, scalar_door
 from ringflow.device.host.program import EntryLayout
 from ringflow.device.host.ptx.ast import Address, Call, Function, Instruction, Symbol, Variable
 from ringflow.errors import UnsupportedPtxError
-
-_WIDE_MIN = 8
-"""Fewer threads than this run thread by thread."""
 
 
 def _aligned(offset: int, align: int) -> int:
@@ -103,15 +94,15 @@ class KernelEmitter:
 
     def text(self) -> str:
         """Return the LLVM IR of the regions, the table, and the entry's two functions."""
-        pieces: list[str] = []
+        scalar = ScalarEmitter(self.context, self.plan, self.memory)
+        pieces = [scalar.text(), rows_text(self.name, scalar, None)]
         for region in self.plan.regions:
-            scalar = RegionEmitter(self.context, self.plan, self.memory, region, vector=False)
-            pieces.append(scalar.text())
-            vector = None
             if self.plan.is_vector(region):
-                vector = RegionEmitter(self.context, self.plan, self.memory, region, vector=True)
+                vector = VectorEmitter(self.context, self.plan, self.memory, region)
                 pieces.append(vector.text())
-            pieces.append(_run_text(self.name, region.index, scalar, vector))
+                pieces.append(rows_text(self.name, scalar, vector))
+            else:
+                pieces.append(scalar_door(self.name, region.index))
         pieces.append(self._table(scalar))
         pieces.append(self._doors())
         return "\n".join(pieces)
@@ -161,173 +152,3 @@ class KernelEmitter:
                 "}",
             ]
         )
-
-
-def _unit_pointer(name: str, unit: int, bits: int, thread: str) -> list[str]:
-    return [
-        f"%{name}.m = mul nuw nsw i64 %stride, {unit}",
-        f"%{name}.n = add nuw nsw i64 %{name}.m, {cta.HEADER_BYTES}",
-        f"%{name}.o = getelementptr inbounds i8, ptr %cta, i64 %{name}.n",
-        f"%{name} = getelementptr inbounds i{bits}, ptr %{name}.o, i64 {thread}",
-    ]
-
-
-def _run_text(name: str, index: int, scalar: RegionEmitter, vector: RegionEmitter | None) -> str:
-    """Return the loop over threads low..high of one region."""
-    lines = [
-        f'define internal i32 @"run.{name}.{index}"'
-        "(ptr noundef align 64 dereferenceable(256) %cta, i32 %low, i32 %high) nounwind {",
-        "entry:",
-        '%zero = load ptr, ptr @"ringflow.zero", !invariant.load !0',
-        f"%ps = getelementptr i8, ptr %cta, i64 {cta.UNIT_STRIDE}",
-        "%stride32 = load i32, ptr %ps, !invariant.load !0",
-        "%stride = zext i32 %stride32 to i64",
-        f"%px = getelementptr i8, ptr %cta, i64 {cta.BLOCK_X}",
-        "%bx = load i32, ptr %px, !invariant.load !0",
-        f"%py = getelementptr i8, ptr %cta, i64 {cta.BLOCK_Y}",
-        "%by = load i32, ptr %py, !invariant.load !0",
-        f"%states = getelementptr inbounds i8, ptr %cta, i64 {cta.HEADER_BYTES}",
-        *_hoisted(scalar, vector),
-        "br label %row",
-        "row:",
-        "%t = phi i32 [ %low, %entry ], [ %t.next, %next ]",
-        "%min = phi i32 [ -1, %entry ], [ %min.next, %next ]",
-        "%max = phi i32 [ 0, %entry ], [ %max.next, %next ]",
-        "%flags = phi i32 [ 0, %entry ], [ %flags.next, %next ]",
-        "%r = udiv i32 %t, %bx",
-        "%x0 = urem i32 %t, %bx",
-        "%y = urem i32 %r, %by",
-        "%z = udiv i32 %r, %by",
-        "%left = sub i32 %bx, %x0",
-        "%rest = sub i32 %high, %t",
-        "%short = icmp ult i32 %left, %rest",
-        "%n = select i1 %short, i32 %left, i32 %rest",
-    ]
-    sources = ["scalar"]
-    if vector is not None:
-        sources.append("vector")
-        lines += [f"%wide = icmp uge i32 %n, {_WIDE_MIN}"]
-        lines += ["br i1 %wide, label %check, label %scalar.pre"]
-        lines += _check_text(vector)
-        lines += _loop_text("vector", vector, "!3")
-    else:
-        lines += ["br label %scalar.pre"]
-    lines += _loop_text("scalar", scalar, "!4")
-    lines += ["next:"]
-    for which in ("min", "max", "flags"):
-        merged = ", ".join(f"[ %{s}.{which}.out, %{s}.loop ]" for s in sources)
-        lines.append(f"%{which}.next = phi i32 {merged}")
-    lines += [
-        "%t.next = add i32 %t, %n",
-        "%more = icmp ult i32 %t.next, %high",
-        "br i1 %more, label %row, label %done",
-        "done:",
-        "%same = icmp eq i32 %min.next, %max.next",
-        f"%word = select i1 %same, i32 %min.next, i32 {cta.STATE_MIXED}",
-        "%result = or i32 %word, %flags.next",
-        "ret i32 %result",
-        "}",
-    ]
-    return "\n".join(lines)
-
-
-def _hoisted(scalar: RegionEmitter, vector: RegionEmitter | None) -> list[str]:
-    """Load what the bodies take as arguments, once for both forms."""
-    both = {**scalar.hoisted, **(vector.hoisted if vector is not None else {})}
-    lines: list[str] = []
-    for _, texts in sorted(both.values(), key=lambda value: "%zero" in value[1][0]):
-        lines += texts
-    return lines
-
-
-def _check_text(vector: RegionEmitter) -> list[str]:
-    """Prove that the registers taken as affine are so in this row."""
-    lines = ["check:", "%t64 = zext i32 %t to i64"]
-    names = vector.arguments
-    if not names:
-        return [*lines, "br label %vector.pre"]
-    for number, name in enumerate(names):
-        bits = vector.slot_bits(name)
-        lines += _unit_pointer(f"s{number}", vector.plan.spills[name], bits, "%t64")
-        lines.append(f"%base{number} = load i{bits}, ptr %s{number}")
-    lines += ["br label %check.loop", "check.loop:"]
-    lines.append("%ci = phi i32 [ 0, %check ], [ %ci.next, %check.loop ]")
-    lines.append("%bad = phi i64 [ 0, %check ], [ %bad.next, %check.loop ]")
-    lines.append("%ci64 = zext i32 %ci to i64")
-    total = "%bad"
-    for number, name in enumerate(names):
-        bits = vector.slot_bits(name)
-        index = "%ci" if bits == 32 else "%ci64"
-        factor = vector.plan.coefficients[name]
-        lines += [
-            f"%v{number}.p = getelementptr inbounds i{bits}, ptr %s{number}, i64 %ci64",
-            f"%v{number} = load i{bits}, ptr %v{number}.p",
-            f"%v{number}.s = mul i{bits} {index}, {factor}",
-            f"%v{number}.e = add i{bits} %base{number}, %v{number}.s",
-            f"%v{number}.x = xor i{bits} %v{number}, %v{number}.e",
-        ]
-        value = f"%v{number}.x"
-        if bits == 32:
-            lines.append(f"%v{number}.w = zext i32 %v{number}.x to i64")
-            value = f"%v{number}.w"
-        lines.append(f"%bad{number} = or i64 {total}, {value}")
-        total = f"%bad{number}"
-    lines += [
-        f"%bad.next = add i64 {total}, 0",
-        "%ci.next = add nuw nsw i32 %ci, 1",
-        "%ci.more = icmp ult i32 %ci.next, %n",
-        "br i1 %ci.more, label %check.loop, label %checked",
-        "checked:",
-        "%wrong = icmp ne i64 %bad.next, 0",
-        "br i1 %wrong, label %scalar.pre, label %vector.pre",
-    ]
-    return lines
-
-
-def _loop_text(form: str, emitter: RegionEmitter, metadata: str) -> list[str]:
-    f = form
-    lines = [f"{f}.pre:", f"br label %{f}.loop", f"{f}.loop:"]
-    lines += [
-        f"%{f}.i = phi i32 [ 0, %{f}.pre ], [ %{f}.i.next, %{f}.loop ]",
-        *(
-            f"%{f}.{which} = phi i32 [ %{which}, %{f}.pre ], [ %{f}.{which}.out, %{f}.loop ]"
-            for which in ("min", "max", "flags")
-        ),
-        f"%{f}.t = add nuw nsw i32 %t, %{f}.i",
-        f"%{f}.x = add nuw nsw i32 %x0, %{f}.i",
-    ]
-    arguments = ""
-    for number, name in enumerate(emitter.arguments):
-        width, bits = emitter.width(name), emitter.slot_bits(name)
-        factor = emitter.plan.coefficients[name]
-        index = f"%{f}.i"
-        if bits == 64:
-            lines.append(f"%{f}.w{number} = zext i32 %{f}.i to i64")
-            index = f"%{f}.w{number}"
-        lines.append(f"%{f}.s{number} = mul i{bits} {index}, {factor}")
-        lines.append(f"%{f}.v{number} = add i{bits} %base{number}, %{f}.s{number}")
-        value = f"%{f}.v{number}"
-        if width != bits:
-            lines.append(f"%{f}.c{number} = trunc i{bits} {value} to i{width}")
-            value = f"%{f}.c{number}"
-        arguments += f", i{width} {value}"
-    arguments += "".join(f", {kind} {name}" for name, (kind, _) in emitter.hoisted.items())
-    access = emitter.memory_metadata
-    lines += [
-        f"%{f}.word = call i32 {emitter.name()}(ptr %cta, ptr %zero, i64 %stride, "
-        f"i32 %{f}.t, i32 %{f}.x, i32 %y, i32 %z{arguments})",
-        f"%{f}.state = and i32 %{f}.word, {cta.STATE_MASK}",
-        f"%{f}.t64 = zext i32 %{f}.t to i64",
-        f"%{f}.p = getelementptr inbounds i32, ptr %states, i64 %{f}.t64",
-        f"store i32 %{f}.state, ptr %{f}.p{access}",
-        f"%{f}.less = icmp ult i32 %{f}.state, %{f}.min",
-        f"%{f}.min.out = select i1 %{f}.less, i32 %{f}.state, i32 %{f}.min",
-        f"%{f}.more = icmp ugt i32 %{f}.state, %{f}.max",
-        f"%{f}.max.out = select i1 %{f}.more, i32 %{f}.state, i32 %{f}.max",
-        f"%{f}.flag = and i32 %{f}.word, {cta.FLAG_EFFECT | cta.FLAG_OUT_OF_FUEL}",
-        f"%{f}.flags.out = or i32 %{f}.flags, %{f}.flag",
-        f"%{f}.i.next = add nuw nsw i32 %{f}.i, 1",
-        f"%{f}.again = icmp ult i32 %{f}.i.next, %n",
-        f"br i1 %{f}.again, label %{f}.loop, label %next, !llvm.loop {metadata}",
-    ]
-    return lines

@@ -1,9 +1,11 @@
-"""One region of a kernel as an LLVM function that runs one thread to its next suspension.
+"""A kernel's code between suspensions as LLVM functions that run one thread.
 
-- It returns the next state word; what is live there lies in the CTA's spill units.
-- The vector form ends at every loop edge that is cut and takes affine registers as arguments;
-  the scalar form runs loops natively, on fuel.
-- In a poll region, stores and changed spills raise the effect flag: without it the round was idle.
+- They return the next state word; what is live there lies in the CTA's spill units.
+- The vector form is one region, ends at every loop edge that is cut, and takes affine registers
+  as arguments.
+- The scalar form is the whole kernel, entered at any region; it runs loops natively, on fuel.
+- Where a poller goes on polling, stores and changed spills raise the effect flag: without it the
+  round was idle.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from ringflow.device.host.control_flow.graph import (
 from ringflow.device.host.control_flow.loops import LoopKind
 from ringflow.device.host.control_flow.names import reads, writes
 from ringflow.device.host.control_flow.plan import Plan, Region
-from ringflow.device.host.emit.calls import emit_call
 from ringflow.device.host.emit.collective import MAIL_A, MAIL_B, collective_of, take_result
 from ringflow.device.host.emit.core import ModuleContext
 from ringflow.device.host.emit.families import emit_plain
@@ -64,42 +65,19 @@ class Memory:
 
 
 class RegionEmitter(FunctionEmitter):
-    """Emits one region in one form."""
+    """What both forms share: the CTA's memory, blocks, spilling and bringing back."""
 
-    def __init__(
-        self, context: ModuleContext, plan: Plan, memory: Memory, region: Region, *, vector: bool
-    ) -> None:
+    def __init__(self, context: ModuleContext, plan: Plan, memory: Memory) -> None:
         super().__init__(context, plan.function)
         self.addressed = False
         self.plan = plan
         self.memory = memory
-        self.region = region
-        self.vector = vector
         self.prologue: list[str] = []
         self.hoisted: dict[str, tuple[str, list[str]]] = {}
         self.headers: dict[int | tuple[int, int], str] = {}
         self.units: dict[int, str] = {}
-        self.members = plan.members(region, vector=vector)
         self.exits: dict[int, Region] = {}
-        group = ", !llvm.access.group !1" if vector else ""
-        self.memory_metadata = group
-        self.polls = bool(region.word & cta.STATE_POLL)
-        self.fuelled = any(
-            plan.crossing((index, successor), vector=vector) is LoopKind.FUEL
-            for index in self.members
-            for successor in plan.blocks[index].successors()
-        )
-        if self.polls:
-            self.allocas["%effect"] = "i1"
-        if self.fuelled:
-            self.allocas["%fuel"] = "i32"
-        self.arguments = self._affine() if vector else []
-        self.written = frozenset(
-            name
-            for index in self.members
-            for statement in plan.blocks[index].statements
-            for name in writes(statement, self.function.registers)
-        )
+        self.arguments: list[str] = []
 
     # -- the CTA's memory -----------------------------------------------------------------------
 
@@ -241,73 +219,28 @@ class RegionEmitter(FunctionEmitter):
         threads = self.resize(self.header(cta.THREADS), 32, 64)
         return self.header(cta.LOCAL, "i64"), self.value(f"mul i64 {size}, {threads}")
 
-    def note_effect(self) -> None:
-        if self.polls:
-            self.emit("store i1 true, ptr %effect")
-
-    # -- the region -----------------------------------------------------------------------------
-
-    def _affine(self) -> list[str]:
-        """Registers that the vector form takes as arguments: affine in the thread, by a guess."""
-        live = sorted(self.plan.live[self.region.block])
-        return [n for n in live if n in self.plan.spills and n in self.plan.coefficients]
-
     def name(self) -> str:
-        form = "vector" if self.vector else "scalar"
-        return f'@"{form}.{self.function.name}.{self.region.index}"'
+        """Return the function's LLVM name."""
+        raise AssertionError("forms have names")
 
-    def signature(self) -> str:
-        """Return the parameters; ``hoisted`` ones are values that ``run`` loads once."""
-        extra = "".join(f", i{self.width(n)} %a{i}" for i, n in enumerate(self.arguments))
-        extra += "".join(f", {kind} {name}" for name, (kind, _) in self.hoisted.items())
+    # -- regions --------------------------------------------------------------------------------
+
+    def parameters(self) -> str:
+        """Return the parameters; ``hoisted`` ones are values that are loaded once a call."""
+        extra = "".join(f", {kind} {name}" for name, (kind, _) in self.hoisted.items())
         return "ptr %cta, ptr %zero, i64 %stride, i32 %thread, i32 %x, i32 %y, i32 %z" + extra
 
-    def text(self) -> str:
-        """Return the function's LLVM IR."""
-        self._enter()
-        body, self.lines = self.lines, []
-        for index in self.members:
-            self.place(f"b{index}")
-            self._block(index)
-        for region in self.exits.values():
-            self._leave_for(region)
-        blocks, self.lines = self.lines, []
-        zero = ["store i1 false, ptr %effect"] if self.polls else []
-        if self.fuelled:
-            zero += [
-                f"%pf = getelementptr i8, ptr %cta, i64 {cta.FUEL}",
-                "%f0 = load i32, ptr %pf",
-                "store i32 %f0, ptr %fuel",
-            ]
-        attributes = "alwaysinline nounwind" if self.vector else "nounwind"
-        return "\n".join(
-            [
-                f"define internal i32 {self.name()}({self.signature()}) {attributes} {{",
-                *self.alloca_lines(),
-                *zero,
-                "%thread64 = zext i32 %thread to i64",
-                *self.prologue,
-                *body,
-                f"br label %b{self.region.block}",
-                *blocks,
-                "}",
-            ]
-        )
-
-    def _enter(self) -> None:
+    def enter(self, region: Region) -> None:
         """Bring the live registers back."""
-        live = self.plan.live[self.region.block]
         done: set[str] = set()
-        for name in sorted(live):
-            self._bring(name, done)
-        ins = self.region.ins
-        if ins is not None and self.region.index:
-            metadata = self.memory_metadata
-            value = self.value(f"load i32, ptr {self.unit(MAIL_A)}{metadata}")
-            predicate = self.value(f"load i32, ptr {self.unit(MAIL_B)}{metadata}")
-            take_result(self, ins, value, predicate)
+        for name in sorted(self.plan.live[region.block]):
+            self._bring(region, name, done)
+        if region.ins is not None:
+            value = self.value(f"load i32, ptr {self.unit(MAIL_A)}{self.memory_metadata}")
+            second = self.value(f"load i32, ptr {self.unit(MAIL_B)}{self.memory_metadata}")
+            take_result(self, region.ins, value, second)
 
-    def _bring(self, name: str, done: set[str]) -> None:
+    def _bring(self, region: Region, name: str, done: set[str]) -> None:
         if name in done:
             return
         done.add(name)
@@ -317,76 +250,63 @@ class RegionEmitter(FunctionEmitter):
         elif name in self.plan.recomputed:
             definition = self.plan.recomputed[name]
             for operand in reads(definition):
-                self._bring(operand, done)
+                self._bring(region, operand, done)
             emit_plain(self, definition)
             return
-        elif name in self.plan.spills and self.region.index:
+        elif name in self.plan.spills and region.index:
             value = self.load_spill(name)
         else:
             value = "false" if width == 1 else "0"
         self.emit(f"store i{width} {value}, ptr {self.slot(name)}")
 
-    def _block(self, index: int) -> None:
+    def block(self, index: int) -> None:
+        """Emit one block."""
+        self.place(f"b{index}")
         block = self.plan.blocks[index]
         for statement in block.statements:
             if isinstance(statement, Call):
-                self.ins = Instruction("call", ("call",), (), statement.guard, statement.line)
-                self.guarded(statement.guard, lambda s=statement: emit_call(self, s))  # type: ignore[misc]
+                self.call_statement(statement)
             else:
                 emit_plain(self, statement)
         match block.terminator:
             case Jump(target):
-                self.branch(self._edge(index, target))
+                self.branch(self.edge(index, target))
             case Branch(condition, yes, no):
                 value = self.read(condition, 1)
-                there, here = self._edge(index, yes), self._edge(index, no)
+                there, here = self.edge(index, yes), self.edge(index, no)
                 self.emit(f"br i1 {value}, label %{there}, label %{here}")
             case Switch(register, targets):
                 self._switch(index, register, targets)
             case Leave():
-                self._return(str(cta.STATE_EXITED))
+                self.finish(str(cta.STATE_EXITED))
             case Trap() as trap:
-                self._return(str(cta.STATE_TRAPPED | self.plan.traps.index(trap)))
+                self.finish(str(cta.STATE_TRAPPED | self.plan.traps.index(trap)))
             case Suspend(ins, target):
                 self._suspend(ins, target)
-        self._flush_edges(index)
 
     def _switch(self, index: int, register: Register, targets: tuple[int, ...]) -> None:
         value = self.read(register, 32)
-        edges = [self._edge(index, target) for target in targets]
+        edges = [self.edge(index, target) for target in targets]
         self.emit(f"switch i32 {value}, label %{edges[-1]} [")
         for number, edge in enumerate(edges):
             self.emit(f"  i32 {number}, label %{edge}")
         self.emit("]")
 
-    def _edge(self, index: int, target: int) -> str:
+    def edge(self, index: int, target: int) -> str:
         """Return the label that leads to a block, or out of the region."""
-        kind = self.plan.crossing((index, target), vector=self.vector)
-        if kind is None:
-            return f"b{target}"
-        region = self.plan.by_block[target]
+        raise AssertionError("forms define their edges")
+
+    def way_out(self, region: Region) -> str:
+        """Return the label that spills what is live at a region and returns its word."""
         self.exits[region.index] = region
-        if kind is LoopKind.FUEL:
-            return f"fuel{index}.{target}"
         return f"leave{region.index}"
 
-    def _flush_edges(self, index: int) -> None:
-        """Emit the fuel checks on the edges of a block."""
-        for target in self.plan.blocks[index].successors():
-            if self.plan.crossing((index, target), vector=self.vector) is not LoopKind.FUEL:
-                continue
-            self.place(f"fuel{index}.{target}")
-            before = self.value("load i32, ptr %fuel")
-            after = self.value(f"sub i32 {before}, 1")
-            self.emit(f"store i32 {after}, ptr %fuel")
-            empty = self.value(f"icmp slt i32 {after}, 0")
-            leave = f"leave{self.plan.by_block[target].index}"
-            self.emit(f"br i1 {empty}, label %{leave}, label %b{target}, !prof !2")
+    def finish(self, word: str) -> None:
+        self.emit(f"ret i32 {word}")
 
     def _suspend(self, ins: Instruction, target: int) -> None:
         collective = collective_of(self, ins)
         region = self.plan.by_block[target]
-        self.exits[region.index] = region
         for unit, (operand, bits) in collective.mail.items():
             value = self.read(operand, bits)
             if bits == 64:
@@ -394,43 +314,165 @@ class RegionEmitter(FunctionEmitter):
                 self.emit(f"store i32 {high}, ptr {self.unit(MAIL_B)}{self.memory_metadata}")
             value = self.resize(value, bits, 32)
             self.emit(f"store i32 {value}, ptr {self.unit(unit)}{self.memory_metadata}")
-        self.branch(f"leave{region.index}")
+        self.branch(self.way_out(region))
+
+    def spilled_at(self, region: Region) -> list[str]:
+        """Return the registers that lie in spill units when the region is entered."""
+        taken = writes(region.ins, ()) if region.ins is not None else ()
+        live = self.plan.live[region.block].difference(taken)
+        return [name for name in sorted(live) if name in self.plan.spills]
+
+    def spill(self, name: str) -> tuple[str, int, str]:
+        """Return a register's slot, the slot's width and the value for it."""
+        bits = self.slot_bits(name)
+        pointer = self.unit(self.plan.spills[name], bits)
+        return pointer, bits, self.resize(self.load_register(name), self.width(name), bits)
+
+    def assemble(self, head: str, first: list[str], body: list[str]) -> str:
+        """Return the function's text from its parts."""
+        lines = [head, *self.alloca_lines(), *first, "%thread64 = zext i32 %thread to i64"]
+        return "\n".join([*lines, *self.prologue, *body, "}"])
+
+
+class VectorEmitter(RegionEmitter):
+    """One region, to be inlined in a loop over threads."""
+
+    memory_metadata = ", !llvm.access.group !1"
+
+    def __init__(self, context: ModuleContext, plan: Plan, memory: Memory, region: Region) -> None:
+        super().__init__(context, plan, memory)
+        self.region = region
+        self.members = plan.members(region, vector=True)
+        live = sorted(plan.live[region.block])
+        self.arguments = [n for n in live if n in plan.spills and n in plan.coefficients]
+        self.written = frozenset(
+            name
+            for index in self.members
+            for statement in plan.blocks[index].statements
+            for name in writes(statement, self.function.registers)
+        )
+
+    def name(self) -> str:
+        return f'@"vector.{self.function.name}.{self.region.index}"'
+
+    def text(self) -> str:
+        """Return the function's LLVM IR."""
+        self.enter(self.region)
+        self.branch(f"b{self.region.block}")
+        for index in self.members:
+            self.block(index)
+        for region in self.exits.values():
+            self._leave_for(region)
+        affine = "".join(f", i{self.width(n)} %a{i}" for i, n in enumerate(self.arguments))
+        head = f"define internal i32 {self.name()}({self.parameters()}{affine})"
+        return self.assemble(f"{head} alwaysinline nounwind {{", [], self.lines)
+
+    def edge(self, index: int, target: int) -> str:
+        if self.plan.crossing((index, target), vector=True) is None:
+            return f"b{target}"
+        return self.way_out(self.plan.by_block[target])
 
     def _leave_for(self, region: Region) -> None:
-        """Spill what is live at the next resume point and return its word."""
         self.place(f"leave{region.index}")
-        live = self.plan.live[region.block]
-        written = set(writes(region.ins, ())) if region.ins is not None else set()
-        changed = "false"
-        compare = self.polls and region.index == self.region.index
-        for name in sorted(live - written):
-            if name not in self.plan.spills or self._is_unchanged(name):
+        for name in self.spilled_at(region):
+            if not self._is_unchanged(name):
+                pointer, bits, value = self.spill(name)
+                self.emit(f"store i{bits} {value}, ptr {pointer}{self.memory_metadata}")
+        self.finish(str(region.word))
+
+    def _is_unchanged(self, name: str) -> bool:
+        """Whether the slot still holds the register's value since the region was entered."""
+        return (
+            self.region.index != 0
+            and name in self.spilled_at(self.region)
+            and name not in self.written
+        )
+
+
+class ScalarEmitter(RegionEmitter):
+    """The whole kernel for one thread, entered at any region."""
+
+    def __init__(self, context: ModuleContext, plan: Plan, memory: Memory) -> None:
+        super().__init__(context, plan, memory)
+        self.polls = any(region.word & cta.STATE_POLL for region in plan.regions)
+        self.fuelled = plan.preempt and any(
+            kind is not LoopKind.POLL for kind in plan.cuts.values()
+        )
+        if self.polls:
+            self.allocas["%effect"] = "i1"
+        if self.fuelled:
+            self.allocas["%fuel"] = "i32"
+
+    def name(self) -> str:
+        return f'@"scalar.{self.function.name}"'
+
+    def text(self) -> str:
+        """Return the function's LLVM IR."""
+        cases = " ".join(f"i32 {r.index}, label %enter{r.index}" for r in self.plan.regions[1:])
+        self.emit(f"switch i32 %region, label %enter0 [ {cases} ]")
+        for region in self.plan.regions:
+            self.place(f"enter{region.index}")
+            self.enter(region)
+            self.branch(f"b{region.block}")
+        for index in self.plan.alive:
+            self.block(index)
+            self._fuel_checks(index)
+        for region in self.exits.values():
+            self._leave_for(region)
+        first = ["store i1 false, ptr %effect"] if self.polls else []
+        if self.fuelled:
+            first += [
+                f"%pf = getelementptr i8, ptr %cta, i64 {cta.FUEL}",
+                "%f0 = load i32, ptr %pf",
+                "store i32 %f0, ptr %fuel",
+            ]
+        head = f"define internal i32 {self.name()}(i32 %region, {self.parameters()}) nounwind {{"
+        return self.assemble(head, first, self.lines)
+
+    def note_effect(self) -> None:
+        if self.polls:
+            self.emit("store i1 true, ptr %effect")
+
+    def edge(self, index: int, target: int) -> str:
+        kind = self.plan.crossing((index, target), vector=False)
+        if kind is None:
+            return f"b{target}"
+        label = self.way_out(self.plan.by_block[target])
+        return f"fuel{index}.{target}" if kind is LoopKind.FUEL else label
+
+    def _fuel_checks(self, index: int) -> None:
+        """Emit the blocks on the edges that use up fuel."""
+        for target in self.plan.blocks[index].successors():
+            if self.plan.crossing((index, target), vector=False) is not LoopKind.FUEL:
                 continue
-            bits = self.slot_bits(name)
-            pointer = self.unit(self.plan.spills[name], bits)
-            value = self.resize(self.load_register(name), self.width(name), bits)
-            if compare:
+            self.place(f"fuel{index}.{target}")
+            before = self.value("load i32, ptr %fuel")
+            after = self.value(f"sub i32 {before}, 1")
+            self.emit(f"store i32 {after}, ptr %fuel")
+            empty = self.value(f"icmp slt i32 {after}, 0")
+            leave = self.way_out(self.plan.by_block[target])
+            self.emit(f"br i1 {empty}, label %{leave}, label %b{target}, !prof !2")
+
+    def _leave_for(self, region: Region) -> None:
+        self.place(f"leave{region.index}")
+        polls = bool(region.word & cta.STATE_POLL)
+        changed = "false"
+        for name in self.spilled_at(region):
+            pointer, bits, value = self.spill(name)
+            if polls:
                 old = self.value(f"load i{bits}, ptr {pointer}")
                 differs = self.value(f"icmp ne i{bits} {old}, {value}")
                 changed = self.value(f"or i1 {changed}, {differs}")
-            self.emit(f"store i{bits} {value}, ptr {pointer}{self.memory_metadata}")
+            self.emit(f"store i{bits} {value}, ptr {pointer}")
         word = str(region.word)
-        if compare:
+        if polls:
             effect = self.value("load i1, ptr %effect")
             effect = self.value(f"or i1 {effect}, {changed}")
             flag = self.value(f"select i1 {effect}, i32 {cta.FLAG_EFFECT}, i32 0")
             word = self.value(f"or i32 {flag}, {word}")
-        self._return(word)
+        self.finish(word)
 
-    def _is_unchanged(self, name: str) -> bool:
-        """Whether the slot still holds the register's value since the region was entered."""
-        if not self.region.index or name not in self.plan.live[self.region.block]:
-            return False
-        if self.region.ins is not None and name in writes(self.region.ins, ()):
-            return False
-        return name not in self.written
-
-    def _return(self, word: str) -> None:
+    def finish(self, word: str) -> None:
         if self.fuelled:
             left = self.value("load i32, ptr %fuel")
             self.emit(f"store i32 {left}, ptr %pf")
