@@ -12,16 +12,10 @@ from typing import Final, final
 
 import anyio
 import attrs
-from anyio import to_thread
 
-from ringflow.clock import NS_PER_S
+from ringflow.clock import NS_PER_S, Clock
 from ringflow.coordinator import MigrationRequest, MultiGpuCoordinator
-from ringflow.errors import (
-    ConflictError,
-    CorruptError,
-    KernelStateError,
-    OperationFailedError,
-)
+from ringflow.errors import OperationFailedError
 from ringflow.events import migration as e
 from ringflow.events.codec import Event
 from ringflow.ports import CheckpointableKernel, QuiescableKernel, SelfMigratingKernel
@@ -29,10 +23,10 @@ from ringflow.results import MigrationResult
 from ringflow.statemachines import effects
 from ringflow.statemachines import migration as machine
 from ringflow.statemachines.effects import Effect
-from ringflow.statemachines.migration import Migration, MigrationState, differing_regions
-from ringflow.stepping import Drive, Machine, state_digests, within
-from ringflow.storage import Checkpoint, CheckpointStorage, MemoryStorage
-from ringflow.storage.api import check_name
+from ringflow.statemachines.migration import Migration, MigrationState
+from ringflow.stepping import Drive, Machine, within
+from ringflow.storage import CheckpointStorage, MemoryStorage
+from ringflow.transit import StateInTransit, digests_of
 
 __all__ = ["KernelMigrator", "MigrationResult", "MigrationStatsSnapshot"]
 
@@ -131,13 +125,13 @@ class KernelMigrator:
                 target, but could not be resumed). In the last two the checkpoint is kept, and
                 named.
         """
-        check_name(f"{request.kernel_id}@{request.operation_id}")
+        transit = StateInTransit(self._storage, request.kernel_id, request.operation_id)
         with self._coordinator.migration(request):
             try:
                 if isinstance(kernel, SelfMigratingKernel):
                     result = await self._delegate(kernel, request)
                 else:
-                    result = await self._migrate(kernel, request, target)
+                    result = await self._migrate(kernel, target or kernel, request, transit)
             except BaseException:
                 self._stats = attrs.evolve(self._stats, failed=self._stats.failed + 1)
                 raise
@@ -171,9 +165,10 @@ class KernelMigrator:
 
     async def _migrate(
         self,
-        kernel: CheckpointableKernel,
+        source: CheckpointableKernel,
+        target: CheckpointableKernel,
         request: MigrationRequest,
-        target: CheckpointableKernel | None,
+        transit: StateInTransit,
     ) -> MigrationResult:
         clock = self._coordinator.clock
         requested = machine.request(
@@ -186,7 +181,7 @@ class KernelMigrator:
         )
         request.events = (requested,)
         drive: Drive[Migration] = Drive(_MACHINE, machine.begin(requested), clock=clock)
-        performer = _Performer(self._coordinator, self._storage, request, kernel, target or kernel)
+        performer = _Performer(request, transit, source, target, clock)
 
         def happened(event: Event) -> None:
             request.events += (event,)
@@ -201,14 +196,14 @@ class KernelMigrator:
         finally:
             if request.state in (MigrationState.ROLLED_BACK, MigrationState.CANCELLED):
                 with anyio.CancelScope(shield=True):
-                    await within(clock, self._step_timeout_s, performer.discard)
-        return _result(drive.state, request, performer, drive.step_s)
+                    await within(clock, self._step_timeout_s, transit.discard)
+        return _result(drive.state, request, transit, drive.step_s)
 
 
 def _result(
-    ended: Migration, request: MigrationRequest, performer: _Performer, step_s: dict[str, float]
+    ended: Migration, request: MigrationRequest, transit: StateInTransit, step_s: dict[str, float]
 ) -> MigrationResult:
-    kept = f"; its state is kept as checkpoint {performer.name!r}" if performer.kept else ""
+    kept = f"; its state is kept as checkpoint {transit.name!r}" if transit.kept else ""
     last = request.events[-1]
     if not isinstance(last, e.MigrationCompleted):
         raise OperationFailedError(ended.operation_id, ended.state.value, ended.failure + kept)
@@ -224,7 +219,7 @@ def _result(
         kernel_id=ended.kernel_id,
         source_device=ended.source,
         target_device=ended.target,
-        state_bytes=performer.size_bytes,
+        state_bytes=transit.size_bytes,
         pause_s=ended.pause_ns / NS_PER_S,
         parked_count=ended.parked_count,
         path=ended.path,
@@ -235,72 +230,54 @@ def _result(
 
 
 class _Performer:
-    """Performs one migration's effects on the users' objects and the storage.
-
-    Attributes:
-        name: of the checkpoint on its way.
-        kept: whether the storage still has it.
-        size_bytes: of the state.
-    """
+    """Performs one migration's effects on the users' objects and the storage."""
 
     def __init__(
         self,
-        coordinator: MultiGpuCoordinator,
-        storage: CheckpointStorage,
         request: MigrationRequest,
+        transit: StateInTransit,
         source: CheckpointableKernel,
         target: CheckpointableKernel,
+        clock: Clock,
     ) -> None:
-        self.name = f"{request.kernel_id}@{request.operation_id}"
-        self.kept = False
-        self.size_bytes = 0
-        self._clock = coordinator.clock
-        self._storage = storage
         self._request = request
+        self._transit = transit
         self._source = source
         self._target = target
+        self._clock = clock
         self._quiesced_ns: int | None = None
         self._placed = False
-        self._taken: Checkpoint | None = None
-        self._loaded: Checkpoint | None = None
-        self._digests: dict[str, str] = {}
 
     async def perform(self, effect: Effect) -> Event:
         ids = {"operation_id": effect.operation_id, "kernel_id": effect.kernel_id}
+        transit = self._transit
         match effect:
             case effects.BeginOperation():
                 return e.MigrationPreparationStarted(**ids)
             case effects.PrepareTarget():
+                transit.check_ready(self._source)
                 size = self._source.checkpoint_size_estimate()
-                self._check_ready()
                 return e.MigrationTargetPrepared(**ids, state_bytes=size)
             case effects.QuiesceKernel():
                 return e.MigrationSourceQuiesced(**ids, applied_sequence=await self._quiesce())
             case effects.DigestSource():
-                return e.MigrationCheckpointed(**ids, digests=await self._checkpoint())
+                return e.MigrationCheckpointed(**ids, digests=await transit.take(self._source))
             case effects.TransferState():
-                await self._transfer()
-                return e.MigrationStateTransferred(
-                    **ids, path="storage", transferred_bytes=self.size_bytes
-                )
+                await transit.store()
+                size = transit.size_bytes
+                return e.MigrationStateTransferred(**ids, path="storage", transferred_bytes=size)
             case effects.RestoreTarget():
                 return e.MigrationTargetRestored(**ids, digests=await self._restore_target())
             case effects.OpenGate():
                 pause_ns = await self._open_gate()
                 return e.MigrationGateOpened(**ids, pause_ns=pause_ns, parked_count=0)
             case effects.RetireSource():
-                return e.MigrationCompleted(**ids, retire_failure=await self.discard())
+                return e.MigrationCompleted(**ids, retire_failure=await transit.discard())
             case effects.ResumeSource():
                 await self._resume_source()
                 return e.MigrationRolledBack(**ids)
             case _:
                 raise AssertionError(effect)
-
-    def _check_ready(self) -> None:
-        if not self._source.can_checkpoint():
-            raise KernelStateError(
-                self._request.kernel_id, "busy", "ready for a checkpoint; try again later"
-            )
 
     async def _quiesce(self) -> int:
         self._quiesced_ns = self._clock.monotonic_ns()
@@ -308,35 +285,14 @@ class _Performer:
             return await self._source.quiesce()
         return 0
 
-    async def _checkpoint(self) -> dict[str, str]:
-        taken = await self._source.checkpoint()
-        if taken.metadata.kernel_id != self._request.kernel_id:
-            raise ConflictError(
-                f"the checkpoint is kernel {taken.metadata.kernel_id!r}'s, not "
-                f"{self._request.kernel_id!r}'s; pass the kernel that the request names"
-            )
-        self._digests = await to_thread.run_sync(state_digests, taken)
-        self._taken = taken
-        self.size_bytes = taken.data_bytes
-        return self._digests
-
-    async def _transfer(self) -> None:
-        assert self._taken is not None
-        self.kept = True  # also where the save fails: it may have come so far
-        await self._storage.save(self._taken, self.name)
-        loaded = await self._storage.load(self.name)
-        await self._compare(loaded, "the storage gave back another state than it was given")
-        self._loaded = loaded
-
     async def _restore_target(self) -> dict[str, str]:
-        assert self._loaded is not None
         self._placed = True
         if isinstance(self._target, QuiescableKernel):
             await self._target.place(self._request.target_device)
-        await self._target.restore(self._loaded)
+        await self._target.restore(self._transit.stored)
         restored = await self._target.checkpoint()
-        self._check_step(restored)
-        return await to_thread.run_sync(state_digests, restored)
+        self._transit.check_step(restored)
+        return await digests_of(restored)
 
     async def _open_gate(self) -> int:
         assert self._quiesced_ns is not None
@@ -348,36 +304,10 @@ class _Performer:
         """Put the source back to work; its state too, if anything has touched it."""
         source = self._source
         if self._placed and source is self._target:
-            assert self._loaded is not None
             if isinstance(source, QuiescableKernel):
                 await source.place(self._request.source_device)
-            await source.restore(self._loaded)
-            await self._compare(await source.checkpoint(), "the source took its state back wrong")
+            await source.restore(self._transit.stored)
+            back = await source.checkpoint()
+            await self._transit.compare(back, "the source did not take its state back")
         if self._quiesced_ns is not None and isinstance(source, QuiescableKernel):
             await source.resume()
-
-    async def _compare(self, checkpoint: Checkpoint, what: str) -> None:
-        digests = await to_thread.run_sync(state_digests, checkpoint)
-        differing = differing_regions(self._digests, digests)
-        if differing:
-            raise CorruptError(f"{what}: {', '.join(differing)} differ; look for what changed them")
-        self._check_step(checkpoint)
-
-    def _check_step(self, checkpoint: Checkpoint) -> None:
-        assert self._taken is not None
-        expected, got = self._taken.metadata.current_step, checkpoint.metadata.current_step
-        if got != expected:
-            raise CorruptError(
-                f"the state is at step {got}, it was taken at {expected}; restore() must set the "
-                "checkpoint's current_step too"
-            )
-
-    async def discard(self) -> str:
-        """Delete the checkpoint on its way; return why that failed, empty if it did not."""
-        try:
-            if self.kept and await self._storage.exists(self.name):
-                await self._storage.delete(self.name)
-            self.kept = False
-        except Exception as error:  # a checkpoint left over is no failed migration
-            return f"checkpoint {self.name!r} is left over: {type(error).__name__}: {error}"
-        return ""

@@ -18,8 +18,6 @@ from ringflow.clock import NS_PER_S, Clock
 from ringflow.errors import RingflowError
 from ringflow.events.codec import Event
 from ringflow.statemachines.effects import Effect, OperationInput, StepFailure
-from ringflow.storage.checkpoint import Checkpoint
-from ringflow.storage.chunks import ChunkType, DataChunk
 
 
 class OperationState(Protocol):
@@ -104,6 +102,8 @@ class Drive(Generic[S]):
             return StepFailure(step=effect.step, reason=f"{type(error).__name__}: {error}")
         except anyio.get_cancelled_exc_class() as error:
             self._cancelled = error
+            if outcome is not None:  # the step was done first; the next one is cancelled
+                return outcome
             return StepFailure(step=effect.step, reason="cancelled", cancelled=True)
         finally:
             self.step_ns[effect.step] = self._clock.monotonic_ns() - started_ns
@@ -132,27 +132,3 @@ async def within(clock: Clock, timeout_s: float, work: Callable[[], Awaitable[ob
     if failure is not None:
         raise failure
     return done
-
-
-_MOVES_ON = frozenset({ChunkType.HLC_STATE, ChunkType.TELEMETRY})
-
-
-def state_digests(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return SHA-256 (hex) by chunk: a region under its name, others under type and name.
-
-    Clocks and telemetry are left out: they move on in a kernel that rests. Hashes what isn't
-    hashed yet; call it in a worker thread.
-    """
-    digests: dict[str, str] = {}
-    for index, chunk in enumerate(checkpoint.chunks):
-        if chunk.chunk_type not in _MOVES_ON:
-            name = _chunk_name(chunk)
-            digests[f"{name}#{index}" if name in digests else name] = chunk.digest
-    return digests
-
-
-def _chunk_name(chunk: DataChunk) -> str:
-    name = chunk.name or str(chunk.chunk_id)
-    if chunk.chunk_type == ChunkType.DEVICE_MEMORY:
-        return name
-    return f"{getattr(chunk.chunk_type, 'name', chunk.chunk_type)}/{name}"
