@@ -114,10 +114,13 @@ class ReplyLog:
 
 @attrs.frozen
 class Timing:
-    """What the producer and the reader of replies saw of an operation, in milliseconds."""
+    """What the reader of replies and the producer saw of an operation, in milliseconds.
 
-    reply_gap_ms: float
-    producer_gap_ms: float
+    ``None`` where a kill before or after it took the figure away.
+    """
+
+    reply_gap_ms: float | None
+    producer_gap_ms: float | None
 
 
 class TimingLog:

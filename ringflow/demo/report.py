@@ -103,8 +103,8 @@ def show(console: Console, verdict: Verdict) -> None:
     console.print(
         "pause: last reply before to first reply after; gap: the longest that the producer waited"
     )
-    if any(row.reply_gap_ms is None for row in verdict.rows):
-        console.print("–: the process was killed before it noted the figure")
+    if any(None in (row.reply_gap_ms, row.producer_gap_ms) for row in verdict.rows):
+        console.print("–: a kill took the figure away")
     for name, error in verdict.errors.items():
         fate = "" if error <= ERROR_MAX else f", over the bound of {ERROR_MAX:g}"
         console.print(f"relative error of {name} against the numpy solver: {error:.1e}{fate}")

@@ -115,7 +115,7 @@ class Eventful:
             start_ns = time.monotonic_ns()
             operation_id = await self._perform(kernel_id, phase)
             end_ns = time.monotonic_ns()
-            await traffic.until_replied_after(end_ns)
+            await traffic.until_seen_after(end_ns)
             timing = traffic.timeline.timing(start_ns, end_ns)
             self._timings.add(operation_id, timing)
         self._say("stepping")

@@ -37,15 +37,20 @@ class Timeline:
     def timing(self, start_ns: int, end_ns: int) -> Timing:
         """Return the longest gaps between two replies and two sends around an operation."""
         return Timing(
-            longest_gap_ns(self.replied_ns, start_ns, end_ns) / 1e6,
-            longest_gap_ns(self.sent_ns, start_ns, end_ns) / 1e6,
+            longest_gap_ms(self.replied_ns, start_ns, end_ns),
+            longest_gap_ms(self.sent_ns, start_ns, end_ns),
         )
 
 
-def longest_gap_ns(times_ns: Sequence[int], start_ns: int, end_ns: int) -> int:
-    """Return the longest gap between neighbouring times that touches [start, end], 0 if none."""
+def longest_gap_ms(times_ns: Sequence[int], start_ns: int, end_ns: int) -> float | None:
+    """Return the longest gap between neighbouring times that touches [start, end].
+
+    ``None`` where nothing was seen before the start or after the end: the gap is not known then.
+    """
+    if not times_ns or times_ns[0] > start_ns or times_ns[-1] < end_ns:
+        return None
     pairs = itertools.pairwise(times_ns)
-    return max((b - a for a, b in pairs if b >= start_ns and a <= end_ns), default=0)
+    return max((b - a for a, b in pairs if b >= start_ns and a <= end_ns), default=0) / 1e6
 
 
 class Traffic:
@@ -95,10 +100,10 @@ class Traffic:
         while not condition():
             await self._change()
 
-    async def until_replied_after(self, time_ns: int) -> None:
-        """Wait for a reply that was read after ``time_ns``."""
-        replied = self.timeline.replied_ns
-        await self.until(lambda: bool(replied) and replied[-1] > time_ns)
+    async def until_seen_after(self, time_ns: int) -> None:
+        """Wait for a reply that was read, and a message that was taken, after ``time_ns``."""
+        seen = self.timeline.replied_ns, self.timeline.sent_ns
+        await self.until(lambda: all(times and times[-1] > time_ns for times in seen))
 
     async def _change(self) -> None:
         with anyio.move_on_after(PATIENCE_S):
