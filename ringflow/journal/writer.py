@@ -163,13 +163,15 @@ class JournalWriter:
                 self._ended.set()
 
     async def _flush(self, blocking: Call) -> None:
+        batch: list[Pending] = []
         try:
             while await self._wait_for_work():
-                await self._write(self._lanes.take(self._limits.batch_bytes), blocking)
+                batch = self._lanes.take(self._limits.batch_bytes)
+                await self._write(batch, blocking)
             if self.failure is None:
                 await blocking(self._log.close)
-        except Exception as error:
-            self._fail(error, [])
+        except Exception as error:  # nobody waits for ever, whatever broke
+            self._fail(error, [one for one in batch if one.append.sequence is None])
 
     async def _wait_for_work(self) -> bool:
         """Wait until something is queued; False at the end."""
