@@ -205,6 +205,16 @@ def test_python_in_documents_can_be_read(path: Path) -> None:
         compile(block, _name(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+def test_every_variable_of_the_environment_is_documented() -> None:
+    """What changes the behaviour from outside stands in the table, and nothing else does."""
+    package = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "ringflow").rglob("*.py")
+    )
+    documented = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    names = re.compile(r"\bRINGFLOW_[A-Z_]+")
+    assert set(names.findall(package)) == set(names.findall(documented))
+
+
 def test_the_changelog_has_this_version() -> None:
     """A version is released with words for its users."""
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,0 +1,112 @@
+"""The kernels that docs/kernels.md shows, run as it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ringflow
+from ringflow.device.compiler.api import CompileTarget, compile_source
+from ringflow.device.compiler.headers import messages_header
+from ringflow.messages import layout_of
+
+pytestmark = pytest.mark.anyio
+
+TEXT = (Path(__file__).parent.parent / "docs" / "kernels.md").read_text(encoding="utf-8")
+
+
+@ringflow.message(1)
+class Step:
+    count: ringflow.u32
+
+
+@ringflow.message(2)
+class First:
+    """Asks for the first value."""
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S)
+
+
+def _spec() -> ringflow.KernelSpec:
+    """Return the document's spec, made by its own lines."""
+    names: dict[str, Any] = {
+        "ringflow": ringflow,
+        "np": np,
+        "Step": Step,
+        "First": First,
+        "source": _blocks("cuda")[0],
+        "array": np.arange(8, 1008, dtype=np.float32),
+    }
+    exec(_blocks("python")[0], names)
+    spec = names["spec"]
+    assert isinstance(spec, ringflow.KernelSpec)
+    return spec
+
+
+async def test_the_documented_kernel_does_what_it_says(folder: Path) -> None:
+    """Two steps halve every value twice; a migration between them changes nothing."""
+    async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
+        kernel = await engine.launch(_spec(), device="host:0")
+        await kernel.send(Step(1))
+        await engine.migrate("decay", to="host:1")
+        await kernel.send(Step(1))
+        reply = await kernel.call(First(), timeout_s=30)
+        assert reply.array("float32").tolist() == [2.0]
+        async with kernel.held() as state:
+            expected = np.arange(8, 1008, dtype=np.float32) / 4
+            np.testing.assert_array_equal(state["values"].numpy(), expected)
+
+
+async def test_the_kernel_that_works_between_messages_can_be_asked(folder: Path) -> None:
+    """The loop of ``step`` and ``poll``, with its two gaps filled in."""
+    loop = _blocks("cuda")[1].replace("/* answer */", "if (self.leader()) self.reply(m, ticks[0]);")
+    source = (
+        "#include <ringflow.cuh>\n"
+        'extern "C" __global__ void free_running(ringflow::control* control, unsigned* ticks) {\n'
+        "    ringflow::kernel self(control);\n    ringflow::message m;\n"
+        + loop.replace("advance();", "if (self.leader()) ticks[0] += 1;")
+        + "}\n"
+    )
+    spec = ringflow.KernelSpec(
+        kernel_id="free",
+        kernel_type="free",
+        code=ringflow.KernelCodeSource.from_cuda(source, "free_running"),
+        messages=[First],
+        block=(32, 1, 1),
+        regions=[ringflow.Region("ticks", dtype="uint32", shape=(1,))],
+        replay="checkpoint",
+    )
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(spec, device="host:0")
+        seen = [
+            int((await kernel.call(First(), timeout_s=30)).array("uint32")[0]) for _ in range(3)
+        ]
+    assert seen == sorted(seen)
+    assert seen[-1] > 0
+
+
+def test_the_documented_kernel_is_good_for_gpus() -> None:
+    """NVRTC takes it, too."""
+    compiled = compile_source(
+        _blocks("cuda")[0],
+        entry_point="decay",
+        target=CompileTarget("sm_90"),
+        headers={"ringflow_messages.cuh": messages_header([layout_of(Step), layout_of(First)])},
+        cache=None,
+    )
+    assert compiled.target == "sm_90"
+
+
+def test_every_function_of_the_kernels_interface_is_documented() -> None:
+    """The public methods of ``ringflow::kernel`` stand in the table."""
+    header = Path(ringflow.__file__).parent / "device" / "include" / "ringflow.cuh"
+    body = header.read_text(encoding="utf-8").split("class kernel {")[1].split("private:")[0]
+    methods = set(re.findall(r"__forceinline__ \w+ (\w+)\(", body))
+    assert methods >= {"kernel", "receive", "reply"}
+    assert not [name for name in methods - {"kernel"} if f"self.{name}(" not in TEXT]
