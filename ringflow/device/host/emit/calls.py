@@ -77,6 +77,8 @@ def emit_call(emitter: Emitter, call: Call) -> None:
         UnsupportedPtxError: the function is not defined here, not given, and not mathematics.
     """
     prototype = _prototype(emitter, call)
+    if len(call.arguments) != len(prototype.parameters):
+        raise PtxSyntaxError(call.line, "a call has another number of arguments than its function")
     arguments = [
         _argument(emitter, argument, formal)
         for argument, formal in zip(call.arguments, prototype.parameters, strict=True)

@@ -37,6 +37,11 @@ _SPACES = frozenset({".reg", ".param", ".local", ".shared", ".global", ".const"}
 _BOUNDS = frozenset(
     {".maxntid", ".reqntid", ".minnctapersm", ".maxnctapersm", ".maxnreg", ".pragma", ".noreturn"}
 )
+_ODD_OPERANDS = frozenset(
+    {"tex", "tld4", "txq", "suld", "sust", "sured", "suq", "wmma", "mma", "wgmma", "ldmatrix"}
+    | {"stmatrix", "mbarrier", "cp", "multimem", "tcgen05", "tensormap", "istypep"}
+)
+"""Families that the host device lacks and whose operands have forms of their own."""
 _LINE_DIRECTIVES = frozenset({".loc", ".file"})
 
 
@@ -47,7 +52,11 @@ def parse(text: str) -> Module:
         PtxSyntaxError: the text is not well formed.
         UnsupportedPtxError: it uses a directive that the host device does not have.
     """
-    return _Parser(*tokens_of(text)).module()
+    parser = _Parser(*tokens_of(text))
+    try:
+        return parser.module()
+    except (IndexError, KeyError, ValueError) as error:
+        raise PtxSyntaxError(parser.line, f"cannot read the statement ({error})") from None
 
 
 @attrs.define
@@ -454,6 +463,8 @@ class _Parser:
         opcode = tokens[0]
         if opcode in ("call", "call.uni"):
             return self._call(tokens[1:], guard, line)
+        if opcode.split(".")[0] in _ODD_OPERANDS:
+            raise UnsupportedPtxError(opcode, line)
         lookup = self.scope.lookup
         operands = tuple(operand_of(group, lookup, line) for group in split_at_commas(tokens[1:]))
         return Instruction(opcode, tuple(opcode.split(".")), operands, guard, line)

@@ -227,10 +227,13 @@ static DEVICE __attribute__((noinline)) bool release_warp(
         if (state[lane] >= WARP && state[lane] < EXITED) waiting |= 1u << lane;
     }
     bool released = false;
+    // The active mask is asked for last: lanes that others let go on first may still join.
 #pragma unroll 1
-    for (u32 lane = 0; lane < lanes; ++lane) {
+    for (u32 turn = 0; turn < 64 && !(turn == 32 && released); ++turn) {
+        u32 lane = turn & 31;
         if (!(waiting >> lane & 1)) continue;
         u32 region = state[lane] & REGION, code = table->fact[region].code;
+        if ((code == ACTIVE_MASK) != (turn >= 32)) continue;
         u32 same = 0;
 #pragma unroll 1
         for (u32 other = 0; other < lanes; ++other) {

@@ -1,0 +1,97 @@
+"""The object cache, and the shipped runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ringflow.device.compiler.clang import compile_to_ptx
+from ringflow.device.host import runtime
+from ringflow.device.host import translate as module
+from ringflow.device.host.jit import ObjectCache
+from ringflow.device.host.translate import default_cache, translate
+from tests.device.host.programs import run
+
+SOURCE = """
+extern "C" __global__ void fill(int* out, int value) { out[threadIdx.x] = value; }
+__device__ int kept = 7;
+extern "C" __device__ int answer(int x) { return x * 2; }
+"""
+
+
+@pytest.fixture
+def ptx() -> str:
+    return compile_to_ptx(SOURCE, name="test.cu")[0]
+
+
+def filled(ptx: str, cache: ObjectCache) -> tuple[bool, list[int]]:
+    program = translate(ptx, cache=cache)
+    out = np.zeros(3, np.int32)
+    run(program, "fill", 1, 3, out, 5)
+    assert program.function("answer")
+    assert program.globals["kept"].size_bytes == 4
+    return program.cached, out.tolist()
+
+
+def test_a_second_load_comes_from_the_cache(
+    ptx: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither parsed nor compiled again, and it does the same."""
+    assert filled(ptx, ObjectCache(tmp_path)) == (False, [5, 5, 5])
+
+    def refuse(text: str) -> None:
+        raise AssertionError("parsed again")
+
+    monkeypatch.setattr(module, "parse", refuse)
+    assert filled(ptx, ObjectCache(tmp_path)) == (True, [5, 5, 5])
+
+
+def test_damaged_entries_are_discarded(ptx: str, tmp_path: Path) -> None:
+    """Each damage leads to a fresh translation, and the entry is whole again."""
+    filled(ptx, ObjectCache(tmp_path))
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:20], whole[:-1], whole[:100] + b"\0" + whole[101:]):
+        path.write_bytes(damaged)
+        assert filled(ptx, ObjectCache(tmp_path)) == (False, [5, 5, 5])
+        assert path.read_bytes() == whole
+
+
+def test_options_and_texts_have_entries_of_their_own(ptx: str, tmp_path: Path) -> None:
+    """A kernel that may not be preempted is other code."""
+    cache = ObjectCache(tmp_path)
+    translate(ptx, cache=cache)
+    assert not translate(ptx, cache=cache, preempt=False).cached
+    assert not translate(ptx + "\n// changed\n", cache=cache).cached
+    assert translate(ptx, cache=cache).cached
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(ptx: str, tmp_path: Path) -> None:
+    """The cache only saves time."""
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert filled(ptx, ObjectCache(blocked / "objects")) == (False, [5, 5, 5])
+
+
+def test_the_default_cache_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RINGFLOW_CACHE_DIR wins; without a home it lies in the temporary folder."""
+    default_cache.cache_clear()
+    monkeypatch.setenv("RINGFLOW_CACHE_DIR", str(tmp_path))
+    assert default_cache().folder == tmp_path / "objects"
+    default_cache.cache_clear()
+    for name in ("RINGFLOW_CACHE_DIR", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert default_cache().folder.parent.name == "ringflow"
+    default_cache.cache_clear()
+
+
+def test_the_shipped_runtime_is_what_clang_makes_of_its_source() -> None:
+    """cta.ptx is rebuilt and compared, so that the two cannot drift apart."""
+    folder = Path(runtime.__file__).parent
+    built, _ = compile_to_ptx((folder / "cta.cu").read_text("utf-8"), name="cta.cu")
+    assert built == (folder / "cta.ptx").read_text("utf-8")
