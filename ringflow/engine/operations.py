@@ -7,8 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar, final
 
 import anyio
@@ -71,6 +70,25 @@ def effect_of(state: OperationState) -> Effect | None:
             return snapshot.effect_of(state)
 
 
+@final
+class OperationEvents:
+    """An operation's events; leaving the loop early needs no care."""
+
+    def __init__(self, operation: Operation[Any]) -> None:
+        self._operation = operation
+        self._index = 0
+
+    def __aiter__(self) -> OperationEvents:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self._operation.event_at(self._index)
+        if event is None:
+            raise StopAsyncIteration
+        self._index += 1
+        return event
+
+
 _SUCCESS: Final = ("completed", "saved")
 
 
@@ -103,16 +121,14 @@ class Operation(Generic[R]):
     def done(self) -> bool:
         return self._done.is_set()
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield the operation's durable events from the first on, until it has ended."""
-        index = 0
-        while True:
-            while index < len(self._events):
-                yield self._events[index]
-                index += 1
-            if self.done:
-                return
-            await self._changed.until(partial(self._has_more, index))
+    def events(self) -> OperationEvents:
+        """Iterate over the operation's durable events from the first on, until it has ended."""
+        return OperationEvents(self)
+
+    async def event_at(self, index: int) -> Event | None:
+        """Return a durable event by its place, waiting for it; None if there will be none."""
+        await self._changed.until(lambda: self._has_more(index))
+        return self._events[index] if index < len(self._events) else None
 
     def _has_more(self, index: int) -> bool:
         return len(self._events) > index or self.done

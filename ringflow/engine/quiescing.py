@@ -54,7 +54,7 @@ async def resume(core: Core, runtime: KernelRuntime) -> tuple[Event, ...]:
     Raises:
         KernelTrappedError: the grid has trapped; it must be restored from a recovery point.
     """
-    runtime.raise_if_trapped()
+    runtime.raise_if_dead()
     resident = runtime.instance.resident
     facts: tuple[Event, ...] = ()
     if resident.status is LaunchStatus.COMPLETED:

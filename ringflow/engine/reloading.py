@@ -147,7 +147,7 @@ class ReloadPerformer:
         goal = self._applied + messages
 
         def proved() -> bool:
-            runtime.raise_if_trapped()
+            runtime.raise_if_dead()
             return runtime.done_sequence >= goal
 
         await within(core.clock, timeout_s, lambda: runtime.changed.until(proved))
@@ -160,7 +160,7 @@ class ReloadPerformer:
             barrier=self._old.spec.regions != self._spec.regions,
             reason="reload",
         )
-        runtime.raise_if_trapped()
+        runtime.raise_if_dead()
         completed = e.ReloadCompleted(
             **ids, spec_digest=point.spec_digest, version_id=point.version_id
         )

@@ -131,7 +131,8 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
         KernelTrappedError: it trapped too often in a row; the kernel is halted.
     """
     kernel_id, resident = runtime.kernel_id, runtime.instance.resident
-    applied, detail = resident.done_sequence, resident.detail
+    # Done marks come once a batch; the message that trapped is the one that was taken last.
+    applied, detail = max(resident.taken_sequence - 1, 0), resident.detail
     core.record_kernel(
         kernel_id, KernelTrapped(kernel_id=kernel_id, applied_sequence=applied, detail=detail)
     )

@@ -147,11 +147,13 @@ class KernelRuntime:
                 "durable messages are applied when it is resumed"
             )
 
-    def raise_if_trapped(self) -> None:
+    def raise_if_dead(self) -> None:
+        """Raise when the grid has trapped, or nobody watches it any more."""
+        self._check_alive()
         if self.trapped:
             raise KernelTrappedError(
-                f"kernel {self.kernel_id!r} {self.status.name.lower()} after message "
-                f"{self.instance.resident.done_sequence}: {self.instance.resident.detail}"
+                f"kernel {self.kernel_id!r} {self.status.name.lower()} at message "
+                f"{self.instance.resident.taken_sequence}: {self.instance.resident.detail}"
             )
 
     async def command(self, command: Command, state: KernelState, *, timeout_s: float) -> None:
@@ -164,7 +166,7 @@ class KernelRuntime:
         generation = self.instance.resident.command(command)
 
         def obeyed() -> bool:
-            self.raise_if_trapped()
+            self.raise_if_dead()
             return (self.generation, self.state) == (generation, state)
 
         if not await within(self.clock, timeout_s, lambda: self.changed.until(obeyed)):
@@ -182,7 +184,7 @@ class KernelRuntime:
         resident.command(Command.RETURN)
 
         def completed() -> bool:
-            self.raise_if_trapped()
+            self.raise_if_dead()
             return self.status is LaunchStatus.COMPLETED
 
         if await within(self.clock, timeout_s, lambda: self.changed.until(completed)):

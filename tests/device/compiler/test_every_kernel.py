@@ -12,11 +12,12 @@ from ringflow.device.compiler.clang import compile_to_ptx
 from ringflow.device.compiler.headers import MESSAGES_HEADER, messages_header
 from ringflow.device.compiler.nvrtc import compile_to_cubin
 from ringflow.messages import layout_of
+from tests.engine import kernels
 
 ROOT: Final = Path(__file__).parents[3]
 FOLDERS: Final = ("examples", "ringflow", "tests", "benchmarks")
 HOST_ONLY: Final = ("ringflow/device/host", "ringflow/device/native")
-MESSAGES: Final = {"examples/shallow_water": COMMANDS}
+MESSAGES: Final = {"examples/shallow_water": COMMANDS, "tests/engine/kernels": kernels.MESSAGES}
 
 FILES: Final = sorted(
     path.relative_to(ROOT).as_posix()

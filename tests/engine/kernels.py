@@ -1,0 +1,80 @@
+"""Small persistent kernels for the engine's tests: sums that show every message's effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+import ringflow
+
+FOLDER: Final = Path(__file__).parent / "kernels"
+
+
+@ringflow.message(1)
+class Add:
+    value: ringflow.u64
+
+
+@ringflow.message(2)
+class Total:
+    pass
+
+
+@ringflow.message(3)
+class Spin:
+    """Work for so many rounds before the reply, so that a test can act meanwhile."""
+
+    rounds: ringflow.u64
+
+
+@ringflow.message(4)
+class Trap:
+    pass
+
+
+MESSAGES: Final = (Add, Total, Spin, Trap)
+
+
+def code(name: str = "adder_v1") -> ringflow.KernelCodeSource:
+    """Return ``kernels/NAME.cu``; its version is its name."""
+    source = (FOLDER / f"{name}.cu").read_text(encoding="utf-8")
+    return ringflow.KernelCodeSource.from_cuda(source, "adder", version_id=name)
+
+
+def adder(kernel_id: str = "adder", **changes: Any) -> ringflow.KernelSpec:
+    """Return the spec of a kernel that folds numbers into ``state`` and counts in ``log``.
+
+    ``state``: uint64[4]: order-dependent hash, sum, count, launches. ``cells``: float32[4096].
+    """
+    options: dict[str, Any] = {
+        "kernel_id": kernel_id,
+        "kernel_type": "adder",
+        "code": code(),
+        "messages": MESSAGES,
+        "grid": (2, 1, 1),
+        "block": (64, 1, 1),
+        "regions": (
+            ringflow.Region("state", dtype="uint64", shape=(4,)),
+            ringflow.Region(
+                "cells",
+                dtype="float32",
+                shape=(4096,),
+                initial=np.arange(4096, dtype=np.float32),
+            ),
+        ),
+        "arguments": {"step": np.float32(0.5)},
+    }
+    return ringflow.KernelSpec(**{**options, **changes})
+
+
+MASK: Final = (1 << 64) - 1
+
+
+def expected_state(values: list[int]) -> tuple[int, int, int]:
+    """Return hash, sum and count that the kernel must have after these values, in this order."""
+    digest = 0
+    for value in values:
+        digest = (digest * 6364136223846793005 + value + 1442695040888963407) & MASK
+    return digest, sum(values) & MASK, len(values)
