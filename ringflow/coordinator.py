@@ -37,6 +37,15 @@ from ringflow.placement import (
 from ringflow.results import MigrationResult
 from ringflow.statemachines.migration import MigrationState
 
+__all__ = [
+    "DeviceLoad",
+    "LoadBalancing",
+    "MigrationRequest",
+    "MultiGpuBuilder",
+    "MultiGpuConfig",
+    "MultiGpuCoordinator",
+]
+
 
 @final
 @attrs.define(kw_only=True)

@@ -114,12 +114,14 @@ class Drive(Generic[S]):
 
 async def within(clock: Clock, timeout_s: float, work: Callable[[], Awaitable[object]]) -> bool:
     """Run ``work()`` for at most ``timeout_s`` of the clock; return whether it ended by itself."""
+    # Fixed here, not when the timer's task gets its turn, which may be later than the work's.
+    deadline_ns = clock.monotonic_ns() + round(timeout_s * NS_PER_S)
     done = False
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
 
         async def expire() -> None:
-            await clock.sleep(timeout_s)
+            await clock.sleep_until(deadline_ns)
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(expire)
