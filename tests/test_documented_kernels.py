@@ -1,7 +1,8 @@
-"""The kernels that docs/kernels.md shows, run as it says."""
+"""The kernels and objects that the documents show, run as they say."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from ringflow.messages import layout_of
 
 pytestmark = pytest.mark.anyio
 
-TEXT = (Path(__file__).parent.parent / "docs" / "kernels.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent / "docs"
+TEXT = (DOCS / "kernels.md").read_text(encoding="utf-8")
 
 
 @ringflow.message(1)
@@ -29,8 +31,8 @@ class First:
     """Asks for the first value."""
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S)
+def _blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
 def _spec() -> ringflow.KernelSpec:
@@ -89,6 +91,17 @@ async def test_the_kernel_that_works_between_messages_can_be_asked(folder: Path)
         ]
     assert seen == sorted(seen)
     assert seen[-1] > 0
+
+
+async def test_the_documented_object_moves_with_its_state() -> None:
+    """The example of an object of one's own, word for word."""
+    text = (DOCS / "operations.md").read_text(encoding="utf-8")
+    block = next(one for one in _blocks("python", text) if "class Counter" in one)
+    names: dict[str, Any] = {"__name__": "documented"}
+    await eval(compile(block, "operations.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    assert names["new"].count == 7
+    assert names["coordinator"].device_of("counter") == "b"
+    assert names["result"].target_device == "b"
 
 
 def test_the_documented_kernel_is_good_for_gpus() -> None:
