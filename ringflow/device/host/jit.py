@@ -19,8 +19,6 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-PIPELINE_VERSION = "1"
-"""Part of every key: raise it when the emitted IR or the pass pipeline changes."""
 _DIGEST_BYTES = 32
 
 
@@ -46,15 +44,27 @@ def target_machine() -> Any:
     )
 
 
+@functools.cache
+def _translator() -> str:
+    """Return a digest of the translator's own source: other code, other results."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
 def toolchain() -> str:
     """Return what the native code depends on besides its source."""
     version = ".".join(map(str, llvm.llvm_version_info))
-    return "\0".join((PIPELINE_VERSION, version, llvm.get_default_triple(), *cpu()))
+    return "\0".join((_translator(), version, llvm.get_default_triple(), *cpu()))
 
 
-def compile_ir(text: str) -> bytes:
+def compile_ir(text: str, *, level: int = 2) -> bytes:
     """Optimise LLVM IR for the host CPU and return an object file.
 
+    Args:
+        level: 2 optimises more; kernels gain nothing over 1, which takes three quarters of the time.
     Raises:
         RuntimeError: the IR is not well formed; a fault of the translator.
     """
@@ -63,7 +73,7 @@ def compile_ir(text: str) -> bytes:
     module.triple = llvm.get_default_triple()
     module.data_layout = str(machine.target_data)
     module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = True
     options.slp_vectorization = False
     options.loop_unrolling = True
@@ -74,10 +84,11 @@ def compile_ir(text: str) -> bytes:
 
 
 class ObjectCache:
-    """Entries by key in a folder; safe for several processes at once."""
+    """Entries by key in a folder, the oldest evicted; safe for several processes at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, entries_max: int = 512) -> None:
         self.folder = folder
+        self.entries_max = entries_max
         self.hits = 0
         self.misses = 0
 
@@ -118,9 +129,17 @@ class ObjectCache:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(hashlib.sha256(data).digest() + data)
             os.replace(name, self.folder / key)
+            self._evict()
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+
+    def _evict(self) -> None:
+        """Delete the oldest entries, and what a killed process left, past the bound."""
+        with contextlib.suppress(OSError):
+            entries = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            for path in entries[: -self.entries_max]:
+                path.unlink(missing_ok=True)
 
 
 class NativeCode:

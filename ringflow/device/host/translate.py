@@ -98,7 +98,7 @@ def translate(
 
 def _compile(ptx: str, externs: frozenset[str], preempt: bool) -> tuple[Facts, bytes]:
     facts, text = emit_module(parse(ptx), externs, preempt)
-    return facts, compile_ir(text)
+    return facts, compile_ir(text, level=1 if facts.entries else 2)
 
 
 def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple[Facts, str]:

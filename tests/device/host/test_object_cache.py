@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_options_and_texts_have_entries_of_their_own(ptx: str, tmp_path: Path) -
     assert not translate(ptx + "\n// changed\n", cache=cache).cached
     assert translate(ptx, cache=cache).cached
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_oldest_entries_are_evicted(tmp_path: Path) -> None:
+    """The folder stays bounded."""
+    cache = ObjectCache(tmp_path, entries_max=3)
+    for index in range(6):
+        cache.put(cache.key(str(index)), bytes([index]))
+        os.utime(tmp_path / cache.key(str(index)), ns=(index, index))
+    found = [cache.get(cache.key(str(index))) for index in range(6)]
+    assert found == [None, None, None, b"\3", b"\4", b"\5"]
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(ptx: str, tmp_path: Path) -> None:
