@@ -202,7 +202,7 @@ async def start_reload(
         convert=CONVERT if first else None,
         at_sequence=at_sequence,
         probation_messages=PROBATION_MESSAGES,
-        probation_timeout_s=60.0,
+        probation_timeout_s=30.0,
         reason=f"try {version}",
         actor=ACTOR,
     )

@@ -24,7 +24,7 @@ from ringflow.demo.script import PRODUCER, command_at
 WINDOW: Final = 16  # more than a probation holds back, else producer and probation would wait
 CONSUMER: Final = "recorder"
 ACKNOWLEDGE_EVERY: Final = 8  # an acknowledgement covers all replies before it
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 60.0
 
 
 @attrs.define
