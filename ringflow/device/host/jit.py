@@ -64,7 +64,7 @@ def compile_ir(text: str, *, level: int = 2) -> bytes:
     """Optimise LLVM IR for the host CPU and return an object file.
 
     Args:
-        level: 2 optimises more; kernels gain nothing over 1, which takes three quarters of the time.
+        level: 2 optimises more; kernels gain nothing over 1, which takes a quarter less time.
     Raises:
         RuntimeError: the IR is not well formed; a fault of the translator.
     """
