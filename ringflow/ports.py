@@ -51,7 +51,10 @@ class QuiescableKernel(Protocol):
         ...
 
     async def resume(self) -> None:
-        """Take messages again, first those that waited; nothing to do if it never stopped."""
+        """Take messages again, first those that waited; nothing to do if it never stopped.
+
+        When it raises it has taken none.
+        """
         ...
 
     async def place(self, device: str) -> None:
@@ -84,7 +87,10 @@ class ReloadableKernel(CheckpointableKernel, Protocol):
         ...
 
     async def resume(self) -> None:
-        """Take messages again, first those that waited; nothing to do if it never stopped."""
+        """Take messages again, first those that waited; nothing to do if it never stopped.
+
+        When it raises it has taken none.
+        """
         ...
 
 

@@ -121,6 +121,7 @@ class LiveAdder(Adder):
     async def resume(self) -> None:
         await self.faults.reach("resume")
         self.running = True
+        await self.faults.reach("resumed")
         self._work()
 
     async def place(self, device: str) -> None:

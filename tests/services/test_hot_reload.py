@@ -104,7 +104,7 @@ async def test_fresh_regions_where_no_state_is_to_be_preserved() -> None:
 
 
 STEPS = [
-    *("drain", "checkpoint", "swap", "swapped", "restore", "restored", "resume"),
+    *("drain", "checkpoint", "swap", "swapped", "restore", "restored", "resume", "resumed"),
     *("save", "saved", "load"),
 ]
 
@@ -160,6 +160,31 @@ async def test_a_step_that_hangs_or_is_cancelled_puts_code_and_state_back(
     expected = ReloadState.CANCELLED if cancelled else ReloadState.ROLLED_BACK
     assert request.state is expected
     await bench.check_as_before()
+
+
+async def test_a_cancellation_while_the_new_code_starts_comes_too_late() -> None:
+    """Once the new code takes messages it stays: going back would lose them."""
+    bench = Bench()
+    request = bench.request()
+    with anyio.CancelScope() as scope:
+        bench.kernel.faults.arm("resumed", scope.cancel)
+        bench.kernel.faults.arm("swap", lambda: bench.kernel.send(6))
+        await bench.manager.execute_reload(request, bench.kernel)
+    assert request.state is ReloadState.COMPLETED
+    assert bench.manager.get_current_version("adder") == "10"
+    assert bench.kernel.sums[6] == bench.before[2][6] + 60
+
+
+async def test_new_code_that_fails_to_start_is_drained_before_the_old_code_returns() -> None:
+    """A message that comes while the old code is put back waits for it, and is handled once."""
+    bench = Bench()
+    bench.kernel.faults.fail("resumed")
+    bench.kernel.faults.arm("swap", lambda: bench.kernel.send(5), after=1)
+    with pytest.raises(OperationFailedError, match="resumed broke"):
+        await bench.reload()
+    device, step, sums = bench.before
+    sums[5] += 5
+    assert bench.kernel.image() == (device, step + 1, sums)
 
 
 async def test_state_that_the_new_code_changes_is_put_back() -> None:
