@@ -64,7 +64,6 @@ class Core:
     busy: dict[str, str] = attrs.field(factory=dict)
     running: dict[str, RunningOperation] = attrs.field(factory=dict)
     closed: str = ""
-    pump_closed: bool = False
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
 
     def record(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -17,11 +17,12 @@ import anyio.to_thread
 from ringflow.clock import Clock, SystemClock
 from ringflow.device.api import Device
 from ringflow.device.compiler.cache import CompileCache
-from ringflow.device.pump import Pump
+from ringflow.device.pump import Pump, PumpReport
 from ringflow.device.registry import open_device
 from ringflow.engine import launching, requests
 from ringflow.engine.core import Core
 from ringflow.engine.engine import Engine
+from ringflow.engine.pumping import PumpThread
 from ringflow.engine.quiescing import quiesce
 from ringflow.engine.recovery import recover
 from ringflow.engine.runtime import KernelRuntime
@@ -38,8 +39,6 @@ from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
 from ringflow.statemachines.table import table_digest
 from ringflow.storage import FileStorage, ObjectStore
 from ringflow.version import VERSION
-
-_PUMP_WAIT_S: Final = 5.0
 
 
 @asynccontextmanager
@@ -87,8 +86,9 @@ async def open_engine(
                 limits=limits or EngineLimits(),
                 tasks=tasks,
             )
+            pump = PumpThread(core.pump, partial(_on_report, core))
             try:
-                tasks.start_soon(_serve_pump, core)
+                tasks.start_soon(pump.run)
                 tasks.start_soon(_watch_journal, core, journal.failed)
                 core.record("engine", _opened(core))
                 await recover(core)
@@ -98,6 +98,7 @@ async def open_engine(
             finally:
                 with anyio.CancelScope(shield=True):
                     await _close(core)
+                    pump.close()
                 tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
@@ -142,17 +143,14 @@ def _opened(core: Core) -> list[Event]:
     return [*torn, EngineOpened(version=VERSION, devices=tuple(core.devices), tables_digest=digest)]
 
 
-async def _serve_pump(core: Core) -> None:
-    """Bring the kernels' news in, a batch at a time, until the engine is closed."""
-    limiter = anyio.CapacityLimiter(1)
-    while not core.pump_closed:
-        reports = await anyio.to_thread.run_sync(core.pump.wait, _PUMP_WAIT_S, limiter=limiter)
-        keys = {runtime.pump_key: runtime for runtime in core.runtimes.values()}
-        for report in reports:
-            runtime = keys.get(report.key)
-            if runtime is not None:
-                runtime.on_report(report)
+def _on_report(core: Core, report: PumpReport) -> None:
+    """Bring a kernel's news to its runtime; a key that nobody has any more is old news."""
+    for runtime in core.runtimes.values():
+        if runtime.pump_key == report.key:
+            runtime.on_report(report)
+            if runtime.trapped:
                 requests.recover_if_trapped(core, runtime)
+            return
 
 
 async def _watch_journal(core: Core, failed: anyio.Event) -> None:
@@ -171,8 +169,6 @@ async def _close(core: Core) -> None:
     if not core.closed:
         await core.journal.until_durable(core.record("engine", [EngineClosed()]))
         core.closed = "its block was left"
-    core.pump_closed = True
-    core.pump.wake()
 
 
 async def _rest(core: Core, runtime: KernelRuntime) -> None:

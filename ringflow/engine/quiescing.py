@@ -55,10 +55,11 @@ async def resume(core: Core, runtime: KernelRuntime) -> tuple[Event, ...]:
         KernelTrappedError: the grid has trapped; it must be restored from a recovery point.
     """
     runtime.raise_if_dead()
-    resident = runtime.instance.resident
+    if runtime.returning:
+        await runtime.withdraw(timeout_s=core.limits.step_timeout_s)
     facts: tuple[Event, ...] = ()
-    if resident.status is LaunchStatus.COMPLETED:
-        applied = resident.done_sequence
+    if runtime.status is LaunchStatus.COMPLETED:
+        applied = runtime.done_sequence
         runtime.detach()
         runtime.inbox.rewind(applied)
         await launch(core, runtime, applied_sequence=applied)

@@ -32,6 +32,7 @@ class KernelRuntime:
         deliver_through: last sequence that may be posted, None for no limit.
         retain_after: messages after it are kept although they are done, None to keep none.
         paused_at_ns: monotonic time at which the delivery stopped, 0 while it flows.
+        returning: a RETURN was given and neither obeyed nor withdrawn.
         halted: why nothing runs any more, empty while something does.
     """
 
@@ -47,6 +48,7 @@ class KernelRuntime:
     done_sequence: int = 0
     delivering: bool = False
     paused_at_ns: int = 0
+    returning: bool = False
     halted: str = ""
     closed: bool = False
     status: LaunchStatus = LaunchStatus.RUNNING
@@ -102,6 +104,7 @@ class KernelRuntime:
         """Let the pump watch the instance's present launch."""
         assert self.pump_key is None
         self.status, self.state, self.generation = LaunchStatus.RUNNING, KernelState.UNKNOWN, -1
+        self.returning = False
         self.pump_key = self.pump.register(self.instance.resident)
 
     def detach(self) -> None:
@@ -180,23 +183,34 @@ class KernelRuntime:
         Raises:
             KernelStalledError: the grid neither returned in time nor says what it does.
         """
-        resident = self.instance.resident
-        resident.command(Command.RETURN)
-
-        def completed() -> bool:
-            self.raise_if_dead()
-            return self.status is LaunchStatus.COMPLETED
-
-        if await within(self.clock, timeout_s, lambda: self.changed.until(completed)):
+        self.returning = True
+        self.instance.resident.command(Command.RETURN)
+        if await within(self.clock, timeout_s, lambda: self.changed.until(self._completed)):
+            self.returning = False
             return
-        withdrawn = resident.command(Command.RUN)
-
-        def answered() -> bool:
-            return completed() or (self.generation, self.state) == (withdrawn, KernelState.RUNNING)
-
-        await within(self.clock, timeout_s, lambda: self.changed.until(answered))
+        await self.withdraw(timeout_s=timeout_s)
         if self.status is not LaunchStatus.COMPLETED:
             raise self._stalled(Command.RETURN, timeout_s)
+
+    async def withdraw(self, *, timeout_s: float) -> None:
+        """Take a RETURN back: afterwards the grid runs, or has completed; ``status`` says which.
+
+        Raises:
+            KernelStalledError: it says neither within the deadline.
+        """
+        generation = self.instance.resident.command(Command.RUN)
+
+        def answered() -> bool:
+            running = (self.generation, self.state) == (generation, KernelState.RUNNING)
+            return self._completed() or running
+
+        if not await within(self.clock, timeout_s, lambda: self.changed.until(answered)):
+            raise self._stalled(Command.RUN, timeout_s)
+        self.returning = False
+
+    def _completed(self) -> bool:
+        self.raise_if_dead()
+        return self.status is LaunchStatus.COMPLETED
 
     def _stalled(self, command: Command, timeout_s: float) -> KernelStalledError:
         return KernelStalledError(

@@ -105,7 +105,7 @@ async def test_each_failing_step_leaves_the_kernel_on_the_source(
 async def test_a_cancelled_migration_leaves_the_kernel_at_work(engine: ringflow.Engine) -> None:
     """Cancelling before the commit point ends with the source running."""
     kernel = await engine.launch(adder(), device="host:0")
-    await kernel.send(Spin(2_000))
+    await kernel.send(Spin(100_000))
     operation = engine.start_migration("adder", to="host:1")
     async for event in operation.events():
         if event.wire_name == "migration.target_prepared.v1":
