@@ -134,6 +134,25 @@ KERNEL curves(float* out, const float* x, int n) {
     for (int i = threadIdx.x; i < n; i += blockDim.x)
         out[i] = sinf(x[i]) + expf(-x[i]) * powf(x[i], 1.5f) + rsqrtf(x[i]) + floorf(x[i]);
 }
+KERNEL split(int* out, int* hits, int n) {
+    int base = 0;
+    if (threadIdx.x > 13) { base = n; atomicAdd(hits, 1); }
+    for (int i = threadIdx.x; i < n; i += blockDim.x) out[base + i] += i + 1;
+}
+KERNEL backwards(int* out, const int* x, int n) {
+    for (int i = n - 1 - threadIdx.x; i >= 0; i -= blockDim.x) out[i] = x[i] - x[n - 1 - i];
+}
+KERNEL by_pointer(short* out, const short* x, int n) {
+    const short* end = x + n;
+    short* o = out + threadIdx.x;
+    for (const short* p = x + threadIdx.x; p < end; p += blockDim.x, o += blockDim.x)
+        *o = *p * 3;
+}
+KERNEL ragged(int* out, const int* lengths, int n) {
+    int length = lengths[threadIdx.x], sum = 0;
+    for (int i = 0; i < length; ++i) sum += out[n + (i & 7)] + i;
+    out[threadIdx.x] = sum;
+}
 KERNEL locked(int* lock, int* value) {
     bool done = false;
     while (!done) {
@@ -302,6 +321,38 @@ def test_mathematics_is_as_exact_as_the_library() -> None:
     wide = x.astype(np.float64)
     expected = np.sin(wide) + np.exp(-wide) * wide**1.5 + wide**-0.5 + np.floor(wide)
     np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
+def test_a_wrong_guess_of_uniformity_costs_time_only() -> None:
+    """Two groups of threads with bases of their own in one loop."""
+    n, out, hits = 200, np.zeros(400, np.int32), np.zeros(1, np.int32)
+    run(cuda(SOURCE), "split", 1, 64, out, hits, n)
+    i = np.arange(n)
+    low = i % 64 <= 13
+    np.testing.assert_array_equal(out[:n], np.where(low, i + 1, 0))
+    np.testing.assert_array_equal(out[n:], np.where(low, 0, i + 1))
+    assert hits[0] == 50
+
+
+@pytest.mark.parametrize("n", [1, 64, 333])
+def test_loops_downwards_and_by_pointer(n: int) -> None:
+    """Negative strides, and addresses that are themselves carried by the loop."""
+    x = np.random.default_rng(2).integers(-1000, 1000, n, dtype=np.int32)
+    out = np.zeros(n, np.int32)
+    run(cuda(SOURCE), "backwards", 1, 64, out, x, n)
+    np.testing.assert_array_equal(out, x - x[::-1])
+    narrow, tripled = x.astype(np.int16), np.zeros(n, np.int16)
+    run(cuda(SOURCE), "by_pointer", 1, 96, tripled, narrow, n)
+    np.testing.assert_array_equal(tripled, narrow * 3)
+
+
+def test_loops_of_different_length_in_each_thread() -> None:
+    """Threads leave a cut loop one after the other."""
+    lengths = np.random.default_rng(4).integers(0, 50, 64).astype(np.int32)
+    out = np.concatenate([np.zeros(64, np.int32), np.arange(8, dtype=np.int32)])
+    run(cuda(SOURCE), "ragged", 1, 64, out, lengths, 64)
+    expected = [sum((i & 7) + i for i in range(length)) for length in lengths]
+    assert out[:64].tolist() == expected
 
 
 def test_spin_lock_within_a_block() -> None:

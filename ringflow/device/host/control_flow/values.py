@@ -109,13 +109,22 @@ def _operand(operand: object, known: Mapping[str, Coefficient]) -> Coefficient |
         return 0 if uniform else VARYING
     if isinstance(operand, Register):
         return known.get(operand.name)
+    if isinstance(operand, Address):
+        return _operand(operand.base, known)
     return VARYING
+
+
+def _uniform(value: Coefficient | None) -> Coefficient | None:
+    return value if value in (0, None) else VARYING
 
 
 def _result(ins: Instruction, known: Mapping[str, Coefficient]) -> Coefficient | None:
     root = ins.parts[0]
-    if root in ("ld", "atom") or root not in _PURE | {"div", "rem"}:
-        return 0 if root == "ld" and ins.parts[1] == "param" else VARYING
+    if root == "ld":
+        # What lies at one address is one value, unless it changes meanwhile.
+        return VARYING if "local" in ins.parts else _uniform(_operand(ins.operands[1], known))
+    if root not in _PURE | {"div", "rem"}:
+        return VARYING
     if "cc" in ins.parts or not isinstance(ins.operands[0], Register):
         return VARYING
     values = [_operand(operand, known) for operand in ins.operands[1:]]

@@ -343,14 +343,20 @@ class VectorEmitter(RegionEmitter):
         super().__init__(context, plan, memory)
         self.region = region
         self.members = plan.members(region, vector=True)
-        live = sorted(plan.live[region.block])
-        self.arguments = [n for n in live if n in plan.spills and n in plan.coefficients]
+        self.arguments = [n for n in self._used() if n in plan.coefficients]
         self.written = frozenset(
             name
             for index in self.members
             for statement in plan.blocks[index].statements
             for name in writes(statement, self.function.registers)
         )
+
+    def _used(self) -> list[str]:
+        """Return the spilled registers that the region reads from where it was entered."""
+        blocks = [self.plan.blocks[index] for index in self.members]
+        found = {name for block in blocks for name in block.reads_of_terminator()}
+        found.update(name for block in blocks for s in block.statements for name in reads(s))
+        return [name for name in self.spilled_at(self.region) if name in found]
 
     def name(self) -> str:
         return f'@"vector.{self.function.name}.{self.region.index}"'
