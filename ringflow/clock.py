@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, final
 
 import anyio
@@ -31,6 +33,9 @@ class Clock(Protocol):
     async def sleep_until(self, deadline_ns: int) -> None:
         """Wait until ``monotonic_ns()`` is at least ``deadline_ns``."""
 
+    def timeout(self, duration_s: float | None) -> AbstractContextManager[anyio.CancelScope]:
+        """``with clock.timeout(1.0) as scope``: cancel the block then; None: never."""
+
 
 @final
 class SystemClock:
@@ -51,6 +56,9 @@ class SystemClock:
             await anyio.sleep(left_ns / NS_PER_S)
         await anyio.lowlevel.checkpoint()
 
+    def timeout(self, duration_s: float | None) -> AbstractContextManager[anyio.CancelScope]:
+        return anyio.move_on_after(duration_s)
+
 
 @final
 class ManualClock:
@@ -59,7 +67,7 @@ class ManualClock:
     def __init__(self, *, now_ns: int = 1_700_000_000 * NS_PER_S, monotonic_ns: int = 0) -> None:
         self._now_ns = now_ns
         self._monotonic_ns = monotonic_ns
-        self._sleepers: list[tuple[int, int, anyio.Event]] = []
+        self._sleepers: list[tuple[int, int, Callable[[], None]]] = []
         self._arrivals = 0
 
     def now_ns(self) -> int:
@@ -80,7 +88,7 @@ class ManualClock:
         self._now_ns += step_ns
         self._monotonic_ns += step_ns
         while self._sleepers and self._sleepers[0][0] <= self._monotonic_ns:
-            heapq.heappop(self._sleepers)[2].set()
+            heapq.heappop(self._sleepers)[2]()
 
     def step_wall(self, step_s: float) -> None:
         """Step the wall clock alone, also backwards, as an administrator or NTP does."""
@@ -93,12 +101,37 @@ class ManualClock:
         if deadline_ns <= self._monotonic_ns:
             await anyio.lowlevel.checkpoint()
             return
+        due = anyio.Event()
+        with self._at(deadline_ns, due.set):
+            await due.wait()
+
+    @contextmanager
+    def timeout(self, duration_s: float | None) -> Iterator[anyio.CancelScope]:
+        with anyio.CancelScope() as scope:
+            if duration_s is None:
+                yield scope
+                return
+            deadline_ns = self._monotonic_ns + round(max(0.0, duration_s) * NS_PER_S)
+            with self._at(deadline_ns, scope.cancel):
+                yield scope
+
+    @contextmanager
+    def _at(self, deadline_ns: int, wake: Callable[[], None]) -> Iterator[None]:
         self._arrivals += 1
-        sleeper = (deadline_ns, self._arrivals, anyio.Event())
+        sleeper = (deadline_ns, self._arrivals, wake)
         heapq.heappush(self._sleepers, sleeper)
         try:
-            await sleeper[2].wait()
+            yield
         finally:
             if sleeper in self._sleepers:
                 self._sleepers.remove(sleeper)
                 heapq.heapify(self._sleepers)
+
+
+async def within(
+    clock: Clock, timeout_s: float | None, work: Callable[[], Awaitable[object]]
+) -> bool:
+    """Run ``work()`` for at most ``timeout_s`` of the clock; return whether it ended by itself."""
+    with clock.timeout(timeout_s) as scope:
+        await work()
+    return not scope.cancelled_caught

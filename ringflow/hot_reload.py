@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import anyio
 import attrs
 
-from ringflow.clock import NS_PER_S, Clock, SystemClock
+from ringflow.clock import NS_PER_S, Clock, SystemClock, within
 from ringflow.coordinator import MultiGpuCoordinator
 from ringflow.device.compiler.api import HOST, CompileTarget
 from ringflow.device.compiler.cache import CompileCache
@@ -39,7 +39,7 @@ from ringflow.statemachines import effects
 from ringflow.statemachines import hot_reload as machine
 from ringflow.statemachines.effects import Effect
 from ringflow.statemachines.hot_reload import Reload, ReloadState
-from ringflow.stepping import Drive, Machine, within
+from ringflow.stepping import Drive, Machine
 from ringflow.storage import CheckpointStorage, MemoryStorage
 from ringflow.transit import StateInTransit
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, final
 import attrs
 
 from ringflow.messages import pack, unpack
+from ringflow.results import MigrationResult, ReloadResult
 from ringflow.storage import Checkpoint, block_digests, region_digest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ringflow.spec import KernelSpec, Region
+    from ringflow.spec import KernelCodeSource, KernelSpec, Region
 
 T = TypeVar("T")
 OnFull = Literal["wait", "raise"]
@@ -168,6 +169,12 @@ class KernelHost(Protocol):
     def held(self, kernel_id: str) -> AbstractAsyncContextManager[HeldState]: ...
     async def take_checkpoint(self, kernel_id: str) -> Checkpoint: ...
     async def restore_checkpoint(self, kernel_id: str, checkpoint: Checkpoint) -> None: ...
+    async def migrate(
+        self, kernel_id: str, *, to: str, actor: str, reason: str
+    ) -> MigrationResult: ...
+    async def reload(
+        self, kernel_id: str, code: KernelCodeSource, *, actor: str, reason: str
+    ) -> ReloadResult: ...
     def spec(self, kernel_id: str) -> KernelSpec: ...
     def is_busy(self, kernel_id: str) -> bool: ...
 
@@ -250,6 +257,14 @@ class KernelHandle:
         Messages go on from where they are. Raises ``RegionMismatchError`` or ``CorruptError``.
         """
         await self._host.restore_checkpoint(self.id, checkpoint)
+
+    async def migrate_to(self, device: str, *, actor: str, reason: str) -> MigrationResult:
+        """Let the engine move the kernel; it is a ``SelfMigratingKernel``."""
+        return await self._host.migrate(self.id, to=device, actor=actor, reason=reason)
+
+    async def reload_to(self, code: KernelCodeSource, *, actor: str, reason: str) -> ReloadResult:
+        """Let the engine change the code; it is a ``SelfReloadingKernel``."""
+        return await self._host.reload(self.id, code, actor=actor, reason=reason)
 
     def can_checkpoint(self) -> bool:
         """Return False while an operation holds the kernel."""

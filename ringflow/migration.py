@@ -13,7 +13,7 @@ from typing import Final, final
 import anyio
 import attrs
 
-from ringflow.clock import NS_PER_S, Clock
+from ringflow.clock import NS_PER_S, Clock, within
 from ringflow.coordinator import MigrationRequest, MultiGpuCoordinator
 from ringflow.errors import OperationFailedError
 from ringflow.events import migration as e
@@ -24,7 +24,7 @@ from ringflow.statemachines import effects
 from ringflow.statemachines import migration as machine
 from ringflow.statemachines.effects import Effect
 from ringflow.statemachines.migration import Migration, MigrationState
-from ringflow.stepping import Drive, Machine, within
+from ringflow.stepping import Drive, Machine
 from ringflow.storage import CheckpointStorage, MemoryStorage
 from ringflow.transit import StateInTransit, digests_of
 

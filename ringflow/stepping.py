@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar, final
 import anyio
 import attrs
 
-from ringflow.clock import NS_PER_S, Clock
+from ringflow.clock import NS_PER_S, Clock, within
 from ringflow.errors import RingflowError
 from ringflow.events.codec import Event
 from ringflow.statemachines.effects import Effect, OperationInput, StepFailure
@@ -110,27 +110,3 @@ class Drive(Generic[S]):
         if outcome is None:
             return StepFailure(step=effect.step, reason=f"not done within {timeout_s:g} s")
         return outcome
-
-
-async def within(clock: Clock, timeout_s: float, work: Callable[[], Awaitable[object]]) -> bool:
-    """Run ``work()`` for at most ``timeout_s`` of the clock; return whether it ended by itself."""
-    # Fixed here, not when the timer's task gets its turn, which may be later than the work's.
-    deadline_ns = clock.monotonic_ns() + round(timeout_s * NS_PER_S)
-    done = False
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-
-        async def expire() -> None:
-            await clock.sleep_until(deadline_ns)
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(expire)
-        try:
-            await work()
-            done = True
-        except Exception as error:  # raised again outside of the group, not wrapped in one
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return done

@@ -16,7 +16,6 @@ from ringflow.engine.operations import Operation
 from ringflow.engine.quiescing import held, launch, quiesce, resumed
 from ringflow.engine.state import kind_of
 from ringflow.errors import RegionMismatchError
-from ringflow.hot_reload import ReloadResult
 from ringflow.kernel import (
     CheckpointInfo,
     HeldRegion,
@@ -25,7 +24,7 @@ from ringflow.kernel import (
     OnFull,
     Reply,
 )
-from ringflow.migration import MigrationResult
+from ringflow.results import MigrationResult, ReloadResult
 from ringflow.spec import KernelCodeSource, KernelSpec, Region
 from ringflow.storage import Checkpoint
 

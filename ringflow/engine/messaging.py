@@ -13,12 +13,12 @@ from typing import final
 import anyio
 import attrs
 
+from ringflow.clock import within
 from ringflow.device.pump import Output
 from ringflow.device.resident import Posting
 from ringflow.engine.core import Core
 from ringflow.engine.outputs import CallWaiter, ConsumerQueue
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.engine.waiting import within
 from ringflow.errors import (
     KernelStateError,
     LimitExceededError,

@@ -13,9 +13,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar, final
 import anyio
 import attrs
 
+from ringflow.clock import within
 from ringflow.engine.core import Core
 from ringflow.engine.state import Operation as OperationState
-from ringflow.engine.waiting import Condition, within
+from ringflow.engine.waiting import Condition
 from ringflow.errors import OperationCancelledError, OperationFailedError, RingflowError
 from ringflow.events.codec import Event
 from ringflow.journal.api import Append
@@ -23,6 +24,7 @@ from ringflow.statemachines import hot_reload, migration, snapshot
 from ringflow.statemachines.effects import (
     Effect,
     OperationInput,
+    QuiesceKernel,
     Restarted,
     StepFailure,
     WatchProbation,
@@ -230,12 +232,14 @@ async def _attempt(
 def _deadline_s(core: Core, effect: Effect) -> float | None:
     """Return a step's deadline: its own time and, where it waits on purpose, that as well."""
     match effect:
+        case QuiesceKernel():
+            return (
+                None  # it waits for its sequence, then has deadlines of its own, also to withdraw
+            )
         case WatchProbation(timeout_ns=timeout_ns):
             return core.limits.step_timeout_s + timeout_ns / 1e9
         case _:
-            # A quiesce needs time of its own to withdraw; at a chosen sequence it waits for it.
-            waits = getattr(effect, "at_sequence", 0) > 0
-            return None if waits else 3 * core.limits.step_timeout_s
+            return core.limits.step_timeout_s
 
 
 def restart_events(state: OperationState) -> tuple[Event, ...]:

@@ -57,7 +57,7 @@ async def _relaunch(core: Core, life: KernelLife) -> None:
         core.runtimes[kernel_id] = runtime
         if runtime.spec.durability == "volatile":
             core.state.marks[kernel_id].next_sequence = rebuilt.applied_sequence + 1
-        await restart_from(core, runtime, rebuilt, applied_sequence=rebuilt.applied_sequence)
+        await restart_from(core, runtime, rebuilt, applied_sequence=None)
     except RingflowError as error:
         halted = e.KernelHalted(
             kernel_id=kernel_id, applied_sequence=0, reason=f"restart failed: {error}"

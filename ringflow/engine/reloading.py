@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from ringflow.clock import within
 from ringflow.device.abi import Command
 from ringflow.device.compiler.api import CompiledCode
 from ringflow.engine import checkpoints, instances
@@ -14,7 +15,6 @@ from ringflow.engine.quiescing import launch, quiesce, resume, resumed
 from ringflow.engine.restoring import restore
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state import Operation
-from ringflow.engine.waiting import within
 from ringflow.errors import EntryPointError, KernelStalledError
 from ringflow.events import reload as e
 from ringflow.events.codec import Event
@@ -48,6 +48,7 @@ class ReloadPerformer:
                 await self._validate(convert)
                 return Outcome(e.ReloadValidated(**ids))
             case effects.QuiesceKernel(at_sequence=at_sequence):
+                await self._runtime.until_done(self._runtime.replay_through)
                 self._applied = await quiesce(
                     self._core, self._runtime, purpose="reload", at_sequence=at_sequence
                 )

@@ -18,9 +18,8 @@ from ringflow.errors import KernelTrappedError, RingflowError, SpecError, UsageE
 from ringflow.events.codec import Event
 from ringflow.events.reload import ReloadRequested
 from ringflow.events.snapshot import SnapshotRequested
-from ringflow.hot_reload import ReloadResult
 from ringflow.kernel import CheckpointInfo
-from ringflow.migration import MigrationResult
+from ringflow.results import MigrationResult, ReloadResult
 from ringflow.spec import KernelCodeSource, KernelSpec, Region, encode_spec
 from ringflow.statemachines import hot_reload, migration, snapshot
 from ringflow.storage.api import check_name
@@ -94,9 +93,10 @@ async def start_reload(
     # From here to the record nothing awaits.
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
-    if at_sequence is not None and at_sequence <= runtime.inbox.posted_through:
+    handled = max(runtime.inbox.posted_through, runtime.replay_through)
+    if at_sequence is not None and at_sequence <= handled:
         raise UsageError(
-            f"the kernel has message {runtime.inbox.posted_through} already, the code can't change "
+            f"the kernel has message {handled} already, the code can't change "
             f"at {at_sequence}; choose a later sequence, or None for as soon as possible"
         )
     operation_id = core.ids.new("reload")

@@ -155,20 +155,26 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
 
 
 async def restart_from(
-    core: Core, runtime: KernelRuntime, rebuilt: Rebuilt, *, applied_sequence: int
+    core: Core, runtime: KernelRuntime, rebuilt: Rebuilt, *, applied_sequence: int | None
 ) -> None:
-    """Launch a rebuilt instance and deliver what came after its state."""
+    """Launch a rebuilt instance and deliver what came after its state.
+
+    Args:
+        applied_sequence: last message that was handled before; None: nobody knows.
+    """
     runtime.instance = rebuilt.instance
     base = rebuilt.applied_sequence
     if runtime.spec.durability == "volatile":
-        if applied_sequence > base:
+        if applied_sequence is not None and applied_sequence > base:
             core.record(f"messages/{runtime.kernel_id}", [_lost(runtime, base, applied_sequence)])
-        base = applied_sequence
+            base = applied_sequence
     else:
         messages = await history(core, runtime.kernel_id, base + 1)
         runtime.inbox.refill(messages, posted_through=base)
         if messages:
             runtime.durable_through = max(runtime.durable_through, messages[-1].sequence)
+        handled = applied_sequence if applied_sequence is not None else runtime.inbox.last_sequence
+        runtime.replay_through = max(runtime.replay_through, handled)
     await launch(core, runtime, applied_sequence=base)
     runtime.deliver_through = None
     runtime.flow()

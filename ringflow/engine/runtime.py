@@ -12,14 +12,14 @@ import heapq
 import anyio
 import attrs
 
-from ringflow.clock import Clock
+from ringflow.clock import Clock, within
 from ringflow.device.abi import Command, KernelState
 from ringflow.device.api import LaunchStatus
 from ringflow.device.pump import Pump, PumpReport
 from ringflow.engine.inbox import Inbox
 from ringflow.engine.instances import Instance
 from ringflow.engine.outputs import Outputs
-from ringflow.engine.waiting import Condition, within
+from ringflow.engine.waiting import Condition
 from ringflow.errors import KernelStalledError, KernelTrappedError
 from ringflow.spec import KernelSpec
 
@@ -30,6 +30,8 @@ class KernelRuntime:
 
     Attributes:
         deliver_through: last sequence that may be posted, None for no limit.
+        replay_through: messages up to it may have been handled before a restart; new code must not
+            handle them, for their outputs may have been seen.
         retain_after: messages after it are kept although they are done, None to keep none.
         paused_at_ns: monotonic time at which the delivery stopped, 0 while it flows.
         returning: a RETURN was given and neither obeyed nor withdrawn.
@@ -44,6 +46,7 @@ class KernelRuntime:
     inbox: Inbox = attrs.field(factory=Inbox)
     durable_through: int = 0
     deliver_through: int | None = None
+    replay_through: int = 0
     retain_after: int | None = None
     done_sequence: int = 0
     delivering: bool = False

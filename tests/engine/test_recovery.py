@@ -223,6 +223,23 @@ async def test_a_crash_after_a_reload_keeps_the_new_code() -> None:
         assert int(reply.array("uint64")[0]) == 23
 
 
+async def test_a_reload_leaves_replayed_messages_to_the_old_code() -> None:
+    """What was answered before the crash keeps its answer, also if a reload comes at once."""
+    files = CrashingFiles()
+    async with engine_on(files) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        await send_all(kernel, range(40))
+        await kernel.call(Total(), timeout_s=30)
+        after = await crash(files)
+    async with engine_on(after) as engine:
+        with pytest.raises(ringflow.UsageError, match="message 41"):
+            await engine.start_reload("adder", code("adder_double"), at_sequence=20)
+        operation = await engine.start_reload("adder", code("adder_double"), probation_messages=0)
+        assert (await operation.result()).at_sequence == 42
+        reply = await engine.kernel("adder").call(Total(), timeout_s=30)
+        assert int(reply.array("uint64")[0]) == sum(range(40))
+
+
 async def test_a_damaged_checkpoint_falls_back_to_the_one_before() -> None:
     """And says so; with more messages to apply the state is the same."""
     files = CrashingFiles()
