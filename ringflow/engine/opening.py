@@ -38,7 +38,7 @@ from ringflow.limits import EngineLimits
 from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
 from ringflow.statemachines.table import table_digest
 from ringflow.storage import FileStorage, ObjectStore
-from ringflow.version import VERSION
+from ringflow.version import __version__
 
 
 @asynccontextmanager
@@ -140,7 +140,7 @@ def _opened(core: Core) -> list[Event]:
         TornTailCut(segment=tail.segment, cut_bytes=tail.size_bytes, backup=tail.backup)
         for tail in core.journal.report.torn
     ]
-    return [*torn, EngineOpened(version=VERSION, devices=tuple(core.devices), tables_digest=digest)]
+    return [*torn, EngineOpened(version=__version__, devices=tuple(core.devices), tables_digest=digest)]
 
 
 def _on_report(core: Core, report: PumpReport) -> None:
