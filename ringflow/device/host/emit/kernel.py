@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ringflow.device.host.control_flow.plan import Plan
 from ringflow.device.host.emit.collective import collective_of
 from ringflow.device.host.emit.core import ModuleContext
-from ringflow.device.host.emit.region import Memory, RegionEmitter, ScalarEmitter, VectorEmitter
-from ringflow.device.host.emit.rows import rows_text, scalar_door
+from ringflow.device.host.emit.region import Memory, RegionEmitter
+from ringflow.device.host.emit.rows import ScalarEmitter, VectorEmitter, rows_text, scalar_door
 from ringflow.device.host.program import EntryLayout
 from ringflow.device.host.ptx.ast import Address, Call, Function, Instruction, Symbol, Variable
 from ringflow.errors import UnsupportedPtxError

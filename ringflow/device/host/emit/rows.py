@@ -1,4 +1,4 @@
-"""The loops over threads.
+"""The loops over threads, and the two forms of a thread's code that they run.
 
 - ``run.NAME.k(cta, low, high)`` runs region k for threads low..high, which all wait there, stores
   their state words and returns the word they share, or MIXED, with the flags of all.
@@ -9,10 +9,168 @@
 from __future__ import annotations
 
 from ringflow.device.host import cta
-from ringflow.device.host.emit.region import RegionEmitter, ScalarEmitter, VectorEmitter
+from ringflow.device.host.control_flow.loops import LoopKind
+from ringflow.device.host.control_flow.names import reads, writes
+from ringflow.device.host.control_flow.plan import Plan, Region
+from ringflow.device.host.emit.core import ModuleContext
+from ringflow.device.host.emit.region import Memory, RegionEmitter
 
 _WIDE_MIN = 8
 """Fewer threads than this run thread by thread."""
+
+
+class VectorEmitter(RegionEmitter):
+    """One region, to be inlined in a loop over threads."""
+
+    memory_metadata = ", !llvm.access.group !1"
+
+    def __init__(self, context: ModuleContext, plan: Plan, memory: Memory, region: Region) -> None:
+        super().__init__(context, plan, memory)
+        self.region = region
+        self.members = plan.members(region, vector=True)
+        self.arguments = [n for n in self._used() if n in plan.coefficients]
+        self.written = frozenset(
+            name
+            for index in self.members
+            for statement in plan.blocks[index].statements
+            for name in writes(statement, self.function.registers)
+        )
+
+    def _used(self) -> list[str]:
+        """Return the spilled registers that the region reads from where it was entered."""
+        blocks = [self.plan.blocks[index] for index in self.members]
+        found = {name for block in blocks for name in block.reads_of_terminator()}
+        found.update(name for block in blocks for s in block.statements for name in reads(s))
+        return [name for name in self.spilled_at(self.region) if name in found]
+
+    def name(self) -> str:
+        return f'@"vector.{self.function.name}.{self.region.index}"'
+
+    def text(self) -> str:
+        """Return the function's LLVM IR."""
+        self.enter(self.region)
+        self.branch(f"b{self.region.block}")
+        for index in self.members:
+            self.block(index)
+        for region in self.exits.values():
+            self._leave_for(region)
+        affine = "".join(f", i{self.width(n)} %a{i}" for i, n in enumerate(self.arguments))
+        head = f"define internal i32 {self.name()}({self.parameters()}{affine})"
+        return self.assemble(f"{head} alwaysinline nounwind {{", [], self.lines)
+
+    def edge(self, index: int, target: int) -> str:
+        if self.plan.crossing((index, target), vector=True) is None:
+            return f"b{target}"
+        return self.way_out(self.plan.by_block[target])
+
+    def _leave_for(self, region: Region) -> None:
+        self.place(f"leave{region.index}")
+        for name in self.spilled_at(region):
+            if not self._is_unchanged(name):
+                pointer, bits, value = self.spill(name)
+                self.emit(f"store i{bits} {value}, ptr {pointer}{self.memory_metadata}")
+        self.finish(str(region.word))
+
+    def _is_unchanged(self, name: str) -> bool:
+        """Whether the slot still holds the register's value since the region was entered."""
+        return (
+            self.region.index != 0
+            and name in self.spilled_at(self.region)
+            and name not in self.written
+        )
+
+
+class ScalarEmitter(RegionEmitter):
+    """The whole kernel for one thread, entered at any region."""
+
+    def __init__(self, context: ModuleContext, plan: Plan, memory: Memory) -> None:
+        super().__init__(context, plan, memory)
+        self.polls = any(region.word & cta.STATE_POLL for region in plan.regions)
+        self.fuelled = plan.preempt and any(
+            kind is not LoopKind.POLL for kind in plan.cuts.values()
+        )
+        if self.polls:
+            self.allocas["%effect"] = "i1"
+        if self.fuelled:
+            self.allocas["%fuel"] = "i32"
+
+    def name(self) -> str:
+        return f'@"scalar.{self.function.name}"'
+
+    def text(self) -> str:
+        """Return the function's LLVM IR."""
+        cases = " ".join(f"i32 {r.index}, label %enter{r.index}" for r in self.plan.regions[1:])
+        self.emit(f"switch i32 %region, label %enter0 [ {cases} ]")
+        for region in self.plan.regions:
+            self.place(f"enter{region.index}")
+            self.enter(region)
+            self.branch(f"b{region.block}")
+        for index in self.plan.alive:
+            self.block(index)
+            self._fuel_checks(index)
+        for region in self.exits.values():
+            self._leave_for(region)
+        first = ["store i1 false, ptr %effect"] if self.polls else []
+        if self.fuelled:
+            first += [
+                f"%pf = getelementptr i8, ptr %cta, i64 {cta.FUEL}",
+                "%f0 = load i32, ptr %pf",
+                "store i32 %f0, ptr %fuel",
+            ]
+        head = f"define internal i32 {self.name()}(i32 %region, {self.parameters()}) nounwind {{"
+        return self.assemble(head, first, self.lines)
+
+    def note_effect(self) -> None:
+        if self.polls:
+            self.emit("store i1 true, ptr %effect")
+
+    def edge(self, index: int, target: int) -> str:
+        kind = self.plan.crossing((index, target), vector=False)
+        if kind is None:
+            return f"b{target}"
+        label = self.way_out(self.plan.by_block[target])
+        return f"fuel{index}.{target}" if kind is LoopKind.FUEL else label
+
+    def _fuel_checks(self, index: int) -> None:
+        """Emit the blocks on the edges that use up fuel."""
+        for target in self.plan.blocks[index].successors():
+            if self.plan.crossing((index, target), vector=False) is not LoopKind.FUEL:
+                continue
+            self.place(f"fuel{index}.{target}")
+            before = self.value("load i32, ptr %fuel")
+            after = self.value(f"sub i32 {before}, 1")
+            self.emit(f"store i32 {after}, ptr %fuel")
+            empty = self.value(f"icmp slt i32 {after}, 0")
+            leave = self.way_out(self.plan.by_block[target])
+            self.emit(f"br i1 {empty}, label %{leave}, label %b{target}, !prof !2")
+
+    def _leave_for(self, region: Region) -> None:
+        self.place(f"leave{region.index}")
+        polls = bool(region.word & cta.STATE_POLL)
+        changed = "false"
+        for name in self.spilled_at(region):
+            pointer, bits, value = self.spill(name)
+            if polls:
+                old = self.value(f"load i{bits}, ptr {pointer}")
+                differs = self.value(f"icmp ne i{bits} {old}, {value}")
+                changed = self.value(f"or i1 {changed}, {differs}")
+            self.emit(f"store i{bits} {value}, ptr {pointer}")
+        word = str(region.word)
+        if polls:
+            effect = self.value("load i1, ptr %effect")
+            effect = self.value(f"or i1 {effect}, {changed}")
+            flag = self.value(f"select i1 {effect}, i32 {cta.FLAG_EFFECT}, i32 0")
+            word = self.value(f"or i32 {flag}, {word}")
+        self.finish(word)
+
+    def finish(self, word: str) -> None:
+        if self.fuelled:
+            left = self.value("load i32, ptr %fuel")
+            self.emit(f"store i32 {left}, ptr %pf")
+            empty = self.value(f"icmp slt i32 {left}, 0")
+            flag = self.value(f"select i1 {empty}, i32 {cta.FLAG_OUT_OF_FUEL}, i32 0")
+            word = self.value(f"or i32 {flag}, {word}")
+        self.emit(f"ret i32 {word}")
 
 
 def _unit_pointer(name: str, unit: int, bits: int, thread: str) -> list[str]:

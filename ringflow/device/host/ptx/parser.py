@@ -28,7 +28,7 @@ from ringflow.device.host.ptx.ast import (
     Symbol,
     Variable,
 )
-from ringflow.device.host.ptx.lexer import tokens_of
+from ringflow.device.host.ptx.lexer import TokenStream, tokens_of
 from ringflow.device.host.ptx.operands import number_of, operand_of, split_at_commas
 from ringflow.errors import PtxSyntaxError, UnsupportedPtxError
 
@@ -98,108 +98,8 @@ def _register_names(tokens: list[str]) -> list[str]:
     return names
 
 
-class _Parser:
-    def __init__(self, tokens: list[str], lines: list[int]) -> None:
-        self.tokens = tokens
-        self.lines = lines
-        self.at = 0
-        self.scope = _Scope()
-
-    # -- tokens ---------------------------------------------------------------------------------
-
-    @property
-    def line(self) -> int:
-        return self.lines[min(self.at, len(self.lines) - 1)] if self.lines else 1
-
-    def peek(self) -> str:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ""
-
-    def next(self) -> str:
-        if self.at >= len(self.tokens):
-            raise PtxSyntaxError(self.line, "the text ends in the middle of a statement")
-        self.at += 1
-        return self.tokens[self.at - 1]
-
-    def expect(self, token: str) -> None:
-        line = self.line
-        got = self.next()
-        if got != token:
-            raise PtxSyntaxError(line, f"expected {token!r}, found {got!r}")
-
-    def until(self, end: str) -> list[str]:
-        """Take the tokens before ``end``, and ``end``."""
-        try:
-            stop = self.tokens.index(end, self.at)
-        except ValueError:
-            raise PtxSyntaxError(self.line, f"no {end!r} follows") from None
-        taken = self.tokens[self.at : stop]
-        self.at = stop + 1
-        return taken
-
-    def skip_line(self) -> None:
-        line = self.line
-        while self.at < len(self.tokens) and self.lines[self.at] == line:
-            self.at += 1
-
-    def integer(self) -> int:
-        sign = 1
-        if self.peek() == "-":
-            self.next()
-            sign = -1
-        line = self.line
-        return sign * number_of(self.next(), line).value
-
-    # -- module ---------------------------------------------------------------------------------
-
-    def module(self) -> Module:
-        version = target = ""
-        variables: dict[str, Variable] = {}
-        functions: dict[str, Function] = {}
-        while self.at < len(self.tokens):
-            line = self.line
-            token = self.peek()
-            if token == ".version":
-                self.next()
-                version = self.next()
-            elif token == ".target":
-                self.next()
-                target = self.next()
-                while self.peek() == ",":
-                    self.next()
-                    self.next()
-            elif token == ".address_size":
-                self.next()
-                if self.next() != "64":
-                    raise UnsupportedPtxError(".address_size", line, "only 64 is")
-            elif token in _LINE_DIRECTIVES:
-                self.skip_line()
-            elif token == ".section":
-                self.until("}")
-            elif token == ";":
-                self.next()
-            else:
-                self._definition(variables, functions)
-        return Module(version, target, variables, functions)
-
-    def _definition(self, variables: dict[str, Variable], functions: dict[str, Function]) -> None:
-        line = self.line
-        linkage = set()
-        while self.peek() in _LINKAGE:
-            linkage.add(self.next())
-        external = ".extern" in linkage
-        directive = self.next()
-        if directive in (".entry", ".func"):
-            function = self._function(directive == ".entry", external, line)
-            known = functions.get(function.name)
-            if known is None or known.body is None:
-                functions[function.name] = function
-        elif directive in (".global", ".const", ".shared"):
-            for variable in self._variables(cast(Space, directive[1:]), external):
-                variables[variable.name] = variable
-        else:
-            raise UnsupportedPtxError(directive, line)
-
-    # -- variables ------------------------------------------------------------------------------
+class _DeclarationParser(TokenStream):
+    """Reads variables."""
 
     def _attributes(self) -> tuple[int, str]:
         """Read ``.align n``, ``.ptr ...``, vector widths and the type; return align and type."""
@@ -221,7 +121,7 @@ class _Parser:
             else:
                 raise UnsupportedPtxError(token, line, "in a declaration")
 
-    def _array_bytes(self, element_bytes: int) -> int:
+    def array_bytes(self, element_bytes: int) -> int:
         """Read ``[n][m]...``; an unsized dimension gives 0."""
         size = element_bytes
         while self.peek() == "[":
@@ -233,13 +133,13 @@ class _Parser:
             self.expect("]")
         return size
 
-    def _variables(self, space: Space, external: bool) -> list[Variable]:
+    def variables(self, space: Space, external: bool) -> list[Variable]:
         line = self.line
         align, kind = self._attributes()
         found = []
         while True:
             name = self.next()
-            size = self._array_bytes(TYPE_BYTES[kind])
+            size = self.array_bytes(TYPE_BYTES[kind])
             initial: tuple[Initialiser, ...] = ()
             if self.peek() == "=":
                 self.next()
@@ -304,6 +204,62 @@ class _Parser:
             raise UnsupportedPtxError(name, line, "an address in an array of narrow elements")
         return Initialiser(position, offset.to_bytes(8, "little", signed=True), name, generic)
 
+
+class _Parser(_DeclarationParser):
+    def __init__(self, tokens: list[str], lines: list[int]) -> None:
+        super().__init__(tokens, lines)
+        self.scope = _Scope()
+
+    # -- module ---------------------------------------------------------------------------------
+
+    def module(self) -> Module:
+        version = target = ""
+        variables: dict[str, Variable] = {}
+        functions: dict[str, Function] = {}
+        while self.at < len(self.tokens):
+            line = self.line
+            token = self.peek()
+            if token == ".version":
+                self.next()
+                version = self.next()
+            elif token == ".target":
+                self.next()
+                target = self.next()
+                while self.peek() == ",":
+                    self.next()
+                    self.next()
+            elif token == ".address_size":
+                self.next()
+                if self.next() != "64":
+                    raise UnsupportedPtxError(".address_size", line, "only 64 is")
+            elif token in _LINE_DIRECTIVES:
+                self.skip_line()
+            elif token == ".section":
+                self.until("}")
+            elif token == ";":
+                self.next()
+            else:
+                self._definition(variables, functions)
+        return Module(version, target, variables, functions)
+
+    def _definition(self, variables: dict[str, Variable], functions: dict[str, Function]) -> None:
+        line = self.line
+        linkage = set()
+        while self.peek() in _LINKAGE:
+            linkage.add(self.next())
+        external = ".extern" in linkage
+        directive = self.next()
+        if directive in (".entry", ".func"):
+            function = self._function(directive == ".entry", external, line)
+            known = functions.get(function.name)
+            if known is None or known.body is None:
+                functions[function.name] = function
+        elif directive in (".global", ".const", ".shared"):
+            for variable in self.variables(cast(Space, directive[1:]), external):
+                variables[variable.name] = variable
+        else:
+            raise UnsupportedPtxError(directive, line)
+
     # -- functions ------------------------------------------------------------------------------
 
     def _parameters(self) -> tuple[Variable, ...]:
@@ -342,7 +298,7 @@ class _Parser:
         if not kind:
             raise PtxSyntaxError(line, "a parameter has no type")
         name = self.next() if self.peek() not in (",", ")") else "_"
-        size = self._array_bytes(TYPE_BYTES[kind])
+        size = self.array_bytes(TYPE_BYTES[kind])
         return Variable(name, space, size, align or TYPE_BYTES[kind], type=kind, line=line)
 
     def _function(self, entry: bool, external: bool, line: int) -> Function:
@@ -439,7 +395,7 @@ class _Parser:
             for name in _register_names(self.until(";")):
                 self.scope.registers[self.scope.declare(name, "r")] = kind
             return
-        for variable in self._variables(cast(Space, space), False):
+        for variable in self.variables(cast(Space, space), False):
             unique = self.scope.declare(variable.name, "v")
             self.scope.variables[unique] = attrs.evolve(variable, name=unique)
 
