@@ -231,7 +231,9 @@ class ResidentKernel:
     def relaunch(
         self, *, base_sequence: int, epoch: int, gate_open: bool, timeout_s: float
     ) -> None:
-        """Launch the same code again on the same regions; what was not finished is posted anew.
+        """Launch the code again on the same regions; what was not finished is posted anew.
+
+        Also for the first launch, where the base sequence was not known before.
 
         Raises:
             KernelStateError: the last launch has not ended, or its outputs are not all taken.
@@ -327,6 +329,10 @@ class ResidentKernel:
         """Give a command; return the generation under which the kernel will report."""
         return self._native.command(self._entry_address, command)
 
+    def ping(self, value: int) -> None:
+        """Ask for a sign of life: while it waits for messages the kernel answers in ``echo``."""
+        self._native.ping(self._entry_address, value)
+
     def await_generation(self, generation: int, timeout_s: float) -> KernelState:
         """Block until the kernel reports under a generation; return the state.
 
@@ -403,6 +409,11 @@ class ResidentKernel:
     def taken_sequence(self) -> int:
         """The message in progress, or the last one: the suspect when the kernel trapped."""
         return self._load("taken_sequence")
+
+    @property
+    def echo(self) -> int:
+        """The last ping that the kernel has seen."""
+        return self._load("echo")
 
     @property
     def posted_sequence(self) -> int:

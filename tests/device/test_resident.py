@@ -28,7 +28,7 @@ from tests.device.kernels import compiled, resident, spec
 DEADLINE_S = 30.0
 OPENED: list[ResidentKernel] = []
 ADD = 1
-ECHO, TRAP, SPIN, FLOOD, MANY, HUGE_REPLY = range(1, 7)
+ECHO, TRAP, SPIN, FLOOD, MANY, HUGE_REPLY, LATCH = range(1, 8)
 
 
 @pytest.fixture
@@ -239,6 +239,48 @@ def test_hold_can_be_followed_by_return(device: HostDevice) -> None:
     end(kernel)
     assert kernel.done_sequence == 0
     assert not any(kernel.read_region("total"))
+
+
+@pytest.mark.parametrize("command", [Command.HOLD, Command.RETURN])
+def test_command_waits_for_one_message_at_most(device: HostDevice, command: Command) -> None:
+    """Ten more messages lie in the kernel's batch already, and none of them is begun."""
+    kernel = launched(device, "trouble", gate_open=False)
+    kernel.post([Posting(1, LATCH), *(Posting(i, ECHO, u32(i)) for i in range(2, 12))])
+    kernel.command(Command.RUN)
+    while kernel.taken_sequence < 1:
+        kernel.wait_ended(0.001)
+    generation = kernel.command(command)
+    kernel.write_region("stop", u32(0) + u32(0) + u32(1) + bytes(52))
+    state = kernel.await_generation(generation, DEADLINE_S)
+    assert state is (KernelState.HELD if command is Command.HOLD else KernelState.RETURNING)
+    assert (kernel.done_sequence, kernel.taken_sequence) == (1, 1)
+
+
+def test_output_before_the_first_message(device: HostDevice) -> None:
+    """It belongs to the last message before the launch, and the start is no done message."""
+    kernel, pump = launched(device, "greeting", base_sequence=41, epoch=6), Pump()
+    pump.register(kernel)
+    (report,) = pump.wait(DEADLINE_S)
+    assert report.outputs == (Output(41, 0, 9, OutputFlag.EMITTED, u64(41)),)
+    assert (report.done_sequence, report.taken_sequence) == (41, 41)
+
+
+def test_relaunch_may_be_the_first_launch(device: HostDevice) -> None:
+    """A kernel prepared before its base sequence was known starts from that one."""
+    kernel = resident(device, "greeting")
+    OPENED.append(kernel)
+    kernel.relaunch(base_sequence=7, epoch=2, gate_open=True, timeout_s=DEADLINE_S)
+    assert (kernel.done_sequence, kernel.posted_sequence) == (7, 7)
+
+
+def test_waiting_kernel_answers_a_ping(device: HostDevice) -> None:
+    """Also a parked one, and one that is held."""
+    kernel = launched(device, "counter", gate_open=False, grid=(2, 1, 1))
+    for value in (5, 6):
+        kernel.ping(value)
+        while kernel.echo != value:
+            kernel.wait_ended(0.001)
+        kernel.await_generation(kernel.command(Command.RUN), DEADLINE_S)
 
 
 def test_trap_is_told_with_its_place_and_others_live(device: HostDevice) -> None:

@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent
 REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
     "echo": [],
     "silent": [],
+    "greeting": [],
     "counter": [("total", "uint64", (2,)), ("saved", "uint64", (1,))],
     "sweep": [("field", "uint32", (1000,)), ("next", "uint32", (1000,)), ("sums", "uint64", (1,))],
     "trouble": [("stop", "uint32", (16,))],

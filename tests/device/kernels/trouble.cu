@@ -1,7 +1,7 @@
 // Does on request what kernels should not do.
 #include <ringflow.cuh>
 
-enum : unsigned { ECHO = 1, TRAP = 2, SPIN = 3, FLOOD = 4, MANY = 5, HUGE_REPLY = 6 };
+enum : unsigned { ECHO = 1, TRAP = 2, SPIN = 3, FLOOD = 4, MANY = 5, HUGE_REPLY = 6, LATCH = 7 };
 
 extern "C" __global__ void trouble(ringflow::control* control, unsigned* stop) {
     ringflow::kernel self(control);
@@ -16,6 +16,8 @@ extern "C" __global__ void trouble(ringflow::control* control, unsigned* stop) {
             for (unsigned long long i = 0; i < ~0ull; ++i) value = (value * 3 + 1) ^ (value >> 7);
             stop[1] = value;
         }
+        if (m.type == LATCH)
+            while (*(volatile unsigned*)&stop[2] == 0) __nanosleep(100);
         if (m.type == FLOOD) {
             unsigned sent = 0;
             for (unsigned i = 0; i < count; ++i) sent += self.emit(FLOOD, i);
