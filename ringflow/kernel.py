@@ -173,7 +173,7 @@ class KernelHost(Protocol):
         self, kernel_id: str, *, to: str, actor: str, reason: str
     ) -> MigrationResult: ...
     async def reload(
-        self, kernel_id: str, code: KernelCodeSource, *, actor: str, reason: str
+        self, kernel_id: str, code: KernelCodeSource, **options: Any
     ) -> ReloadResult: ...
     def spec(self, kernel_id: str) -> KernelSpec: ...
     def is_busy(self, kernel_id: str) -> bool: ...
@@ -263,8 +263,10 @@ class KernelHandle:
         return await self._host.migrate(self.id, to=device, actor=actor, reason=reason)
 
     async def reload_to(self, code: KernelCodeSource, *, actor: str, reason: str) -> ReloadResult:
-        """Let the engine change the code; it is a ``SelfReloadingKernel``."""
-        return await self._host.reload(self.id, code, actor=actor, reason=reason)
+        """Let the engine change the code, without a probation; it is a ``SelfReloadingKernel``."""
+        return await self._host.reload(
+            self.id, code, probation_messages=0, actor=actor, reason=reason
+        )
 
     def can_checkpoint(self) -> bool:
         """Return False while an operation holds the kernel."""

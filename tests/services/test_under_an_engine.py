@@ -16,24 +16,6 @@ from tests.engine.story import send_all, state_of
 pytestmark = pytest.mark.anyio
 
 
-class Hosted:
-    """An engine's kernel as the services take it."""
-
-    def __init__(self, engine: ringflow.Engine, kernel_id: str) -> None:
-        self._engine = engine
-        self._id = kernel_id
-
-    async def migrate_to(self, device: str, *, actor: str, reason: str) -> ringflow.MigrationResult:
-        return await self._engine.migrate(self._id, to=device, actor=actor, reason=reason)
-
-    async def reload_to(
-        self, code: ringflow.KernelCodeSource, *, actor: str, reason: str
-    ) -> ringflow.ReloadResult:
-        return await self._engine.reload(
-            self._id, code, probation_messages=0, actor=actor, reason=reason
-        )
-
-
 async def test_one_kernel_is_migrated_and_reloaded_by_its_engine(folder: Path) -> None:
     """Placed by the coordinator, moved by the migrator, reloaded by the manager, state kept."""
     async with ringflow.open_engine(folder, devices=("host:0", "host:1")) as engine:
@@ -47,11 +29,11 @@ async def test_one_kernel_is_migrated_and_reloaded_by_its_engine(folder: Path) -
         kernel = await engine.launch(spec, device=place)
         await send_all(kernel, range(20))
         await (await kernel.send(Add(20))).done()
-        state, hosted = await state_of(kernel), Hosted(engine, spec.kernel_id)
+        state = await state_of(kernel)
 
         migrator = KernelMigrator(coordinator)
         request = coordinator.request_migration(spec.kernel_id, "host:1", actor="ops")
-        moved = await migrator.migrate_with_checkpoint(hosted, request)
+        moved = await migrator.migrate_with_checkpoint(kernel, request)
         assert (place, coordinator.device_of(spec.kernel_id)) == ("host:0", "host:1")
         assert engine.kernels()[0].device == "host:1"
         assert (await state_of(kernel))[:3] == state[:3]
@@ -61,7 +43,7 @@ async def test_one_kernel_is_migrated_and_reloaded_by_its_engine(folder: Path) -
         manager = HotReloadManager(coordinator=coordinator)
         manager.register_kernel(spec.kernel_id, spec.code, messages=MESSAGES)
         asked = manager.request_reload(spec.kernel_id, code("adder_double"))
-        reloaded = await manager.execute_reload(asked, hosted)
+        reloaded = await manager.execute_reload(asked, kernel)
         assert (reloaded.old_version, reloaded.new_version) == ("adder_v1", "adder_double")
         assert kernel.spec.code.version_id == manager.get_current_version(spec.kernel_id)
         assert min(reloaded.compile_s, reloaded.drain_s, reloaded.swap_s) > 0
