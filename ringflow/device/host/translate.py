@@ -103,9 +103,10 @@ def _compile(ptx: str, externs: frozenset[str], preempt: bool) -> tuple[Facts, b
 
 def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple[Facts, str]:
     """Return the facts and the LLVM IR of a module."""
-    context = ModuleContext(module.variables, module.functions, externs)
     refused = inlined_functions(module.functions)
-    chosen = frozenset(refused)
+    inlined = frozenset(refused)
+    context = ModuleContext(module.variables, module.functions, externs, inlined)
+    chosen = inlined
     if preempt:
         chosen |= looping_functions(module.functions)
     texts: list[str] = []
@@ -127,7 +128,7 @@ def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple
         for name, variable in module.variables.items()
         if variable.space != "shared" and not variable.external
     }
-    texts += [variable_text(module.variables[name], module) for name in variables]
+    texts += [variable_text(module.variables[name], module, inlined) for name in variables]
     texts += [f'@"x.{name}" = global ptr null' for name in sorted(context.externs)]
     facts = Facts(entries, variables, tuple(functions), refused, tuple(sorted(context.externs)))
     return facts, "\n".join([_HEADER, *texts, *context.declarations.values()])

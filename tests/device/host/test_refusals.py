@@ -167,3 +167,16 @@ def test_recursion_that_suspends_is_refused() -> None:
     """
     with pytest.raises(UnsupportedPtxError, match="recursion"):
         cuda(source)
+
+
+@pytest.mark.parametrize("store", ["table[0](1)", "((function*)x)[1] = mine, 0"])
+def test_addresses_of_functions_that_are_inlined_are_refused(store: str) -> None:
+    """Such a function has no code of its own that a pointer could name."""
+    source = f"""
+        typedef int (*function)(int);
+        __device__ __noinline__ int mine(int x) {{ return x + threadIdx.x; }}
+        __device__ function table[1] = {{mine}};
+        extern "C" __global__ void k(int* x) {{ x[0] = ({store}); }}
+    """
+    with pytest.raises(UnsupportedPtxError, match="mine"):
+        cuda(source)

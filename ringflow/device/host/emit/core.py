@@ -41,10 +41,12 @@ class ModuleContext:
         variables: Mapping[str, Variable],
         functions: Mapping[str, Function],
         given: frozenset[str] = frozenset(),
+        inlined: frozenset[str] = frozenset(),
     ) -> None:
         self.variables = variables
         self.functions = functions
         self.given = given
+        self.inlined = inlined
         self.declarations: dict[str, str] = {}
         self.externs: set[str] = set()
 
@@ -247,6 +249,10 @@ class Emitter:
         raise PtxSyntaxError(self.line(), f"{symbol.name!r} is not declared")
 
     def function_address(self, name: str) -> str:
+        function = self.context.functions[name]
+        if function.body is None or name in self.context.inlined:
+            detail = "the address of a function that is inlined or not defined"
+            raise UnsupportedPtxError(name, self.line(), detail)
         return self.value(f'ptrtoint ptr @"f.{name}" to i64')
 
     def variable_address(self, variable: Variable) -> str:

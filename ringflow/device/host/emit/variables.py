@@ -6,7 +6,7 @@ from ringflow.device.host.ptx.ast import Module, Variable
 from ringflow.errors import UnsupportedPtxError
 
 
-def variable_text(variable: Variable, module: Module) -> str:
+def variable_text(variable: Variable, module: Module, inlined: frozenset[str]) -> str:
     """Return the definition of a ``.global`` or ``.const`` variable.
 
     Raises:
@@ -29,6 +29,9 @@ def variable_text(variable: Variable, module: Module) -> str:
             run.extend(item.data)
             continue
         flush()
+        if item.symbol in inlined:
+            detail = "the address of a function that is inlined"
+            raise UnsupportedPtxError(item.symbol, variable.line, detail)
         pieces.append(_address(item.symbol, int.from_bytes(item.data, "little"), module, variable))
     if variable.size_bytes > at:
         if len(run) < 4096 and variable.size_bytes - at < 4096:
