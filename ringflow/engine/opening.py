@@ -140,7 +140,10 @@ def _opened(core: Core) -> list[Event]:
         TornTailCut(segment=tail.segment, cut_bytes=tail.size_bytes, backup=tail.backup)
         for tail in core.journal.report.torn
     ]
-    return [*torn, EngineOpened(version=__version__, devices=tuple(core.devices), tables_digest=digest)]
+    return [
+        *torn,
+        EngineOpened(version=__version__, devices=tuple(core.devices), tables_digest=digest),
+    ]
 
 
 def _on_report(core: Core, report: PumpReport) -> None:

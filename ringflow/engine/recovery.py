@@ -27,6 +27,7 @@ async def recover(core: Core) -> None:
         core.record(f"operation/{operation.operation_id}", restart_events(operation))
         if isinstance(operation, Snapshot):
             await delete_if_there(core, operation.checkpoint)
+    await _delete_orphans(core)
     for life in tuple(core.state.kernels.values()):
         match life.state:
             case LifecycleState.LAUNCHING:
@@ -39,6 +40,16 @@ async def recover(core: Core) -> None:
                 pass
             case _:
                 await _relaunch(core, life)
+
+
+async def _delete_orphans(core: Core) -> None:
+    """Delete checkpoints without an event: a crash came between the file and its record."""
+    committed = {
+        point.checkpoint for life in core.state.kernels.values() for point in life.recovery_points
+    }
+    for name in await core.checkpoints.list():
+        if name not in committed:
+            await delete_if_there(core, name)
 
 
 async def _relaunch(core: Core, life: KernelLife) -> None:

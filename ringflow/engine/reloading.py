@@ -75,6 +75,7 @@ class ReloadPerformer:
             return
         runtime = self._runtime
         runtime.outputs.release()
+        runtime.settle_calls()
         runtime.retain_after = None
         runtime.inbox.discard_through(runtime.done_sequence)
         runtime.changed.notify()
@@ -173,7 +174,7 @@ class ReloadPerformer:
         if self._swapped:
             runtime.pause()
             with contextlib.suppress(KernelStalledError):
-                if not runtime.trapped:
+                if runtime.pump_key is not None and not runtime.trapped:
                     await runtime.until_completed(timeout_s=core.limits.step_timeout_s)
             runtime.detach()
             runtime.instance = self._old

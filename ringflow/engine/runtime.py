@@ -132,8 +132,12 @@ class KernelRuntime:
         self.inbox.discard_through(kept)
         while self._done_waiters and self._done_waiters[0][0] <= sequence:
             heapq.heappop(self._done_waiters)[2].set()
-        for waiting in [s for s in self.outputs.calls if s <= sequence]:
-            if not self.outputs.held_count:
+        self.settle_calls()
+
+    def settle_calls(self) -> None:
+        """Tell the calls whose message is done and has no reply that none will come."""
+        if not self.outputs.held_count:
+            for waiting in [one for one in self.outputs.calls if one <= self.done_sequence]:
                 self.outputs.calls.pop(waiting).resolve(None)
 
     # Waiting

@@ -223,6 +223,19 @@ async def test_a_crash_after_a_reload_keeps_the_new_code() -> None:
         assert int(reply.array("uint64")[0]) == 23
 
 
+async def test_a_checkpoint_without_its_event_is_deleted() -> None:
+    """It is an orphan of a crash between the file and the record."""
+    files = CrashingFiles()
+    async with engine_on(files) as engine:
+        await engine.launch(adder(), device="host:0")
+    (kept, *_) = [path for path in files.snapshot() if path.suffix == ".rkcp"]
+    orphan = kept.with_name("adder@snapshot-orphan.rkcp")
+    files.poke(orphan, files.snapshot()[kept])
+    async with engine_on(files):
+        assert orphan not in files.snapshot()
+        assert any(path.suffix == ".rkcp" for path in files.snapshot())
+
+
 async def test_a_reload_leaves_replayed_messages_to_the_old_code() -> None:
     """What was answered before the crash keeps its answer, also if a reload comes at once."""
     files = CrashingFiles()

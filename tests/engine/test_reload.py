@@ -98,6 +98,21 @@ async def test_code_that_traps_on_probation_rolls_back_by_itself(engine: ringflo
     assert engine.kernels()[0].state == "running"
 
 
+async def test_code_that_traps_before_its_first_message_rolls_back(
+    engine: ringflow.Engine,
+) -> None:
+    """Its launch fails, and the old grid is launched again at once."""
+    kernel = await engine.launch(adder(), device="host:0")
+    await send_all(kernel, [1, 2])
+    source = code().text.replace(
+        "    while (self.receive(m)) {", "    __trap();\n    while (self.receive(m)) {"
+    )
+    broken = ringflow.KernelCodeSource.from_cuda(source, "adder", version_id="broken")
+    with anyio.fail_after(20), pytest.raises(ringflow.OperationFailedError, match="trap"):
+        await engine.reload("adder", broken)
+    assert await total_of(kernel) == 3
+
+
 async def test_outputs_on_probation_are_held_until_it_is_passed(engine: ringflow.Engine) -> None:
     """A call made on probation is answered by the promotion, not before."""
     kernel = await engine.launch(adder(), device="host:0")
