@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Dim3 = tuple[int, int, int]
 Durability = Literal["durable", "async", "volatile"]
 ReplayMode = Literal["exact", "checkpoint"]
+Release = Literal["covered", "at_once"]
 
 DTYPE_BYTES: Final[Mapping[str, int]] = {
     "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4,
@@ -133,9 +134,7 @@ class Region:
 
     name: str
     dtype: str = attrs.field(kw_only=True)
-    shape: tuple[int, ...] = attrs.field(
-        kw_only=True, converter=_shape
-    )
+    shape: tuple[int, ...] = attrs.field(kw_only=True, converter=_shape)
     initial: np.ndarray[Any, Any] | None = attrs.field(
         default=None, kw_only=True, eq=False, repr=False
     )
@@ -214,6 +213,8 @@ class KernelSpec:
         arguments: numpy scalars by name, passed after the regions in this order.
         durability: whether messages are journaled before, after or never (``volatile``).
         replay: ``exact`` if state and replies follow from checkpoint, messages and code alone.
+        release: when outputs of a ``checkpoint`` kernel may be seen: once a recovery point covers
+            them, or at once, in which case a crash may contradict them. ``exact`` ones go at once.
         ring_slots: messages that the device's ring holds, a power of two.
         slot_bytes: bytes of a slot, 32 of them header; bounds the payload.
         max_replies: replies that one message may produce at most.
@@ -229,6 +230,7 @@ class KernelSpec:
     arguments: tuple[Argument, ...] = attrs.field(default=(), converter=_arguments)
     durability: Durability = "durable"
     replay: ReplayMode = "exact"
+    release: Release = "covered"
     ring_slots: int = 256
     reply_slots: int = 1024
     slot_bytes: int = 128
@@ -242,6 +244,8 @@ class KernelSpec:
             raise SpecError(f"durability {self.durability!r} is none of durable, async, volatile")
         if self.replay not in ("exact", "checkpoint"):
             raise SpecError(f"replay {self.replay!r} is none of exact, checkpoint")
+        if self.release not in ("covered", "at_once"):
+            raise SpecError(f"release {self.release!r} is none of covered, at_once")
         self._check_shape()
         for what, names in (
             ("region", [region.name for region in self.regions]),
@@ -287,6 +291,11 @@ class KernelSpec:
         return self.slot_bytes - 32
 
     @property
+    def holds_outputs(self) -> bool:
+        """Whether outputs wait for a recovery point that covers them."""
+        return self.replay == "checkpoint" and self.release == "covered"
+
+    @property
     def state_bytes(self) -> int:
         return sum(region.size_bytes for region in self.regions)
 
@@ -298,7 +307,7 @@ class KernelSpec:
 
 
 _PLAIN_FIELDS: Final = (
-    *("kernel_id", "kernel_type", "grid", "block", "durability", "replay"),
+    *("kernel_id", "kernel_type", "grid", "block", "durability", "replay", "release"),
     *("ring_slots", "reply_slots", "slot_bytes", "max_replies", "dynamic_shared_bytes"),
 )
 

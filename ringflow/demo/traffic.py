@@ -74,7 +74,7 @@ class Traffic:
         self._kernel, self._log = kernel, log
         self._shape, self._message_count = shape, message_count
         self._on_reply = on_reply
-        self._may_stop = False
+        self._may_stop = self._stopped = False
         self._changed = anyio.Event()
 
     @property
@@ -92,7 +92,7 @@ class Traffic:
             await director(self)
             self._may_stop = True
             self._tell()
-            await self.until(lambda: self._finished and self.reply_count >= self.last_number)
+            await self.until(lambda: self._stopped and self.reply_count >= self.last_number)
             reader.cancel()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -135,6 +135,8 @@ class Traffic:
             self.timeline.sent_ns.append(time.monotonic_ns())
             self.last_number = number
             self._tell()
+        self._stopped = True  # nothing is on its way any more
+        self._tell()
 
     async def _read(self, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
         with anyio.CancelScope() as scope:

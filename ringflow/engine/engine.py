@@ -14,8 +14,9 @@ from ringflow.engine import checkpoints, instances, launching, messaging, reques
 from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
 from ringflow.engine.quiescing import held, launch, quiesce, resumed
+from ringflow.engine.restoring import replay
 from ringflow.engine.state import kind_of
-from ringflow.errors import RegionMismatchError
+from ringflow.errors import DeviceError, RegionMismatchError, StorageError
 from ringflow.kernel import (
     CheckpointInfo,
     HeldRegion,
@@ -320,8 +321,16 @@ class Engine:
         with core.lease(kernel_id, "restore()"), anyio.CancelScope(shield=True):
             applied = await quiesce(core, runtime, purpose="restore")
             instance = runtime.instance
-            await core.in_thread(lambda: instances.write_checkpoint(instance, checkpoint))
-            await launching.commit_resting(core, runtime, applied, reason="restore", barrier=True)
+            try:
+                await core.in_thread(lambda: instances.write_checkpoint(instance, checkpoint))
+                await launching.commit_resting(
+                    core, runtime, applied, reason="restore", barrier=True
+                )
+            except (StorageError, DeviceError):  # the regions are half-written: go back
+                await core.in_thread(instance.close)
+                facts = await replay(core, runtime, instance.device, applied_sequence=applied)
+                core.record_kernel(kernel_id, *facts)
+                raise
             await launch(core, runtime, applied_sequence=applied)
             core.record_kernel(kernel_id, resumed(runtime, applied))
             runtime.flow()

@@ -91,6 +91,7 @@ async def _commit_and_start(core: Core, instance: Instance, actor: str, reason: 
         runtime.end()
         raise
     core.runtimes[kernel_id] = runtime
+    runtime.release_outputs(0)
     runtime.flow()
 
 
@@ -127,6 +128,7 @@ async def commit_resting(
         core, runtime.instance, captured, name=name, barrier=barrier, reason=reason
     )
     await core.journal.until_durable(core.record_kernel(runtime.kernel_id, point))
+    runtime.release_outputs(applied)
     await checkpoints.retire(core, runtime.kernel_id)
 
 

@@ -223,7 +223,7 @@ async def consume(core: Core, runtime: KernelRuntime, name: str) -> AsyncIterato
         raise UsageError("a consumer needs a name; replies are kept for it under that name")
     kernel_id, queue = runtime.kernel_id, runtime.outputs.consumers.get(name)
     if queue is None:
-        after_sequence, after_index = runtime.outputs.seen
+        after_sequence, after_index = runtime.outputs.released
         registered = ConsumerRegistered(
             kernel_id=kernel_id,
             consumer=name,

@@ -2,7 +2,8 @@
 
 - An output's identity is (sequence, index); what was taken already is dropped, so a replay of
   messages repeats nothing.
-- On probation outputs are held; ``release`` lets them go, ``forget_after`` unmakes them.
+- On probation, and until a recovery point covers them where a replay may differ, outputs are held;
+  ``release`` lets them go, ``forget_after`` unmakes them.
 - A named consumer gets every output after its journaled position, also across restarts.
 """
 
@@ -82,7 +83,7 @@ class Outputs:
         self.consumers: dict[str, ConsumerQueue] = {}
         self.calls: dict[int, CallWaiter] = {}
         self._held: deque[Output] = deque()
-        self._held_after: int | None = None
+        self.held_after: int | None = None
 
     @property
     def held_count(self) -> int:
@@ -100,7 +101,7 @@ class Outputs:
             if id_of(output) <= self.seen:
                 continue
             self.seen = id_of(output)
-            if self._held_after is not None and output.sequence > self._held_after:
+            if self.held_after is not None and output.sequence > self.held_after:
                 self._held.append(output)
             else:
                 self._release(output)
@@ -115,19 +116,26 @@ class Outputs:
 
     def hold_after(self, sequence: int) -> None:
         """Hold the outputs of messages after ``sequence`` until ``release``."""
-        self._held_after = sequence
+        self.held_after = sequence
 
-    def release(self) -> None:
-        """Let held outputs go, in order, and hold nothing any more."""
-        self._held_after = None
-        while self._held:
+    def release(self, *, hold_after: int | None = None) -> None:
+        """Let held outputs go, in order; go on holding those after ``hold_after``, if given."""
+        self.held_after = hold_after
+        while self._held and (hold_after is None or self._held[0].sequence <= hold_after):
             self._release(self._held.popleft())
+
+    @property
+    def released(self) -> OutputId:
+        """The last output that may have been seen outside."""
+        if self.held_after is None:
+            return self.seen
+        return min(self.seen, (self.held_after, INDEX_MAX))
 
     def forget_after(self, sequence: int) -> None:
         """Unmake the held outputs of messages after ``sequence``: they will be made again."""
-        self._held.clear()
-        self._held_after = None
-        self.seen = min(self.seen, (sequence, _INDEX_MAX))
+        while self._held and self._held[-1].sequence > sequence:
+            self._held.pop()
+        self.seen = min(self.seen, (sequence, INDEX_MAX))
 
     def unacknowledged(self, through: int) -> tuple[Output, ...]:
         """Return the outbox: outputs up to ``through`` that a consumer lacks, held ones too."""
@@ -155,7 +163,7 @@ class Outputs:
         for output in outbox:
             for queue in self.consumers.values():
                 queue.offer(output)
-        self.seen = (applied_sequence, _INDEX_MAX)
+        self.seen = (applied_sequence, INDEX_MAX)
 
     def close(self) -> None:
         """Wake every waiter; nothing comes any more."""
@@ -166,7 +174,7 @@ class Outputs:
         self.calls.clear()
 
 
-_INDEX_MAX: Final = 2**32 - 1
+INDEX_MAX: Final = 2**32 - 1
 
 
 @attrs.define(eq=False)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from ringflow.engine.checkpoints import delete_if_there
 from ringflow.engine.core import Core
 from ringflow.engine.operations import restart_events
-from ringflow.engine.outputs import Outputs, decode_outbox
+from ringflow.engine.outputs import INDEX_MAX, Outputs, decode_outbox
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import resumed
-from ringflow.engine.restoring import rebuild, restart_from
+from ringflow.engine.restoring import Rebuilt, rebuild, restart_from
 from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.state import OutputId
 from ringflow.errors import RingflowError
 from ringflow.events import lifecycle as e
+from ringflow.events.messages import MessagesLost
 from ringflow.statemachines.lifecycle import KernelLife, LifecycleState
 from ringflow.statemachines.snapshot import Snapshot
 from ringflow.storage import ChunkType
@@ -52,6 +54,28 @@ async def _delete_orphans(core: Core) -> None:
             await delete_if_there(core, name)
 
 
+def _positions(core: Core, kernel_id: str, rebuilt: Rebuilt) -> dict[str, OutputId]:
+    """Return the consumers' positions; a volatile kernel's sequences begin anew after the state."""
+    positions = core.state.marks[kernel_id].consumers
+    if rebuilt.instance.spec.durability != "volatile":
+        return positions
+    end = (rebuilt.applied_sequence, INDEX_MAX)
+    return {name: min(position, end) for name, position in positions.items()}
+
+
+def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) -> None:
+    """Number on from the state, and say what was lost unless the last engine closed in order."""
+    core.state.marks[kernel_id].next_sequence = applied_sequence + 1
+    if not core.journal.report.closed_cleanly:
+        lost = MessagesLost(
+            kernel_id=kernel_id,
+            first_sequence=applied_sequence + 1,
+            last_sequence=0,
+            reason="the kernel is volatile; how many messages came after its state is unknown",
+        )
+        core.record(f"messages/{kernel_id}", [lost])
+
+
 async def _relaunch(core: Core, life: KernelLife) -> None:
     kernel_id = life.kernel_id
     try:
@@ -62,12 +86,13 @@ async def _relaunch(core: Core, life: KernelLife) -> None:
         outputs.recover(
             decode_outbox(memoryview(queue.data)) if queue is not None else (),
             applied_sequence=rebuilt.applied_sequence,
-            positions=core.state.marks[kernel_id].consumers,
+            positions=_positions(core, kernel_id, rebuilt),
         )
         runtime = KernelRuntime(kernel_id, core.clock, core.pump, rebuilt.instance, outputs)
         core.runtimes[kernel_id] = runtime
+        runtime.release_outputs(rebuilt.applied_sequence)
         if runtime.spec.durability == "volatile":
-            core.state.marks[kernel_id].next_sequence = rebuilt.applied_sequence + 1
+            _forget_later_messages(core, kernel_id, rebuilt.applied_sequence)
         await restart_from(core, runtime, rebuilt, applied_sequence=None)
     except RingflowError as error:
         halted = e.KernelHalted(

@@ -35,6 +35,8 @@ class ReloadPerformer:
         self._new: Instance | None = None
         self._applied = 0
         self._shared = instances.shared_regions(self._old.spec, new)
+        self._covered = 0
+        self._held_before: int | None = None
         self._swapped = False
 
     async def perform(self, effect: Effect) -> Outcome:
@@ -74,12 +76,9 @@ class ReloadPerformer:
         if state.state.value != "completed":
             return
         runtime = self._runtime
-        runtime.outputs.release()
-        runtime.settle_calls()
         runtime.retain_after = None
         runtime.inbox.discard_through(runtime.done_sequence)
-        runtime.changed.notify()
-        runtime.deliver()
+        runtime.release_outputs(self._covered)
         await self._core.in_thread(self._old.close)
         await checkpoints.retire(self._core, runtime.kernel_id)
 
@@ -134,7 +133,8 @@ class ReloadPerformer:
         runtime, applied = self._runtime, self._applied
         runtime.instance = self._loaded
         self._swapped = True
-        runtime.outputs.hold_after(applied)
+        self._held_before = runtime.outputs.held_after
+        runtime.outputs.hold_after(applied if self._held_before is None else self._held_before)
         runtime.retain_after = applied
         await launch(self._core, runtime, applied_sequence=applied, gate_open=False)
         runtime.instance.resident.command(Command.RUN)
@@ -163,6 +163,7 @@ class ReloadPerformer:
             reason="reload",
         )
         runtime.raise_if_dead()
+        self._covered = captured.state.applied_sequence
         completed = e.ReloadCompleted(
             **ids, spec_digest=point.spec_digest, version_id=point.version_id
         )
@@ -179,6 +180,7 @@ class ReloadPerformer:
             runtime.detach()
             runtime.instance = self._old
             runtime.outputs.forget_after(self._applied)
+            runtime.outputs.release(hold_after=self._held_before)
             runtime.inbox.rewind(self._applied)
             await launch(core, runtime, applied_sequence=self._applied)
             runtime.retain_after = None

@@ -145,9 +145,19 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
         reason = f"message {applied + 1} trapped the kernel {traps} times in a row: {detail}"
         halt(core, runtime, reason)
         raise KernelTrappedError(reason)
+    return await replay(core, runtime, device, applied_sequence=applied)
+
+
+async def replay(
+    core: Core, runtime: KernelRuntime, device: Device, *, applied_sequence: int
+) -> tuple[Event, ...]:
+    """Put a new instance from the recovery point in place of one that is closed already.
+
+    Returns the facts to record. If that fails the kernel is halted and the error goes on.
+    """
     try:
-        rebuilt = await rebuild(core, kernel_id, device)
-        await restart_from(core, runtime, rebuilt, applied_sequence=applied)
+        rebuilt = await rebuild(core, runtime.kernel_id, device)
+        await restart_from(core, runtime, rebuilt, applied_sequence=applied_sequence)
     except RingflowError as error:
         halt(core, runtime, str(error))
         raise
@@ -175,6 +185,8 @@ async def restart_from(
             runtime.durable_through = max(runtime.durable_through, messages[-1].sequence)
         handled = applied_sequence if applied_sequence is not None else runtime.inbox.last_sequence
         runtime.replay_through = max(runtime.replay_through, handled)
+    if runtime.spec.holds_outputs:  # what is replayed may differ: make what nobody saw anew
+        runtime.outputs.forget_after(max(base, runtime.outputs.released[0]))
     await launch(core, runtime, applied_sequence=base)
     runtime.deliver_through = None
     runtime.flow()

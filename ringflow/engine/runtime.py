@@ -140,6 +140,13 @@ class KernelRuntime:
             for waiting in [one for one in self.outputs.calls if one <= self.done_sequence]:
                 self.outputs.calls.pop(waiting).resolve(None)
 
+    def release_outputs(self, covered: int) -> None:
+        """Let the outputs go that may be seen now that a recovery point holds ``covered``."""
+        self.outputs.release(hold_after=covered if self.spec.holds_outputs else None)
+        self.settle_calls()
+        self.deliver()
+        self.changed.notify()
+
     # Waiting
 
     async def until_done(self, sequence: int) -> None:

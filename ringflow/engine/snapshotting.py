@@ -66,4 +66,5 @@ class SnapshotPerformer:
         """Release the hold of a snapshot that did not come to its copy; retire old files."""
         await self._hold.aclose()
         if state.state.value == "saved":
+            self._runtime.release_outputs(self._applied)
             await checkpoints.retire(self._core, self._runtime.kernel_id)

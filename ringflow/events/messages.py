@@ -27,7 +27,11 @@ class MessagesAccepted:
 
 @event
 class MessagesLost:
-    """A crash or a restore lost the messages from ``first_sequence`` to ``last_sequence``."""
+    """A crash or a restore lost messages from ``first_sequence`` on.
+
+    Attributes:
+        last_sequence: the last one that was lost, 0 where nobody knows.
+    """
 
     wire_name: ClassVar[str] = "messages.lost.v1"
     kernel_id: str
