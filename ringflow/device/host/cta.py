@@ -48,6 +48,13 @@ POLLERS: Final = 112  # number of entries in the list of pollers, or POLLERS_UNK
 POLLER_LIST: Final = 116  # 8 thread indices, ends at 148
 CONTEXT_BYTES: Final = 152  # u64, size of the whole block
 LAUNCH: Final = 160  # u64, for the scheduler's own use
+BOUNDS: Final = 168  # u64, address of the word that holds the table of memcheck's ranges, or 0
+MISUSE: Final = 176  # u64, memcheck's function that looks for misused collectives, or 0
+RESERVED_SHARED: Final = 184  # bytes at the start of shared memory that memcheck keeps
+FAULT_ACCESS: Final = 188  # kind of the first wrong access, size << 8, space << 16; 0 none
+FAULT_THREAD: Final = 192
+FAULT_LINE: Final = 196  # line of the PTX text, or the region of the other thread
+FAULT_ADDRESS: Final = 200  # u64
 
 POLLER_LIST_LENGTH: Final = 8
 
@@ -61,7 +68,26 @@ PREEMPTED: Final = 4
 TRAP_INSTRUCTION: Final = 1
 TRAP_BREAKPOINT: Final = 2
 TRAP_ASSERTION: Final = 3
-TRAP_NAMES: Final = {1: "trap", 2: "breakpoint", 3: "assertion"}
+TRAP_MEMORY: Final = 4  # memcheck's, as those that follow
+TRAP_LEFT: Final = 5
+TRAP_DIVERGED: Final = 6
+TRAP_STUCK: Final = 7
+TRAP_NAMES: Final = {
+    1: "trap",
+    2: "breakpoint",
+    3: "assertion",
+    4: "memory access",
+    5: "early exit",
+    6: "divergence",
+    7: "deadlock",
+}
+
+ACCESS_LOAD: Final = 1
+ACCESS_STORE: Final = 2
+ACCESS_ATOMIC: Final = 3
+SPACE_GENERIC: Final = 0
+SPACE_SHARED: Final = 1
+SPACE_LOCAL: Final = 2
 
 # State words: the index of a region, or one with a kind. Plain indices are ready to run.
 STATE_REGION: Final = 0xFFFF

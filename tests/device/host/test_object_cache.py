@@ -102,7 +102,10 @@ def test_the_default_cache_follows_the_environment(
 
 
 def test_the_shipped_runtime_is_what_clang_makes_of_its_source() -> None:
-    """cta.ptx is rebuilt and compared, so that the two cannot drift apart."""
+    """The PTX files are rebuilt and compared, so that source and code cannot drift apart."""
     folder = Path(runtime.__file__).parent
-    built, _ = compile_to_ptx((folder / "cta.cu").read_text("utf-8"), name="cta.cu")
-    assert built == (folder / "cta.ptx").read_text("utf-8")
+    headers = {"cta.cuh": (folder / "cta.cuh").read_text("utf-8")}
+    for name in ("cta", "memcheck"):
+        source = (folder / f"{name}.cu").read_text("utf-8")
+        built, _ = compile_to_ptx(source, name=f"{name}.cu", headers=headers)
+        assert built == (folder / f"{name}.ptx").read_text("utf-8"), name

@@ -1,7 +1,7 @@
-"""What translated kernels call: the stepping of a CTA, written in CUDA C++, and clocks.
+"""What translated kernels call: the stepping of a CTA, memcheck, both in CUDA C++, and clocks.
 
-``cta.cu`` ships as ``cta.ptx``, made by clang, and is translated like any other module; a test
-rebuilds and compares it.
+``cta.cu`` ships as ``cta.ptx``, made by clang, and is translated like any other module, and so is
+``memcheck.cu``; a test rebuilds and compares them.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from ringflow.device.host.runtime.clock import clock_address
 
 STEP = "ringflow_cta_step"
 INITIALISE = "ringflow_cta_initialise"
+CHECK = "ringflow_memcheck"
+MISUSE = "ringflow_misuse"
+_FILES = {STEP: "cta.ptx", INITIALISE: "cta.ptx", CHECK: "memcheck.ptx", MISUSE: "memcheck.ptx"}
+_keep: list[object] = []
 
 
 @functools.cache
-def _functions() -> dict[str, int]:
+def _functions(file: str) -> dict[str, int]:
     # The translator imports this module: it hands out the addresses that its programs need.
     from ringflow.device.host.translate import default_cache, translate
 
-    text = importlib.resources.files(__package__).joinpath("cta.ptx").read_text("utf-8")
+    text = importlib.resources.files(__package__).joinpath(file).read_text("utf-8")
     program = translate(text, cache=default_cache())
     _keep.append(program)
-    return {name: program.function(name) for name in (STEP, INITIALISE)}
-
-
-_keep: list[object] = []
+    return {name: program.function(name) for name, where in _FILES.items() if where == file}
 
 
 def runtime_address(name: str) -> int:
     """Return the address of a runtime function, 0 if there is none of this name."""
-    if name in (STEP, INITIALISE):
-        return _functions()[name]
+    if name in _FILES:
+        return _functions(_FILES[name])[name]
     return clock_address(name)

@@ -2,73 +2,10 @@
 //
 // - State words, mailboxes and the header are those of cta.py.
 // - Threads that lag behind in the text run first, so that threads that diverged meet again.
+// - Where memcheck is on, collectives that can never complete, or that threads skip, are traps.
 // - The file is translated by the same translator as the kernels; it ships as PTX beside it.
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
-#define DEVICE __attribute__((device))
-#define EXPORT extern "C" __attribute__((device))
-#define INLINE static __attribute__((device, always_inline)) inline
-
-enum { DONE, IDLE, PROGRESS, TRAPPED, PREEMPTED };
-enum : u32 {
-    REGION = 0xFFFF,
-    POLL = 0x10000,
-    BARRIER = 0x20000,
-    WARP = 0x40000,
-    EXITED = 0x80000,
-    TRAP = 0x90000,
-    MIXED = 0xF0000,
-    MASK = 0xFFFFF,
-    EFFECT = 0x1000000,
-    OUT_OF_FUEL = 0x2000000,
-    UNKNOWN = 0xFFFFFFFF,
-};
-enum : u32 {
-    BAR = 1, BAR_POPC, BAR_AND, BAR_OR,
-    WARP_SYNC = 8, SHFL_UP, SHFL_DOWN, SHFL_BFLY, SHFL_IDX,
-    VOTE_ALL, VOTE_ANY, VOTE_UNI, VOTE_BALLOT,
-    MATCH_32, MATCH_64, ACTIVE_MASK,
-    ADD, AND, OR, XOR, MIN_U, MAX_U, MIN_S, MAX_S,
-};
-enum { FUEL = 1 << 18, POLLERS_MAX = 8, HEADER = 256 };
-
-struct Header {
-    u32 status;
-    int fuel;
-    u32 uniform, threads;
-    u32 block[3], index[3], grid[3];
-    u32 unit_stride;
-    u64 parameters, shared, local;
-    u32 local_bytes, shared_bytes, dynamic_shared;
-    u32 trap_thread, trap_kind, trap_line;
-    u32 exited, settled, pollers;
-    u32 poller[POLLERS_MAX];
-    u32 reserved;
-    u64 context_bytes, launch;
-};
-
-typedef u32 (*Run)(Header* cta, u32 low, u32 high);
-
-struct Fact {
-    u32 code, constant;
-};
-struct Table {
-    const Run* run;
-    const Fact* fact;
-    const u32* trap;  // kind and line of each
-    u32 regions, reserved;
-};
-struct Record {
-    u32 block[3], grid[3];
-    u32 dynamic_shared, reserved;
-    u64 parameters;
-};
-
-INLINE u32* unit(Header* cta, u32 which) {
-    return (u32*)((char*)cta + HEADER + (u64)which * cta->unit_stride);
-}
+#include "cta.cuh"
 
 EXPORT void ringflow_cta_initialise(
     Header* cta, const Record* record, u32 index, u32 units, u32 local_bytes, u32 static_shared) {
@@ -363,6 +300,7 @@ static DEVICE __attribute__((noinline)) int mixed(Header* cta, const Table* tabl
             progress = true;
             return flags & OUT_OF_FUEL ? PREEMPTED : -1;
         }
+        if (cta->misuse && ((Misuse)cta->misuse)(cta, table, false)) return TRAPPED;
         if (release(cta, table)) {
             progress = true;
             return -1;
@@ -371,7 +309,10 @@ static DEVICE __attribute__((noinline)) int mixed(Header* cta, const Table* tabl
         cta->pollers = UNKNOWN;
         if (low >= BARRIER) cta->pollers = 0;
     }
-    if (cta->pollers == 0) return progress ? PROGRESS : IDLE;
+    if (cta->pollers == 0) {
+        if (cta->misuse && ((Misuse)cta->misuse)(cta, table, true)) return TRAPPED;
+        return progress ? PROGRESS : IDLE;
+    }
     if (!poll_all(cta, table)) return progress ? PROGRESS : IDLE;
     cta->settled = 0;
     progress = true;
