@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import final
@@ -11,6 +12,7 @@ import attrs
 from ringflow.device.host import cta
 from ringflow.device.host.emit.mathematics import libm_address
 from ringflow.device.host.jit import NativeCode
+from ringflow.device.host.ptx.positions import Positions
 from ringflow.device.host.runtime import runtime_address
 from ringflow.errors import EntryPointError, UnsupportedPtxError
 
@@ -34,6 +36,8 @@ class EntryLayout:
         local_bytes: local memory of one thread.
         unit_count: 4-byte units that each thread has for its state, mailboxes and spills.
         region_count: resume points.
+        reserved_shared_bytes: what memcheck keeps at the start of static shared memory.
+        region_lines: line in the PTX of the collective before each resume point, or 0.
     """
 
     name: str
@@ -44,6 +48,8 @@ class EntryLayout:
     local_bytes: int
     unit_count: int
     region_count: int
+    reserved_shared_bytes: int = 0
+    region_lines: tuple[int, ...] = ()
 
 
 @attrs.frozen
@@ -52,6 +58,8 @@ class Facts:
 
     Attributes:
         refused: functions that only exist inlined in kernels, with the reason and its line.
+        positions: where in the source the PTX comes from.
+        memcheck: whether accesses are checked.
     """
 
     entries: Mapping[str, EntryLayout]
@@ -59,6 +67,8 @@ class Facts:
     functions: tuple[str, ...]
     refused: Mapping[str, tuple[str, int]]
     externs: tuple[str, ...]
+    positions: Positions = Positions()
+    memcheck: bool = False
 
 
 @final
@@ -74,6 +84,7 @@ class Program:
     ) -> None:
         self._facts = facts
         self._code = code
+        self._better: NativeCode | None = None
         self.cached = cached
         code.bind({f"x.{name}": _extern_address(name, externs) for name in facts.externs})
         self.entries: Mapping[str, EntryLayout] = MappingProxyType(dict(facts.entries))
@@ -83,6 +94,31 @@ class Program:
                 for name, (size, mutable) in facts.variables.items()
             }
         )
+
+    def adopt(self, code: NativeCode, externs: Mapping[str, int]) -> None:
+        """Let the entries run ``code``, a better translation of the same text, from here on.
+
+        A region's function is replaced by one store of a pointer; threads that are within the old
+        one finish it, which stays alive. Where a thread goes on, and where its values lie, is
+        the same in both.
+        """
+        code.bind({f"x.{name}": _extern_address(name, externs) for name in self._facts.externs})
+        for name, layout in self.entries.items():
+            kind = ctypes.c_uint64 * layout.region_count
+            old = kind.from_address(self._code.variable(f"runs.{name}"))
+            new = kind.from_address(code.variable(f"runs.{name}"))
+            for region_index, address in enumerate(new):
+                old[region_index] = address
+        self._better = code
+
+    @property
+    def memcheck(self) -> bool:
+        """Whether accesses and collectives are checked."""
+        return self._facts.memcheck
+
+    def position(self, ptx_line: int) -> str:
+        """Return the place in the source of a line of the PTX, else the line itself."""
+        return self._facts.positions.find(ptx_line) or f"PTX line {ptx_line}"
 
     @property
     def functions(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import attrs
 import cattrs
 import orjson
 
@@ -19,16 +20,19 @@ from ringflow.device.host.control_flow.inlining import (
     inline,
     inlined_functions,
     looping_functions,
+    plain_functions,
 )
 from ringflow.device.host.control_flow.plan import plan_kernel
 from ringflow.device.host.emit.core import ModuleContext
 from ringflow.device.host.emit.function import FunctionEmitter
 from ringflow.device.host.emit.kernel import KernelEmitter
 from ringflow.device.host.emit.variables import variable_text
+from ringflow.device.host.improve import improve
 from ringflow.device.host.jit import NativeCode, ObjectCache, compile_ir
 from ringflow.device.host.program import EntryLayout, Facts, GlobalVariable, Program
 from ringflow.device.host.ptx.ast import Module
 from ringflow.device.host.ptx.parser import parse
+from ringflow.device.host.ptx.positions import positions_of
 
 __all__ = [
     "EntryLayout",
@@ -48,6 +52,7 @@ _HEADER = """
 !4 = distinct !{!4, !7}
 !5 = !{!"llvm.loop.parallel_accesses", !1}
 !7 = !{!"llvm.loop.vectorize.enable", i1 false}
+!8 = !{!"branch_weights", i32 100000, i32 1}
 """
 _EMPTY: Mapping[str, int] = {}
 
@@ -69,6 +74,8 @@ def translate(
     cache: ObjectCache | None = None,
     externs: Mapping[str, int] = _EMPTY,
     preempt: bool = True,
+    background: bool = False,
+    memcheck: bool = False,
 ) -> Program:
     """Translate one PTX module to native code of this machine.
 
@@ -77,38 +84,67 @@ def translate(
         cache: where translated code is kept; None keeps nothing.
         externs: addresses of functions that the text declares; integers and pointers only.
         preempt: loops that neither poll nor suspend give way when their fuel is used up.
+        background: return as soon as simple code is ready, and replace it by the optimised one when
+            a thread in the background has compiled that; ignored with mutable globals.
+        memcheck: kernels check every access and collective; the launch says what they may touch.
     Raises:
         PtxSyntaxError: the text is not well formed.
         UnsupportedPtxError: it uses something that the host device does not have.
     """
-    if cache is None:
-        facts, data = _compile(ptx, frozenset(externs), preempt)
-        return Program(facts, NativeCode(data), externs, cached=False)
-    key = cache.key(ptx, ",".join(sorted(externs)), str(preempt))
-    stored = cache.get(key)
+    key = cache.key(ptx, ",".join(sorted(externs)), str(preempt), str(memcheck)) if cache else ""
+    stored = cache.get(key) if cache else None
     if stored is not None:
         length = int.from_bytes(stored[:8], "little")
         facts = cattrs.structure(orjson.loads(stored[8 : 8 + length]), Facts)
         return Program(facts, NativeCode(stored[8 + length :]), externs, cached=True)
-    facts, data = _compile(ptx, frozenset(externs), preempt)
-    text = orjson.dumps(cattrs.unstructure(facts))
-    cache.put(key, len(text).to_bytes(8, "little") + text + data)
-    return Program(facts, NativeCode(data), externs, cached=False)
+    module, names = parse(ptx), frozenset(externs)
+
+    def optimised() -> tuple[Facts, bytes]:
+        facts, text = emit_module(module, names, preempt, memcheck=memcheck)
+        facts = attrs.evolve(facts, positions=positions_of(ptx))
+        data = compile_ir(text, level=1 if facts.entries else 2)
+        if cache is not None:
+            head = orjson.dumps(cattrs.unstructure(facts))
+            cache.put(key, len(head).to_bytes(8, "little") + head + data)
+        return facts, data
+
+    if memcheck or not background or not may_improve(module):
+        facts, data = optimised()
+        return Program(facts, NativeCode(data), externs, cached=False)
+    facts, text = emit_module(module, names, preempt, vector=False)
+    facts = attrs.evolve(facts, positions=positions_of(ptx))
+    program = Program(facts, NativeCode(compile_ir(text, level=0)), externs, cached=False)
+    improve(lambda: program.adopt(NativeCode(optimised()[1]), externs))
+    return program
 
 
-def _compile(ptx: str, externs: frozenset[str], preempt: bool) -> tuple[Facts, bytes]:
-    facts, text = emit_module(parse(ptx), externs, preempt)
-    return facts, compile_ir(text, level=1 if facts.entries else 2)
+def may_improve(module: Module) -> bool:
+    """Whether code may be replaced while it runs: it keeps nothing in memory of its own."""
+    kernels = any(function.entry for function in module.functions.values())
+    return kernels and not any(
+        variable.space in ("global", "const") for variable in module.variables.values()
+    )
 
 
-def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple[Facts, str]:
-    """Return the facts and the LLVM IR of a module."""
+def emit_module(
+    module: Module,
+    externs: frozenset[str],
+    preempt: bool,
+    *,
+    vector: bool = True,
+    memcheck: bool = False,
+) -> tuple[Facts, str]:
+    """Return the facts and the LLVM IR of a module, with or without the regions' vector forms."""
     refused = inlined_functions(module.functions)
     inlined = frozenset(refused)
-    context = ModuleContext(module.variables, module.functions, externs, inlined)
+    context = ModuleContext(
+        module.variables, module.functions, externs, inlined, memcheck=memcheck
+    )
     chosen = inlined
     if preempt:
         chosen |= looping_functions(module.functions)
+    if memcheck:
+        chosen |= plain_functions(module.functions)
     texts: list[str] = []
     entries: dict[str, EntryLayout] = {}
     functions: list[str] = []
@@ -117,8 +153,8 @@ def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple
             continue
         if function.entry:
             whole = inline(function, module.functions, chosen)
-            emitter = KernelEmitter(context, plan_kernel(whole, preempt=preempt))
-            texts.append(emitter.text())
+            emitter = KernelEmitter(context, plan_kernel(whole, preempt=preempt, memcheck=memcheck))
+            texts.append(emitter.text(vector=vector))
             entries[function.name] = emitter.layout()
         else:
             texts.append(FunctionEmitter(context, function).text())
@@ -130,5 +166,12 @@ def emit_module(module: Module, externs: frozenset[str], preempt: bool) -> tuple
     }
     texts += [variable_text(module.variables[name], module, inlined) for name in variables]
     texts += [f'@"x.{name}" = global ptr null' for name in sorted(context.externs)]
-    facts = Facts(entries, variables, tuple(functions), refused, tuple(sorted(context.externs)))
+    facts = Facts(
+        entries,
+        variables,
+        tuple(functions),
+        refused,
+        tuple(sorted(context.externs)),
+        memcheck=memcheck,
+    )
     return facts, "\n".join([_HEADER, *texts, *context.declarations.values()])

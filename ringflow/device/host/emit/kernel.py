@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ringflow.device.host.control_flow.plan import Plan
 from ringflow.device.host.emit.collective import collective_of
 from ringflow.device.host.emit.core import ModuleContext
+from ringflow.device.host.emit.memcheck import SITE_BYTES, site_count
 from ringflow.device.host.emit.region import Memory, RegionEmitter
 from ringflow.device.host.emit.rows import ScalarEmitter, VectorEmitter, rows_text, scalar_door
 from ringflow.device.host.program import EntryLayout
@@ -32,10 +33,9 @@ def _used_symbols(function: Function) -> set[str]:
     return found
 
 
-def _place(variables: Sequence[Variable]) -> tuple[dict[str, int], int]:
+def _place(variables: Sequence[Variable], end: int = 0) -> tuple[dict[str, int], int]:
     """Lay variables out one after the other; return their offsets and the end."""
     offsets: dict[str, int] = {}
-    end = 0
     for variable in variables:
         end = _aligned(end, max(variable.align_bytes, 1))
         offsets[variable.name] = end
@@ -49,7 +49,9 @@ def layout_memory(function: Function, context: ModuleContext) -> tuple[Memory, i
     shared = [v for v in function.variables.values() if v.space == "shared"]
     shared += [v for n, v in context.variables.items() if v.space == "shared" and n in used]
     static = [v for v in shared if v.size_bytes]
-    shared_offsets, end = _place(sorted(static, key=lambda v: -v.align_bytes))
+    reserved_bytes = site_count(function) * SITE_BYTES if context.memcheck else 0
+    reserved_bytes = _aligned(reserved_bytes, 128)
+    shared_offsets, end = _place(sorted(static, key=lambda v: -v.align_bytes), reserved_bytes)
     shared_bytes = _aligned(end, 16)
     for variable in shared:
         if not variable.size_bytes:
@@ -57,7 +59,7 @@ def layout_memory(function: Function, context: ModuleContext) -> tuple[Memory, i
     local = [v for v in function.variables.values() if v.space == "local"]
     local_offsets, local_end = _place(local)
     parameters, parameters_end = _place(function.prototype.parameters)
-    memory = Memory(parameters, shared_offsets, local_offsets)
+    memory = Memory(parameters, shared_offsets, local_offsets, reserved_bytes)
     return memory, parameters_end, shared_bytes, _aligned(local_end, 16)
 
 
@@ -90,17 +92,22 @@ class KernelEmitter:
             self.local_bytes,
             self.plan.unit_count,
             len(self.plan.regions),
+            self.memory.reserved_bytes,
+            tuple(region.ins.line if region.ins else 0 for region in self.plan.regions),
         )
 
-    def text(self) -> str:
-        """Return the LLVM IR of the regions, the table, and the entry's two functions."""
+    def text(self, *, vector: bool = True) -> str:
+        """Return the LLVM IR of the regions, the table, and the entry's two functions.
+
+        Without ``vector`` every region has its scalar form only, which compiles much faster.
+        """
         scalar = ScalarEmitter(self.context, self.plan, self.memory)
         pieces = [scalar.text(), rows_text(self.name, scalar, None)]
         for region in self.plan.regions:
-            if self.plan.is_vector(region):
-                vector = VectorEmitter(self.context, self.plan, self.memory, region)
-                pieces.append(vector.text())
-                pieces.append(rows_text(self.name, scalar, vector))
+            if vector and self.plan.is_vector(region):
+                rows = VectorEmitter(self.context, self.plan, self.memory, region)
+                pieces.append(rows.text())
+                pieces.append(rows_text(self.name, scalar, rows))
             else:
                 pieces.append(scalar_door(self.name, region.index))
         pieces.append(self._table(scalar))
@@ -126,7 +133,7 @@ class KernelEmitter:
         )
         return "\n".join(
             [
-                f'@"runs.{self.name}" = private constant [{count} x ptr] [{runs}]',
+                f'@"runs.{self.name}" = global [{count} x ptr] [{runs}]',  # see ``Program.adopt``
                 numbers,
                 trapped,
                 f'@"table.{self.name}" = private constant {{ ptr, ptr, ptr, i32, i32 }} '
