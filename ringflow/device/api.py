@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Protocol
 
@@ -146,3 +146,19 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Give everything back; raises ``DeviceError`` while a launch lives."""
+
+
+class Stepping(Protocol):
+    """What moves a device whose kernels go on only when they are told to; the time is virtual."""
+
+    def run_rounds(self, count: int) -> bool:
+        """Make rounds; return whether something went on in the last one."""
+
+    def run_until(self, reached: Callable[[], bool], timeout_s: float) -> bool:
+        """Make rounds until something is so, nothing goes on, or the time is up."""
+
+
+def stepping_of(device: Device) -> Stepping | None:
+    """Return what has to move a device's kernels, ``None`` if they go on by themselves."""
+    stepping: Stepping | None = getattr(device, "stepping", None)
+    return stepping

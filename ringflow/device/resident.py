@@ -16,7 +16,15 @@ import attrs
 
 from ringflow.device import abi
 from ringflow.device.abi import CONTROL, Command, KernelFault, KernelState
-from ringflow.device.api import Allocation, Device, Launch, LaunchStatus, LoadedCode
+from ringflow.device.api import (
+    Allocation,
+    Device,
+    Launch,
+    LaunchStatus,
+    LoadedCode,
+    Stepping,
+    stepping_of,
+)
 from ringflow.device.native import native, timeout_ns
 from ringflow.device.native.layouts import AWAIT_REACHED, AWAIT_TIMEOUT, ENTRY
 from ringflow.device.pump import PumpReport, parse_reports
@@ -126,6 +134,7 @@ class ResidentKernel:
         check_parameters(spec, code)
         self._native = native()
         self.device, self.code, self.spec, self.grid = device, code, spec, grid
+        self._stepping = stepping_of(device)
         self._launch: Launch | None = None
         self._pump: Pump | None = None
         self._key = 0
@@ -323,15 +332,24 @@ class ResidentKernel:
         if accepted:
             last: int = _HEADER.unpack_from(slots, (accepted - 1) * slot_bytes)[0]
             self._posted_sequence = last
+            self._rouse()
         return accepted
 
     def command(self, command: Command) -> int:
         """Give a command; return the generation under which the kernel will report."""
-        return self._native.command(self._entry_address, command)
+        generation = self._native.command(self._entry_address, command)
+        self._rouse()
+        return generation
 
     def ping(self, value: int) -> None:
         """Ask for a sign of life: while it waits for messages the kernel answers in ``echo``."""
         self._native.ping(self._entry_address, value)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        """On a device that is moved by the pump, let a waiting pump move it."""
+        if self._stepping is not None and self._pump is not None:
+            self._pump.wake()
 
     def await_generation(self, generation: int, timeout_s: float) -> KernelState:
         """Block until the kernel reports under a generation; return the state.
@@ -340,9 +358,7 @@ class ResidentKernel:
             KernelTrappedError: it trapped.
             KernelStalledError: the time is up, or it ended otherwise.
         """
-        result = self._native.await_generation(
-            self._entry_address, generation, timeout_ns(timeout_s)
-        )
+        result = self._await(generation, timeout_s)
         if result == AWAIT_REACHED:
             return self.state
         name = self.spec.kernel_id
@@ -365,6 +381,15 @@ class ResidentKernel:
             call="await",
             code="ended",
         )
+
+    def _await(self, generation: int, timeout_s: float) -> int:
+        def look(longest_ns: int) -> int:
+            return self._native.await_generation(self._entry_address, generation, longest_ns)
+
+        if self._stepping is None:
+            return look(timeout_ns(timeout_s))
+        self._stepping.run_until(lambda: look(0) != AWAIT_TIMEOUT, timeout_s)
+        return look(0)
 
     def wait_ended(self, timeout_s: float) -> LaunchStatus:
         """Block until the grid has ended or the time is up; return the launch's status."""
@@ -446,6 +471,11 @@ class ResidentKernel:
         return self._launch
 
     # The pump's side
+
+    @property
+    def stepping(self) -> Stepping | None:
+        """What has to move the kernel's device; ``None`` if it goes on by itself."""
+        return self._stepping
 
     @property
     def entry_address(self) -> int:

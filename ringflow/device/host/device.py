@@ -3,6 +3,7 @@
 - ``host:0``, ``host:1`` ... are memory domains of their own; the workers are the process's.
 - Kernels and host share addresses, so mapped memory is memory and a peer copy is a memcpy.
 - What a launch needs besides the kernel's own allocations doesn't count against the limit.
+- A deterministic device has no workers: its kernels move in calls of ``run_rounds`` and the like.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from ringflow.device.api import (
 from ringflow.device.compiler.api import HOST, CompiledCode, CompileTarget
 from ringflow.device.host import cta
 from ringflow.device.host.memory import Arena, HostAllocation
-from ringflow.device.host.pool import PoolLaunch, shared_pool
+from ringflow.device.host.pool import Pool, PoolLaunch, shared_pool
+from ringflow.device.host.stepper import CLOCK, Stepper, clocks_as_timers
 from ringflow.device.host.translate import Program, default_cache, translate
-from ringflow.errors import DeviceError, EntryPointError, KernelStalledError
+from ringflow.errors import DeviceError, EntryPointError, KernelStalledError, UsageError
 from ringflow.files import Buffer
 from ringflow.spec import Dim3
 from ringflow.storage.blocks import block_digests
@@ -125,15 +127,34 @@ class HostLaunch:
 class HostDevice:
     """One memory domain of this machine's CPU."""
 
-    def __init__(self, name: str = "host:0", *, memory_limit_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "host:0",
+        *,
+        memory_limit_bytes: int | None = None,
+        deterministic_seed: int | None = None,
+        poison_freed: bool | None = None,
+    ) -> None:
         """Open the device.
 
         Args:
             memory_limit_bytes: what kernels on it may allocate; the machine's memory by default.
+            deterministic_seed: no workers: kernels go on in ``run_rounds`` and ``run_until_idle``
+                (and in calls that wait for them) only, blocks in an order drawn from the seed,
+                clocks in virtual time; use it from one thread.
+            poison_freed: freed memory is filled with 0xDD and kept for a while; a write to it is
+                found when it is given back, at the latest by ``close``. By default only if the
+                environment has ``RINGFLOW_HOST_POISON=1``.
         """
         assert _NAME.match(name), name
         self._name = name
-        self._arena = Arena(name, memory_limit_bytes or system_memory_bytes())
+        if poison_freed is None:
+            poison_freed = os.environ.get("RINGFLOW_HOST_POISON") == "1"
+        limit_bytes = memory_limit_bytes or system_memory_bytes()
+        self._arena = Arena(name, limit_bytes, poison_freed=poison_freed)
+        self._own_pool: Pool | None = None
+        if deterministic_seed is not None:
+            self._own_pool = Pool(0, seed=deterministic_seed)
         self._lock = threading.Lock()
         self._launches: list[HostLaunch] = []
         self._codes: list[HostCode] = []
@@ -157,6 +178,57 @@ class HostDevice:
     @property
     def free_bytes(self) -> int:
         return self._arena.free_bytes
+
+    @property
+    def _pool(self) -> Pool:
+        return self._own_pool or shared_pool()
+
+    # A deterministic device
+
+    @property
+    def stepping(self) -> Stepper | None:
+        """What moves the kernels of a deterministic device."""
+        return self._own_pool.stepper if self._own_pool else None
+
+    def _stepper(self) -> Stepper:
+        if self.stepping is None:
+            raise UsageError(
+                f"the kernels of {self._name!r} run by themselves; open it with deterministic_seed"
+            )
+        return self.stepping
+
+    def run_rounds(self, count: int) -> bool:
+        """Step every block once, ``count`` times; return whether one went on in the last round.
+
+        Raises:
+            UsageError: the device is not deterministic; so for all of this section.
+        """
+        return self._stepper().run_rounds(count)
+
+    def run_until_idle(self, timeout_s: float = 10.0) -> bool:
+        """Make rounds until no block can go on without the host; return whether it came to that.
+
+        Args:
+            timeout_s: virtual time after which kernels that never idle are left as they are.
+        """
+        return self._stepper().run_until_idle(timeout_s)
+
+    @property
+    def trace_digest(self) -> str:
+        """What ran so far, in which order, and what it said: 32 hexadecimal digits."""
+        return self._stepper().digest
+
+    @property
+    def virtual_time_ns(self) -> int:
+        """What the kernels' clocks show, since the device was opened."""
+        return self._stepper().time_ns
+
+    def trace_memory(self, allocation: Allocation) -> None:
+        """Take an allocation's bytes, as they are now, into the digest of the trace.
+
+        Regions are fit for it; a control block holds addresses, which differ between processes.
+        """
+        self._stepper().take(self._own(allocation))
 
     # Memory
 
@@ -241,9 +313,18 @@ class HostDevice:
                 call="load",
                 code="target",
             )
-        loaded = HostCode(translate(code.code.decode(), cache=default_cache()))
+        loaded = HostCode(self._translate(code.code.decode()))
         self._codes.append(loaded)
         return loaded
+
+    def _translate(self, ptx: str) -> Program:
+        if self.stepping is None:
+            return translate(ptx, cache=default_cache(), background=True)
+        return translate(
+            clocks_as_timers(ptx),
+            cache=default_cache(),
+            externs={CLOCK: self.stepping.clock_address},
+        )
 
     def unload(self, code: LoadedCode) -> None:
         """Forget code; what a launch runs stays alive with the launch."""
@@ -252,7 +333,7 @@ class HostDevice:
     def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
         """Return one block a worker: more would share the same cores."""
         self._entry(code, entry_point)
-        return max(1, shared_pool().worker_count)
+        return max(1, self._pool.worker_count)
 
     def launch(
         self,
@@ -283,7 +364,7 @@ class HostDevice:
         memory, contexts = _contexts(program, layout, grid, block, parameters, dynamic_shared_bytes)
         started = HostLaunch(
             entry_point,
-            shared_pool().launch(
+            self._pool.launch(
                 program.step_function(entry_point),
                 contexts,
                 watch=self._control_among(parameters),

@@ -1,4 +1,8 @@
-"""Memory of the host device: zeroed pages from the system, with a limit that is accounted for."""
+"""Memory of the host device: zeroed pages from the system, with a limit that is accounted for.
+
+- Poisoned memory is filled when it is freed, and kept until newer pieces push it out: who reads
+  it sees ``POISON`` instead of another kernel's data, and a write to it is found.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import contextlib
 import ctypes
 import mmap
 import threading
+from collections import deque
 from typing import Final
 
 from ringflow.errors import DeviceError, DeviceMemoryError
 
 HUGE_PAGE_FROM_BYTES: Final = 4 << 20
+POISON: Final = 0xDD
+KEPT_BYTES_MAX: Final = 64 << 20
+_CHUNK_BYTES: Final = 1 << 20
 
 
 class HostAllocation:
@@ -58,11 +66,49 @@ class HostAllocation:
             self._pages = None
 
 
+class Poisoned:
+    """Freed memory that is kept for a while, filled with ``POISON``; its bytes are bounded."""
+
+    def __init__(self) -> None:
+        self._kept: deque[HostAllocation] = deque()
+        self._kept_bytes = 0
+
+    def add(self, allocation: HostAllocation) -> list[str]:
+        """Fill and keep memory; return the labels of pushed out pieces that were written to."""
+        ctypes.memset(allocation.address, POISON, allocation.size_bytes)
+        self._kept.append(allocation)
+        self._kept_bytes += allocation.size_bytes
+        return self._release(KEPT_BYTES_MAX)
+
+    def close(self) -> list[str]:
+        """Give everything back; return the labels of the pieces that were written to."""
+        return self._release(0)
+
+    def _release(self, bytes_max: int) -> list[str]:
+        written = []
+        while self._kept_bytes > bytes_max:
+            oldest = self._kept.popleft()
+            self._kept_bytes -= oldest.size_bytes
+            if not _is_poison(oldest.view):
+                written.append(oldest.label)
+            oldest.release()
+        return written
+
+
+def _is_poison(memory: memoryview) -> bool:
+    pattern = bytes([POISON]) * min(len(memory), _CHUNK_BYTES)
+    return all(
+        memory[start : start + _CHUNK_BYTES] == pattern[: len(memory) - start]
+        for start in range(0, len(memory), _CHUNK_BYTES)
+    )
+
+
 class Arena:
     """Accounts for a device's allocations against its limit."""
 
-    def __init__(self, device: str, limit_bytes: int) -> None:
+    def __init__(self, device: str, limit_bytes: int, *, poison_freed: bool = False) -> None:
         self._device = device
+        self._poisoned = Poisoned() if poison_freed else None
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._used_bytes = 0
@@ -90,7 +136,12 @@ class Arena:
         return made
 
     def free(self, address: int) -> None:
-        """Give an allocation back; raises ``DeviceError`` if it is not one, or no longer."""
+        """Give an allocation back.
+
+        Raises:
+            DeviceError: it is not one, or no longer; or poisoned memory that had to go now was
+                written to after it had been freed (this allocation is free all the same).
+        """
         with self._lock:
             allocation = self._allocations.pop(address, None)
             if allocation is None:
@@ -100,7 +151,20 @@ class Arena:
                     code="unknown allocation",
                 )
             self._used_bytes -= allocation.size_bytes
-            allocation.release()
+            if self._poisoned is None:
+                allocation.release()
+                return
+            written = self._poisoned.add(allocation)
+        self._check_written(written)
+
+    def _check_written(self, labels: list[str]) -> None:
+        if labels:
+            raise DeviceError(
+                f"memory of {self._device!r} was written to after it had been freed: "
+                f"{', '.join(labels)}; look for a kernel that outlives its regions",
+                call="free",
+                code="written after free",
+            )
 
     def find(self, address: int) -> HostAllocation | None:
         """Return the allocation that starts at an address."""
@@ -111,6 +175,11 @@ class Arena:
         return [allocation.label for allocation in self._allocations.values()]
 
     def close(self) -> None:
-        """Give all memory back."""
-        for address in list(self._allocations):
-            self.free(address)
+        """Give all memory back; raises ``DeviceError`` if poisoned memory was written to."""
+        with self._lock:
+            for allocation in self._allocations.values():
+                allocation.release()
+            self._allocations.clear()
+            self._used_bytes = 0
+            written = self._poisoned.close() if self._poisoned else []
+        self._check_written(written)

@@ -4,12 +4,14 @@
 - A launch's CTAs are spread over the workers' tables, the emptiest first, and stay there.
 - A launch is held by the pool until its last CTA has left the tables, whoever forgets it.
 - Workers are stopped and joined before the interpreter goes.
+- A pool without workers has a ``Stepper``: nothing moves but in a call of its owner.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import heapq
 import os
 import struct
 import threading
@@ -22,6 +24,7 @@ import attrs
 from ringflow.device.api import LaunchStatus
 from ringflow.device.host.memory import HostAllocation
 from ringflow.device.host.scheduler_layout import LAUNCH, SLOT, WORKER
+from ringflow.device.host.stepper import Stepper
 from ringflow.device.native import load_native, native, timeout_ns
 from ringflow.errors import LimitExceededError, UsageError
 
@@ -51,8 +54,11 @@ class WorkerStatistics:
 class PoolLaunch:
     """CTAs that the pool steps until they are done."""
 
-    def __init__(self, pool: Pool, cta_count: int, *, watch: int, keep: Sequence[object]) -> None:
+    def __init__(
+        self, pool: Pool, number: int, cta_count: int, *, watch: int, keep: Sequence[object]
+    ) -> None:
         self._pool = pool
+        self.number = number
         self._keep: Sequence[object] = keep
         self._memory = HostAllocation(LAUNCH.size_bytes, label="launch")
         struct.pack_into("=I", self._memory.view, LAUNCH["remaining"], cta_count)
@@ -77,7 +83,13 @@ class PoolLaunch:
         return native().load(self._memory.address + LAUNCH["trapped"])
 
     def wait(self, timeout_s: float) -> LaunchStatus:
-        """Block until the last CTA has left the tables or the time is up; return the status."""
+        """Block until the last CTA has left the tables or the time is up; return the status.
+
+        On a pool without workers the time is virtual, and the rounds are made here.
+        """
+        if self._pool.stepper is not None:
+            self._pool.stepper.run_until(self._ended, timeout_s)
+            return self.status
         functions = native()
         return LaunchStatus(
             functions.await_status(functions.room, self.status_address, timeout_ns(timeout_s))
@@ -88,10 +100,10 @@ class PoolLaunch:
         functions = native()
         functions.store_u32(self._memory.address + LAUNCH["abort"], 1)
         functions.ring_workers(functions.room)
-        if self._pool.worker_count == 0:
-            while self.status is LaunchStatus.RUNNING and self._pool.step():
-                pass
         return self.wait(STOP_DEADLINE_S)
+
+    def _ended(self) -> bool:
+        return self.status is not LaunchStatus.RUNNING
 
 
 class _Worker:
@@ -111,14 +123,20 @@ class _Worker:
         ):
             struct.pack_into("=" + kind, self.memory.view, WORKER[name], value)
 
-    def add(self, step: int, cta: int, launch: int, budget: int) -> int:
-        """Put a CTA in the table and return its place."""
+    def add(self, step: int, cta: int, launch: PoolLaunch, index: int, budget: int) -> int:
+        """Put a CTA in the lowest free place of the table and return it.
+
+        The lowest, so that it doesn't depend on when the ended launches were found to have ended.
+        """
         if self.free:
-            place = self.free.pop()
+            place = heapq.heappop(self.free)
         else:
             place, self.end = self.end, self.end + 1
         offset = place * SLOT.size_bytes
-        struct.pack_into("=QQQI", self.table.view, offset, step, cta, launch, budget)
+        struct.pack_into("=QQQI", self.table.view, offset, step, cta, launch.address, budget)
+        struct.pack_into(
+            "=II", self.table.view, offset + SLOT["launch_number"], launch.number, index
+        )
         self.active += 1
         functions = native()
         functions.store_u32(self.table.address + offset + SLOT["active"], 1)
@@ -127,7 +145,7 @@ class _Worker:
 
     def remove(self, place: int) -> None:
         """Note that the native side has left a place."""
-        self.free.append(place)
+        heapq.heappush(self.free, place)
         self.active -= 1
         if self.active == 0:
             self.free.clear()
@@ -142,20 +160,35 @@ class _Worker:
 
 @final
 class Pool:
-    """Workers that step CTAs; with none, ``step`` does it in the calling thread."""
+    """Workers that step CTAs; with none, ``step`` does it in the calling thread.
 
-    def __init__(self, worker_count: int) -> None:
+    Attributes:
+        stepper: of a pool without workers.
+    """
+
+    def __init__(self, worker_count: int, *, seed: int = 0) -> None:
+        """Start the workers.
+
+        Args:
+            seed: of the order in which a pool without workers steps its CTAs.
+        """
         self._program = load_native(Path(__file__).parent / "scheduler.ptx")
         self._native = native()
         self._run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(
             self._program.function("ringflow_worker_run")
         )
-        self._round: Any = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(
-            self._program.function("ringflow_worker_round")
-        )
         self._lock = threading.Lock()
         self._launches: list[PoolLaunch] = []
+        self._launch_count = 0
         self._workers = [_Worker(self._native.room) for _ in range(max(worker_count, 1))]
+        self.stepper: Stepper | None = None
+        if worker_count == 0:
+            self.stepper = Stepper(
+                self._program,
+                worker=self._workers[0].memory.address,
+                slots_max=SLOTS_MAX,
+                seed=seed,
+            )
         self._threads = [
             threading.Thread(
                 target=self._work, args=(worker,), name=f"ringflow-worker-{index}", daemon=True
@@ -198,14 +231,16 @@ class Pool:
                     limit,
                     "launch a smaller grid",
                 )
-            made = PoolLaunch(self, len(contexts), watch=watch, keep=keep)
+            number = self._launch_count
+            self._launch_count += 1
+            made = PoolLaunch(self, number, len(contexts), watch=watch, keep=keep)
             self._launches.append(made)
             share = -(-len(contexts) // len(self._workers))
             budget = max(1, STEP_BUDGET // share)
-            for context in contexts:
-                index = min(range(len(self._workers)), key=lambda i: self._workers[i].active)
-                place = self._workers[index].add(step, context, made.address, budget)
-                made.slots.append((index, place))
+            for index, context in enumerate(contexts):
+                which = min(range(len(self._workers)), key=lambda i: self._workers[i].active)
+                place = self._workers[which].add(step, context, made, index, budget)
+                made.slots.append((which, place))
         self._native.ring_workers(self._native.room)
         return made
 
@@ -215,9 +250,9 @@ class Pool:
         Raises:
             UsageError: the pool has workers of its own.
         """
-        if self._threads:
+        if self.stepper is None:
             raise UsageError("this pool has workers; make one with none to step it")
-        return bool(self._round(self._workers[0].memory.address))
+        return self.stepper.run_rounds(1)
 
     def _reap(self) -> None:
         with self._lock:

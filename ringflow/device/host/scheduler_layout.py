@@ -3,6 +3,8 @@
 - A worker steps the slots of its own table only; a slot is one CTA, placed for good.
 - ``LAUNCH.status`` leaves ``RUNNING`` when the last of its CTAs has left the tables: its memory is
   then nobody's.
+- Nothing in a ``STEPPER`` depends on an address or on the real time: a trace is a function of its
+  seed and of what the host did between rounds.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ SLOT: Final = Layout(
         u32("budget", 24, "argument of step"),
         u32("active", 28, "1: in use; set last by the host, cleared by the worker"),
         u64("steps", 32, "calls of step"),
+        u32("launch_number", 40, "launches of the pool before this one"),
+        u32("index", 44, "of the CTA in its grid"),
     ),
     alignment_bytes=64,
 )
@@ -58,11 +62,28 @@ WORKER: Final = Layout(
     alignment_bytes=128,
 )
 
+STEPPER: Final = Layout(
+    "stepper",
+    128,
+    (
+        u64("worker", 0, "whose table it steps"),
+        u64("order", 8, "uint32 for each slot: the order of a round"),
+        u64("random", 16, "state of the generator"),
+        u64("time_ns", 24, "virtual time"),
+        u64("digest_low", 32, "of all steps so far"),
+        u64("digest_high", 40, "the same with another mixing"),
+        u64("rounds", 48, "rounds made"),
+        u32("idle", 56, "1: no CTA went on in the last round"),
+    ),
+    alignment_bytes=64,
+)
+
 STEP_DONE: Final = 0
 STEP_IDLE: Final = 1
 STEP_PROGRESS: Final = 2
 STEP_TRAPPED: Final = 3
 STEP_PREEMPTED: Final = 4
+STEP_DROPPED: Final = 5  # not a step's result: the CTA was taken out because its launch ends
 
 
 def generated_scheduler() -> str:
@@ -72,6 +93,7 @@ def generated_scheduler() -> str:
         ("STEP_PROGRESS", STEP_PROGRESS),
         ("STEP_TRAPPED", STEP_TRAPPED),
         ("STEP_PREEMPTED", STEP_PREEMPTED),
+        ("STEP_DROPPED", STEP_DROPPED),
     ]
-    structs = (LAUNCH, SLOT, WORKER)
+    structs = (LAUNCH, SLOT, WORKER, STEPPER)
     return "\n\n".join([c_constants(constants), *(layout.c_struct() for layout in structs)])
