@@ -214,6 +214,7 @@ class FunctionEmitter(Emitter):
 
 def time_register(emitter: Emitter, name: str) -> tuple[str, int]:
     """Return a clock's value; other special registers exist in kernels only."""
+    emitter.note_effect()  # who waits for a time is not idle: it goes on by itself
     if name in ("%clock64", "%clock", "%clock_hi"):
         ticks = emitter.call("llvm.readcyclecounter", "i64")
         if name == "%clock_hi":
