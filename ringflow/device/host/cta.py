@@ -55,6 +55,8 @@ FAULT_ACCESS: Final = 188  # kind of the first wrong access, size << 8, space <<
 FAULT_THREAD: Final = 192
 FAULT_LINE: Final = 196  # line of the PTX text, or the region of the other thread
 FAULT_ADDRESS: Final = 200  # u64
+LOG: Final = 208  # u64, where prints go, or 0
+ARRIVED: Final = 216  # 16 u16: threads that came to a barrier and went on, ends at 248
 
 POLLER_LIST_LENGTH: Final = 8
 

@@ -1,7 +1,8 @@
 """Barriers and warp collectives: what a thread leaves in its mailbox, and what it finds there.
 
-Mailbox: A the value, B lane or count, C clamp, D member mask; afterwards A the result, B the
-predicate. The runtime works out the results when all the threads that take part have arrived.
+Mailbox: A the value, B lane or count, C clamp or a barrier's number, D member mask; afterwards A
+the result, B the predicate. The runtime works out the results when all the threads that take part
+have arrived.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ BARRIER: Final = 1
 BARRIER_POPC: Final = 2
 BARRIER_AND: Final = 3
 BARRIER_OR: Final = 4
+BARRIER_ARRIVE: Final = 5
 WARP_SYNC: Final = 8
 SHUFFLE: Final = {"up": 9, "down": 10, "bfly": 11, "idx": 12}
 VOTE: Final = {"all": 13, "any": 14, "uni": 15, "ballot": 16}
-MATCH_32: Final = 17
-MATCH_64: Final = 18
+MATCH_ANY: Final = {32: 17, 64: 18}
 ACTIVE_MASK: Final = 19
 REDUCE: Final = {
     "add": 20,
@@ -34,6 +35,9 @@ REDUCE: Final = {
     "min.s32": 26,
     "max.s32": 27,
 }
+MATCH_ALL: Final = {32: 28, 64: 29}
+_ANY_BARRIER: Final = 16
+"""The constant of a barrier whose number lies in the mailbox."""
 _BARRIER_RED: Final = {"popc": BARRIER_POPC, "and": BARRIER_AND, "or": BARRIER_OR}
 
 
@@ -46,10 +50,19 @@ class Collective:
         self.mail = mail
 
 
-def _barrier_id(emitter: Emitter, ins: Instruction, operand: Operand) -> int:
-    if not isinstance(operand, Immediate) or not 0 <= operand.value < 16:
-        raise emitter.unsupported(ins, "a barrier whose number is not a constant in 0..15")
-    return operand.value
+def _numbered(
+    emitter: Emitter,
+    ins: Instruction,
+    code: int,
+    operand: Operand,
+    mail: dict[int, tuple[Operand, int]],
+) -> Collective:
+    """Return a barrier whose number is a constant, or a register's value."""
+    if not isinstance(operand, Immediate):
+        return Collective(code, _ANY_BARRIER, {**mail, MAIL_C: (operand, 32)})
+    if not 0 <= operand.value < 16:
+        raise emitter.unsupported(ins, "a barrier whose number is not in 0..15")
+    return Collective(code, operand.value, mail)
 
 
 def _barrier(emitter: Emitter, ins: Instruction) -> Collective:
@@ -57,15 +70,34 @@ def _barrier(emitter: Emitter, ins: Instruction) -> Collective:
     operands = ins.operands
     if parts == ["warp", "sync"]:
         return Collective(WARP_SYNC, 0, {MAIL_D: (operands[0], 32)})
-    if parts == ["sync"]:
-        mail: dict[int, tuple[Operand, int]] = {}
-        mail[MAIL_B] = (operands[1] if len(operands) > 1 else Immediate(0), 32)
-        return Collective(BARRIER, _barrier_id(emitter, ins, operands[0]), mail)
-    if len(parts) == 3 and parts[0] == "red" and parts[1] in _BARRIER_RED:
+    if parts in (["sync"], ["arrive"]):
+        count = operands[1] if len(operands) > 1 else Immediate(0)
+        code = BARRIER
+        if parts == ["arrive"]:
+            code = BARRIER_ARRIVE
+            if count == Immediate(0):
+                raise emitter.unsupported(ins, "it names no number of threads")
+        return _numbered(emitter, ins, code, operands[0], {MAIL_B: (count, 32)})
+    kinds = ("pred",) if parts[1:2] != ["popc"] else ("u32",)
+    if len(parts) == 3 and parts[0] == "red" and parts[1] in _BARRIER_RED and parts[2] in kinds:
         count = operands[2] if len(operands) > 3 else Immediate(0)
         mail = {MAIL_A: (operands[-1], 1), MAIL_B: (count, 32)}
-        return Collective(_BARRIER_RED[parts[1]], _barrier_id(emitter, ins, operands[1]), mail)
+        return _numbered(emitter, ins, _BARRIER_RED[parts[1]], operands[1], mail)
     raise emitter.unsupported(ins)
+
+
+def _match(emitter: Emitter, ins: Instruction) -> Collective:
+    if ins.parts[1] not in ("any", "all") or ins.parts[2:] not in (
+        ("sync", "b32"),
+        ("sync", "b64"),
+    ):
+        raise emitter.unsupported(ins)
+    every = ins.parts[1] == "all"
+    if isinstance(ins.operands[0], Pair) and not every:
+        raise emitter.unsupported(ins, "a predicate with .any")
+    bits = int(ins.parts[3][1:])
+    code = (MATCH_ALL if every else MATCH_ANY)[bits]
+    return Collective(code, 0, {MAIL_A: (ins.operands[1], bits), MAIL_D: (ins.operands[2], 32)})
 
 
 def _warp(emitter: Emitter, ins: Instruction) -> Collective:
@@ -73,7 +105,9 @@ def _warp(emitter: Emitter, ins: Instruction) -> Collective:
     root = parts[0]
     if root == "activemask" and parts[1:] == ("b32",):
         return Collective(ACTIVE_MASK, 0, {})
-    if len(parts) < 4 or parts[1] not in ("sync", "any"):
+    if root == "match":
+        return _match(emitter, ins)
+    if len(parts) < 4 or parts[1] != "sync":
         raise emitter.unsupported(ins, "a collective without .sync")
     if root == "shfl" and parts[2] in SHUFFLE and parts[3] == "b32":
         mail = dict(
@@ -81,14 +115,13 @@ def _warp(emitter: Emitter, ins: Instruction) -> Collective:
         )
         return Collective(SHUFFLE[parts[2]], 0, mail)
     if root == "vote" and parts[2] in VOTE:
+        if parts[3] != ("b32" if parts[2] == "ballot" else "pred"):
+            raise emitter.unsupported(ins)
         return Collective(VOTE[parts[2]], 0, {MAIL_A: (operands[1], 1), MAIL_D: (operands[2], 32)})
-    if root == "match" and parts[1:3] == ("any", "sync") and parts[3] in ("b32", "b64"):
-        bits = int(parts[3][1:])
-        code = MATCH_32 if bits == 32 else MATCH_64
-        return Collective(code, 0, {MAIL_A: (operands[1], bits), MAIL_D: (operands[2], 32)})
     if root == "redux" and len(parts) == 4:
         name = parts[2] if parts[2] in REDUCE else f"{parts[2]}.{parts[3]}"
-        if name in REDUCE and parts[3] in ("u32", "s32", "b32"):
+        bitwise = parts[2] in ("and", "or", "xor")
+        if name in REDUCE and (parts[3] == "b32") == bitwise and parts[3][1:] == "32":
             mail = {MAIL_A: (operands[1], 32), MAIL_D: (operands[2], 32)}
             return Collective(REDUCE[name], 0, mail)
     raise emitter.unsupported(ins)

@@ -1,6 +1,7 @@
 """mov, cvt, comparisons and selections.
 
 - A float converted to an integer saturates, NaN gives 0.
+- A conversion that can lose bits has to say how it rounds.
 - lt, ne and the like are false with a NaN, ltu, neu and the like true.
 """
 
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 from ringflow.device.host.emit.core import FLOAT_NAMES, Emitter, bits_of
 from ringflow.device.host.emit.floating import saturate
 from ringflow.device.host.emit.integer import Emit
-from ringflow.device.host.ptx.ast import TYPE_BYTES, Instruction, Operand, Pair, Vector
+from ringflow.device.host.emit.rounding import ROUNDINGS, flush, from_integer, truncate
+from ringflow.device.host.ptx.ast import TYPE_BYTES, Instruction, Pair, Vector
 
 _ROUND_TO_INTEGER = {"rni": "roundeven", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 _INTEGER_COMPARE = frozenset({"lt", "le", "gt", "ge"})
@@ -51,70 +53,93 @@ def _is_float(kind: str) -> bool:
     return kind[0] == "f"
 
 
+_CONVERTED = frozenset(k for k in TYPE_BYTES if k[0] in "usf")
+
+
 def _convert(emitter: Emitter, ins: Instruction) -> None:
     parts = ins.parts
-    if len(parts) < 3 or parts[-1] not in TYPE_BYTES or parts[-2] not in TYPE_BYTES:
+    if len(parts) < 3 or parts[-1] not in _CONVERTED or parts[-2] not in _CONVERTED:
         raise emitter.unsupported(ins)
     target, source = parts[-2], parts[-1]
     found = set(parts[1:-2])
-    if found - {"rn", "sat", *_ROUND_TO_INTEGER}:
-        detail = f".{sorted(found - {'rn', 'sat', *_ROUND_TO_INTEGER})[0]}"
-        raise emitter.unsupported(ins, detail)
+    unknown = found - {"ftz", "sat", *ROUNDINGS, *_ROUND_TO_INTEGER}
+    if unknown:
+        raise emitter.unsupported(ins, f".{sorted(unknown)[0]}")
+    rounding = found - {"ftz", "sat"}
+    if len(rounding) > 1:
+        raise emitter.unsupported(ins, "more than one rounding")
+    mode = next(iter(rounding), "")
     if _is_float(source) and _is_float(target):
-        _float_to_float(emitter, ins, target, source, found)
+        _float_to_float(emitter, ins, target, source, mode)
     elif _is_float(source):
-        _float_to_integer(emitter, ins, target, source, found)
+        _float_to_integer(emitter, ins, target, source, mode)
     elif _is_float(target):
-        _integer_to_float(emitter, ins, target, source, found)
+        _integer_to_float(emitter, ins, target, source, mode)
+    elif mode or "ftz" in found:
+        raise emitter.unsupported(ins, "a rounding between integers")
     else:
         _integer_to_integer(emitter, ins, target, source, "sat" in found)
 
 
-def _round(emitter: Emitter, value: str, bits: int, found: set[str]) -> str:
-    for mode in found & _ROUND_TO_INTEGER.keys():
-        name = FLOAT_NAMES[bits]
-        function = f"llvm.{_ROUND_TO_INTEGER[mode]}.f{bits}"
-        value = emitter.call(function, name, f"{name} {value}")
-    return value
+def _whole(emitter: Emitter, ins: Instruction, value: str, bits: int, mode: str) -> str:
+    """Return a float rounded to an integer."""
+    if mode not in _ROUND_TO_INTEGER:
+        raise emitter.unsupported(ins, "it names no rounding to an integer")
+    name = FLOAT_NAMES[bits]
+    return emitter.call(f"llvm.{_ROUND_TO_INTEGER[mode]}.f{bits}", name, f"{name} {value}")
+
+
+def _source(emitter: Emitter, ins: Instruction, bits: int) -> str:
+    value = emitter.read_float(ins.operands[1], bits)
+    return flush(emitter, value, bits) if "ftz" in ins.parts and bits == 32 else value
+
+
+def _put(emitter: Emitter, ins: Instruction, value: str, bits: int) -> None:
+    if "ftz" in ins.parts and bits == 32:
+        value = flush(emitter, value, bits)
+    if "sat" in ins.parts:
+        value = saturate(emitter, value, bits)
+    emitter.write_float(ins.operands[0], value, bits)
 
 
 def _float_to_float(
-    emitter: Emitter, ins: Instruction, target: str, source: str, found: set[str]
+    emitter: Emitter, ins: Instruction, target: str, source: str, mode: str
 ) -> None:
     to, of = bits_of(target), bits_of(source)
-    value = _round(emitter, emitter.read_float(ins.operands[1], of), of, found)
-    if to > of:
+    value = _source(emitter, ins, of)
+    if mode in _ROUND_TO_INTEGER and to == of:
+        value = _whole(emitter, ins, value, of, mode)
+    elif mode and mode not in ROUNDINGS:
+        raise emitter.unsupported(ins, "a rounding to an integer in another format")
+    elif to > of:
         value = emitter.value(f"fpext {FLOAT_NAMES[of]} {value} to {FLOAT_NAMES[to]}")
     elif to < of:
-        value = emitter.value(f"fptrunc {FLOAT_NAMES[of]} {value} to {FLOAT_NAMES[to]}")
-    if "sat" in found:
-        value = saturate(emitter, value, to)
-    emitter.write_float(ins.operands[0], value, to)
+        if not mode:
+            raise emitter.unsupported(ins, "it names no rounding")
+        value = truncate(emitter, value, of, to, mode)
+    _put(emitter, ins, value, to)
 
 
 def _float_to_integer(
-    emitter: Emitter, ins: Instruction, target: str, source: str, found: set[str]
+    emitter: Emitter, ins: Instruction, target: str, source: str, mode: str
 ) -> None:
     to, of = bits_of(target), bits_of(source)
-    if not found & _ROUND_TO_INTEGER.keys():
-        raise emitter.unsupported(ins, "it names no rounding to an integer")
     signed = target[0] == "s"
-    value = _round(emitter, emitter.read_float(ins.operands[1], of), of, found)
+    value = _whole(emitter, ins, _source(emitter, ins, of), of, mode)
     name = f"llvm.fpto{'s' if signed else 'u'}i.sat.i{to}.f{of}"
     result = emitter.call(name, f"i{to}", f"{FLOAT_NAMES[of]} {value}")
     emitter.write(ins.operands[0], result, to, signed=signed)
 
 
 def _integer_to_float(
-    emitter: Emitter, ins: Instruction, target: str, source: str, found: set[str]
+    emitter: Emitter, ins: Instruction, target: str, source: str, mode: str
 ) -> None:
     to, of = bits_of(target), bits_of(source)
+    if mode not in ROUNDINGS:
+        raise emitter.unsupported(ins, "it names no rounding")
     value = emitter.read(ins.operands[1], of)
-    operation = "sitofp" if source[0] == "s" else "uitofp"
-    value = emitter.value(f"{operation} i{of} {value} to {FLOAT_NAMES[to]}")
-    if "sat" in found:
-        value = saturate(emitter, value, to)
-    emitter.write_float(ins.operands[0], value, to)
+    value = from_integer(emitter, value, of, to, mode, signed=source[0] == "s")
+    _put(emitter, ins, value, to)
 
 
 def _integer_to_integer(
@@ -140,13 +165,28 @@ def _integer_to_integer(
 
 
 def _compare(
-    emitter: Emitter, ins: Instruction, how: str, kind: str, a: Operand, b: Operand
-) -> str:
+    emitter: Emitter, ins: Instruction, modifiers: tuple[str, ...]
+) -> tuple[str, list[str]]:
+    """Return the comparison of the two sources, and how it is combined with a predicate."""
+    how, kind = ins.parts[1], ins.parts[-1]
+    ftz = "ftz" in modifiers
+    combine = [part for part in modifiers if part != "ftz"]
+    if kind not in TYPE_BYTES or len(combine) > 1 or set(combine) - {"and", "or", "xor"}:
+        raise emitter.unsupported(ins)
+    if ftz and kind not in ("f16", "f32"):
+        raise emitter.unsupported(ins, f".ftz with .{kind}")
+    return _comparison(emitter, ins, how, kind, ftz), combine
+
+
+def _comparison(emitter: Emitter, ins: Instruction, how: str, kind: str, ftz: bool) -> str:
+    a, b = ins.operands[1:3]
     bits = bits_of(kind)
     if _is_float(kind):
         if how not in _FLOAT_COMPARE:
             raise emitter.unsupported(ins)
         left, right = emitter.read_float(a, bits), emitter.read_float(b, bits)
+        if ftz:
+            left, right = flush(emitter, left, bits), flush(emitter, right, bits)
         return emitter.value(f"fcmp {_FLOAT_COMPARE[how]} {FLOAT_NAMES[bits]} {left}, {right}")
     if how in _UNSIGNED_COMPARE:
         code = _UNSIGNED_COMPARE[how]
@@ -161,11 +201,7 @@ def _compare(
 
 
 def _set_predicate(emitter: Emitter, ins: Instruction) -> None:
-    how, kind = ins.parts[1], ins.parts[-1]
-    combine = ins.parts[2:-1]
-    if kind not in TYPE_BYTES or len(combine) > 1 or set(combine) - {"and", "or", "xor"}:
-        raise emitter.unsupported(ins)
-    result = _compare(emitter, ins, how, kind, ins.operands[1], ins.operands[2])
+    result, combine = _compare(emitter, ins, ins.parts[2:-1])
     target = ins.operands[0]
     second = target.second if isinstance(target, Pair) else None
     first = target.first if isinstance(target, Pair) else target
@@ -181,11 +217,8 @@ def _set_predicate(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _set(emitter: Emitter, ins: Instruction) -> None:
-    how, target, kind = ins.parts[1], ins.parts[-2], ins.parts[-1]
-    combine = ins.parts[2:-2]
-    if kind not in TYPE_BYTES or len(combine) > 1 or set(combine) - {"and", "or", "xor"}:
-        raise emitter.unsupported(ins)
-    result = _compare(emitter, ins, how, kind, ins.operands[1], ins.operands[2])
+    target = ins.parts[-2]
+    result, combine = _compare(emitter, ins, ins.parts[2:-2])
     if combine:
         other = emitter.read(ins.operands[3], 1)
         result = emitter.value(f"{combine[0]} i1 {result}, {other}")
@@ -208,11 +241,14 @@ def _select(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _select_by_sign(emitter: Emitter, ins: Instruction) -> None:
-    if len(ins.parts) != 3 or ins.parts[2] not in ("s32", "f32"):
+    parts = tuple(part for part in ins.parts if part != "ftz")
+    if len(parts) != 3 or parts[2] not in ("s32", "f32") or parts[1] not in TYPE_BYTES:
         raise emitter.unsupported(ins)
-    bits = bits_of(ins.parts[1])
+    if len(ins.parts) != 3 and parts[2] != "f32":
+        raise emitter.unsupported(ins, ".ftz with .s32")
+    bits = bits_of(parts[1])
     a, b = (emitter.read(operand, bits) for operand in ins.operands[1:3])
-    if ins.parts[2] == "s32":
+    if parts[2] == "s32":
         condition = emitter.value(f"icmp sge i32 {emitter.read(ins.operands[3], 32)}, 0")
     else:
         condition = emitter.value(f"fcmp oge float {emitter.read_float(ins.operands[3], 32)}, 0.0")

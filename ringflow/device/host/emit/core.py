@@ -33,6 +33,18 @@ def bits_of(kind: str) -> int:
     return 1 if kind == "pred" else TYPE_BYTES[kind] * 8
 
 
+def _refloat(word: int, of: int, to: int) -> int:
+    """Return the bits of a float literal in another width, rounded to nearest even."""
+    formats = {32: "<f", 64: "<d"}
+    if to not in formats:
+        return word
+    exact = struct.unpack(formats[of], word.to_bytes(of // 8, "little"))[0]
+    try:
+        return int.from_bytes(struct.pack(formats[to], exact), "little")
+    except OverflowError:
+        return 0xFF800000 if exact < 0 else 0x7F800000
+
+
 class ModuleContext:
     """What all functions of one LLVM module share: declarations, globals, function names."""
 
@@ -42,11 +54,14 @@ class ModuleContext:
         functions: Mapping[str, Function],
         given: frozenset[str] = frozenset(),
         inlined: frozenset[str] = frozenset(),
+        *,
+        memcheck: bool = False,
     ) -> None:
         self.variables = variables
         self.functions = functions
         self.given = given
         self.inlined = inlined
+        self.memcheck = memcheck
         self.declarations: dict[str, str] = {}
         self.externs: set[str] = set()
 
@@ -54,6 +69,10 @@ class ModuleContext:
         """Declare ``signature`` (``i32 @name(i32)``) once and return the function's name."""
         self.declarations.setdefault(name, f"declare {signature}")
         return f"@{name}"
+
+    def define(self, name: str, text: str) -> None:
+        """Add the definition of a function that several emitters may ask for."""
+        self.declarations.setdefault(name, text)
 
     def intrinsic(self, name: str, result: str, *arguments: str) -> str:
         """Declare an LLVM intrinsic and return its name."""
@@ -176,16 +195,19 @@ class Emitter:
 
     def literal(self, number: Immediate, bits: int) -> str:
         value = number.value
-        if number.float_bits == 64 and bits == 32 and self.reads_float():
-            exact = struct.unpack("<d", value.to_bytes(8, "little"))[0]
-            value = int.from_bytes(struct.pack("<f", exact), "little")
+        if number.float_bits and number.float_bits != bits and self.reads_float():
+            value = _refloat(value, number.float_bits, bits)
         value &= (1 << bits) - 1
         if bits == 1:
             return "true" if value else "false"
         return str(value - (1 << bits) if value >> (bits - 1) else value)
 
     def reads_float(self) -> bool:
-        return self.ins is not None and self.ins.parts[-1] in ("f32", "f16")
+        """Whether a literal in the instruction is a float of the type's width."""
+        if self.ins is None:
+            return False
+        kinds = self.ins.parts[1:] if self.ins.parts[0] == "slct" else self.ins.parts[-1:]
+        return not {"f32", "f64"}.isdisjoint(kinds)
 
     def line(self) -> int:
         return self.ins.line if self.ins is not None else self.function.line
@@ -280,6 +302,9 @@ class Emitter:
 
     def note_effect(self) -> None:
         """Called at every store and atomic."""
+
+    def check_access(self, pointer: str, space: str, kind: int, size_bytes: int) -> None:
+        """Called before every access but those of parameters by name; for memcheck."""
 
     def trap(self, kind: int) -> None:
         """Stop the kernel; emits a terminator."""

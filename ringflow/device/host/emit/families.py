@@ -22,7 +22,7 @@ def emit_plain(emitter: Emitter, ins: Instruction) -> None:
         family = MEMORY[root]
     elif root in CONVERT:
         family = CONVERT[root]
-    elif ins.parts[-1] in ("f32", "f64") and root in FLOATING:
+    elif ins.parts[-1] in ("f16", "f32", "f64") and root in FLOATING:
         family = FLOATING[root]
     elif root in INTEGER:
         family = INTEGER[root]
@@ -30,5 +30,5 @@ def emit_plain(emitter: Emitter, ins: Instruction) -> None:
         raise emitter.unsupported(ins)
     try:
         emitter.guarded(ins.guard, lambda: family(emitter, ins))
-    except (IndexError, ValueError) as error:
+    except (IndexError, KeyError, ValueError) as error:
         raise emitter.unsupported(ins, f"its operands do not fit ({error})") from None

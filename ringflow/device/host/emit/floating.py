@@ -1,128 +1,184 @@
-"""Arithmetic on f32 and f64.
+"""Arithmetic on f16, f32 and f64.
 
-- Only round to nearest even; other roundings and ``.ftz`` are refused, never taken as .rn.
+- Every rounding mode of the PTX ISA, and ``.ftz``; what a type does not have is refused.
 - ``.approx`` and ``.full`` are computed more exactly than a GPU does.
+- f16 is computed in a wider format and rounded once; the widths are such that this is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ringflow.device.host.emit.core import FLOAT_NAMES, Emitter
 from ringflow.device.host.emit.integer import Emit
+from ringflow.device.host.emit.rounding import (
+    DIRECTED,
+    NEAREST,
+    ROUNDINGS,
+    directed,
+    flush,
+    truncate,
+)
 from ringflow.device.host.ptx.ast import Instruction
 
-_FINITE, _INFINITE, _NUMBER, _NAN, _NORMAL, _SUBNORMAL = 0x1F8, 0x204, 0x3FC, 0x3, 0x108, 0x90
+_FINITE, _INFINITE, _NUMBER, _NAN, _SUBNORMAL = 0x1F8, 0x204, 0x3FC, 0x3, 0x90
 _CLASSES = {
     "finite": _FINITE,
     "infinite": _INFINITE,
     "number": _NUMBER,
     "notanumber": _NAN,
-    "normal": _NORMAL,
+    "normal": _FINITE & ~_SUBNORMAL,  # zeros are normal here
     "subnormal": _SUBNORMAL,
 }
 _LIBM = {"sin": "sin", "cos": "cos", "ex2": "exp2", "lg2": "log2", "tanh": "tanh"}
+_ALL = " ".join(sorted(ROUNDINGS))
+_ARITHMETIC = {"f32": f"{_ALL} ftz sat", "f64": _ALL, "f16": "rn ftz sat"}
+_EXTREMES = {"f32": "ftz NaN", "f64": "", "f16": "ftz NaN"}
+_SIGNS = {"f32": "ftz", "f64": "", "f16": "ftz"}
+_FORMS: Mapping[str, Mapping[str, str]] = {
+    **dict.fromkeys(("add", "sub", "mul", "fma", "mad"), _ARITHMETIC),
+    **dict.fromkeys(("min", "max"), _EXTREMES),
+    **dict.fromkeys(("neg", "abs"), _SIGNS),
+    "div": {"f32": f"{_ALL} ftz approx full", "f64": _ALL},
+    "copysign": {"f32": "", "f64": ""},
+    "sqrt": {"f32": f"{_ALL} ftz approx", "f64": _ALL},
+    "rcp": {"f32": f"{_ALL} ftz approx", "f64": f"{_ALL} ftz approx"},
+    "rsqrt": {"f32": "ftz approx", "f64": "ftz approx"},
+    **{name: {"f32": "ftz approx"} for name in _LIBM},
+}
+"""The modifiers that each instruction has, by type."""
 
 
-def _kind(emitter: Emitter, ins: Instruction, *modifiers: str) -> tuple[int, set[str]]:
-    kind = ins.parts[-1]
-    if kind not in ("f32", "f64"):
-        raise emitter.unsupported(ins, f"type .{kind}")
-    found = set(ins.parts[1:-1])
-    unknown = found.difference(modifiers)
-    if unknown:
-        detail = f".{sorted(unknown)[0]}: only round to nearest even with denormals kept is"
-        raise emitter.unsupported(ins, detail)
-    return int(kind[1:]), found
+class _Form:
+    """The type and the modifiers of an instruction; refuses what the ISA or the host lacks."""
 
+    def __init__(self, emitter: Emitter, ins: Instruction) -> None:
+        kind = ins.parts[-1]
+        allowed = _FORMS[ins.parts[0]].get(kind)
+        if allowed is None:
+            raise emitter.unsupported(ins, f"type .{kind}")
+        self.found = set(ins.parts[1:-1])
+        unknown = self.found.difference(allowed.split())
+        if unknown:
+            raise emitter.unsupported(ins, f".{sorted(unknown)[0]} with .{kind}")
+        precision = self.found & {*ROUNDINGS, "approx", "full"}
+        if len(precision) > 1:
+            raise emitter.unsupported(ins, "more than one rounding")
+        self.bits = int(kind[1:])
+        self.name = FLOAT_NAMES[self.bits]
+        self.mode = next(iter(precision & ROUNDINGS), NEAREST)
+        self.ftz = "ftz" in self.found
+        self.emitter = emitter
+        self.ins = ins
 
-def constant(value: float, bits: int) -> str:
-    """Return a float constant that both widths hold exactly."""
-    return f"{value:.1f}"
+    def operands(self) -> list[str]:
+        """Return the source operands as floats, flushed where the instruction says so."""
+        values = [self.emitter.read_float(o, self.bits) for o in self.ins.operands[1:]]
+        return [flush(self.emitter, v, self.bits) for v in values] if self.ftz else values
+
+    def exactly(self, count: int) -> list[str]:
+        values = self.operands()
+        if len(values) != count:
+            raise ValueError(f"{count} are needed")
+        return values
+
+    def finish(self, value: str) -> None:
+        """Write the result: flushed, then saturated."""
+        if self.ftz:
+            value = flush(self.emitter, value, self.bits)
+        if "sat" in self.found:
+            value = saturate(self.emitter, value, self.bits)
+        self.emitter.write_float(self.ins.operands[0], value, self.bits)
 
 
 def saturate(emitter: Emitter, value: str, bits: int) -> str:
     """Clamp to 0..1; NaN becomes 0."""
     name = FLOAT_NAMES[bits]
-    value = emitter.call(
-        f"llvm.maximumnum.f{bits}", name, f"{name} {value}", f"{name} {constant(0.0, bits)}"
-    )
-    return emitter.call(
-        f"llvm.minimumnum.f{bits}", name, f"{name} {value}", f"{name} {constant(1.0, bits)}"
-    )
+    value = emitter.call(f"llvm.maximumnum.f{bits}", name, f"{name} {value}", f"{name} 0.0")
+    return emitter.call(f"llvm.minimumnum.f{bits}", name, f"{name} {value}", f"{name} 1.0")
 
 
-def _finish(emitter: Emitter, ins: Instruction, value: str, bits: int, found: set[str]) -> None:
-    if "sat" in found:
-        value = saturate(emitter, value, bits)
-    emitter.write_float(ins.operands[0], value, bits)
+def _rounded(form: _Form, operation: str, values: list[str]) -> str:
+    """Return ``operation`` (fadd, fma, sqrt ...) of the values as the form rounds."""
+    emitter, bits = form.emitter, form.bits
+    if form.mode in DIRECTED:
+        return directed(emitter, operation, bits, form.mode, values)
+    if bits == 16:
+        # One rounding: a product of two f16 and its sum with a third are exact in f64 as far as
+        # their rounding to f16 can see.
+        wide = [emitter.value(f"fpext half {value} to double") for value in values]
+        return truncate(emitter, _nearest(emitter, operation, 64, wide), 64, 16, NEAREST)
+    return _nearest(emitter, operation, bits, values)
 
 
-def _binary(emitter: Emitter, ins: Instruction) -> None:
-    bits, found = _kind(emitter, ins, "rn", "sat", *(("approx", "full") * (ins.parts[0] == "div")))
-    a, b = (emitter.read_float(operand, bits) for operand in ins.operands[1:3])
-    value = emitter.value(f"f{ins.parts[0]} {FLOAT_NAMES[bits]} {a}, {b}")
-    _finish(emitter, ins, value, bits, found)
-
-
-def _fused(emitter: Emitter, ins: Instruction) -> None:
-    bits, found = _kind(emitter, ins, "rn", "sat")
+def _nearest(emitter: Emitter, operation: str, bits: int, values: list[str]) -> str:
     name = FLOAT_NAMES[bits]
-    values = [f"{name} {emitter.read_float(operand, bits)}" for operand in ins.operands[1:4]]
-    _finish(emitter, ins, emitter.call(f"llvm.fma.f{bits}", name, *values), bits, found)
+    if operation in ("fma", "sqrt"):
+        return emitter.call(f"llvm.{operation}.f{bits}", name, *[f"{name} {v}" for v in values])
+    return emitter.value(f"{operation} {name} {', '.join(values)}")
+
+
+def _arithmetic(operation: str, count: int) -> Emit:
+    def emit(emitter: Emitter, ins: Instruction) -> None:
+        form = _Form(emitter, ins)
+        form.finish(_rounded(form, operation, form.exactly(count)))
+
+    return emit
 
 
 def _minimum_or_maximum(emitter: Emitter, ins: Instruction) -> None:
-    bits, found = _kind(emitter, ins, "NaN")
-    name = FLOAT_NAMES[bits]
-    stem = {"min": "minimum", "max": "maximum"}[ins.parts[0]] + ("" if "NaN" in found else "num")
-    operands = [emitter.read_float(operand, bits) for operand in ins.operands[1:]]
-    value = operands[0]
-    for operand in operands[1:]:
-        value = emitter.call(f"llvm.{stem}.f{bits}", name, f"{name} {value}", f"{name} {operand}")
-    emitter.write_float(ins.operands[0], value, bits)
+    form = _Form(emitter, ins)
+    stem = {"min": "minimum", "max": "maximum"}[ins.parts[0]]
+    if "NaN" not in form.found:
+        stem += "num"
+    value, *others = form.operands()
+    if not others:
+        raise ValueError("two are needed")
+    name, bits = form.name, form.bits
+    for other in others:
+        value = emitter.call(f"llvm.{stem}.f{bits}", name, f"{name} {value}", f"{name} {other}")
+    form.finish(value)
 
 
 def _sign(emitter: Emitter, ins: Instruction) -> None:
-    bits, _ = _kind(emitter, ins)
-    a = emitter.read(ins.operands[1], bits)
+    form = _Form(emitter, ins)
+    bits = form.bits
+    (value,) = form.exactly(1)
+    word = emitter.value(f"bitcast {form.name} {value} to i{bits}")
     sign = -(1 << (bits - 1))
-    if ins.parts[0] == "neg":
-        value = emitter.value(f"xor i{bits} {a}, {sign}")
-    else:
-        value = emitter.value(f"and i{bits} {a}, {~sign}")
-    emitter.write(ins.operands[0], value, bits)
+    operation = f"xor i{bits} {word}, {sign}"
+    if ins.parts[0] == "abs":
+        operation = f"and i{bits} {word}, {~sign}"
+    emitter.write(ins.operands[0], emitter.value(operation), bits)
 
 
 def _copy_sign(emitter: Emitter, ins: Instruction) -> None:
-    bits, _ = _kind(emitter, ins)
-    name = FLOAT_NAMES[bits]
-    sign, magnitude = (emitter.read_float(operand, bits) for operand in ins.operands[1:3])
-    value = emitter.call(f"llvm.copysign.f{bits}", name, f"{name} {magnitude}", f"{name} {sign}")
-    emitter.write_float(ins.operands[0], value, bits)
+    form = _Form(emitter, ins)
+    name = form.name
+    sign, magnitude = form.exactly(2)
+    form.finish(
+        emitter.call(f"llvm.copysign.f{form.bits}", name, f"{name} {magnitude}", f"{name} {sign}")
+    )
 
 
-def _root_or_inverse(emitter: Emitter, ins: Instruction) -> None:
-    bits, _ = _kind(emitter, ins, "rn", "approx")
-    name = FLOAT_NAMES[bits]
-    value = emitter.read_float(ins.operands[1], bits)
-    if ins.parts[0] in ("sqrt", "rsqrt"):
-        value = emitter.call(f"llvm.sqrt.f{bits}", name, f"{name} {value}")
-    if ins.parts[0] in ("rcp", "rsqrt"):
-        value = emitter.value(f"fdiv {name} {constant(1.0, bits)}, {value}")
-    emitter.write_float(ins.operands[0], value, bits)
+def _inverse(emitter: Emitter, ins: Instruction) -> None:
+    form = _Form(emitter, ins)
+    values = form.exactly(1)
+    if ins.parts[0] == "rsqrt":
+        values = [_rounded(form, "sqrt", values)]
+    form.finish(_rounded(form, "fdiv", ["1.0", *values]))
 
 
 def _transcendental(emitter: Emitter, ins: Instruction) -> None:
-    bits, _ = _kind(emitter, ins, "approx")
-    name = FLOAT_NAMES[bits]
-    value = emitter.read_float(ins.operands[1], bits)
-    function = _LIBM[ins.parts[0]] + ("f" if bits == 32 else "")
-    result = emitter.extern(function, name, f"{name} {value}")
-    emitter.write_float(ins.operands[0], result, bits)
+    form = _Form(emitter, ins)
+    (value,) = form.exactly(1)
+    function = _LIBM[ins.parts[0]] + "f"
+    form.finish(emitter.extern(function, "float", f"float {value}"))
 
 
 def _test_property(emitter: Emitter, ins: Instruction) -> None:
+    if ins.parts[-1] not in ("f32", "f64") or len(ins.parts) != 3:
+        raise emitter.unsupported(ins)
     bits = int(ins.parts[-1][1:])
     mask = _CLASSES.get(ins.parts[1])
     if mask is None:
@@ -133,14 +189,18 @@ def _test_property(emitter: Emitter, ins: Instruction) -> None:
     emitter.write(ins.operands[0], result, 1)
 
 
+_BINARY: Mapping[str, Callable[[Emitter, Instruction], None]] = {
+    name: _arithmetic(f"f{name}", 2) for name in ("add", "sub", "mul", "div")
+}
 FLOATING: Mapping[str, Emit] = {
-    **dict.fromkeys(("add", "sub", "mul", "div"), _binary),
-    **dict.fromkeys(("fma", "mad"), _fused),
+    **_BINARY,
+    **dict.fromkeys(("fma", "mad"), _arithmetic("fma", 3)),
+    "sqrt": _arithmetic("sqrt", 1),
     **dict.fromkeys(("min", "max"), _minimum_or_maximum),
     **dict.fromkeys(("neg", "abs"), _sign),
     "copysign": _copy_sign,
-    **dict.fromkeys(("sqrt", "rsqrt", "rcp"), _root_or_inverse),
+    **dict.fromkeys(("rsqrt", "rcp"), _inverse),
     **dict.fromkeys(_LIBM, _transcendental),
     "testp": _test_property,
 }
-"""Emitters for instructions whose last part is f32 or f64, by the opcode's first part."""
+"""Emitters for instructions whose last part is a float type, by the opcode's first part."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ringflow.device.host.emit.core import Emitter, bits_of
-from ringflow.device.host.ptx.ast import Instruction
+from ringflow.device.host.ptx.ast import TYPE_BYTES, Instruction, Pair
 
 CARRY = "%carry"
 Emit = Callable[[Emitter, Instruction], None]
@@ -18,7 +18,7 @@ Emit = Callable[[Emitter, Instruction], None]
 def _kind(emitter: Emitter, ins: Instruction, *modifiers: str) -> tuple[str, int, set[str]]:
     """Return the type, its bits and the modifiers; refuses those not listed."""
     kind = ins.parts[-1]
-    if kind[:1] not in "bus" or not kind[1:].isdigit():
+    if kind not in TYPE_BYTES or kind[0] not in "bus" or kind == "b128":
         raise emitter.unsupported(ins, f"type .{kind}")
     found = set(ins.parts[1:-1])
     unknown = found.difference(modifiers)
@@ -78,9 +78,13 @@ def _add_or_subtract(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _product(
-    emitter: Emitter, ins: Instruction, kind: str, bits: int, part: str
+    emitter: Emitter, ins: Instruction, kind: str, bits: int, modifiers: set[str]
 ) -> tuple[str, int]:
     """Return operands 1 × 2: the low or high half, or the whole in twice the width."""
+    halves = modifiers & {"lo", "hi", "wide"}
+    if len(halves) != 1 or (halves == {"wide"} and bits == 64):
+        raise emitter.unsupported(ins, "it names no half of the product that it has")
+    (part,) = halves
     signed = kind[0] == "s"
     a = emitter.read(ins.operands[1], bits)
     b = emitter.read(ins.operands[2], bits)
@@ -97,20 +101,27 @@ def _product(
 
 def _multiply(emitter: Emitter, ins: Instruction) -> None:
     kind, bits, modifiers = _kind(emitter, ins, "lo", "hi", "wide")
-    part = next(iter(modifiers), "lo")
-    value, width = _product(emitter, ins, kind, bits, part)
+    value, width = _product(emitter, ins, kind, bits, modifiers)
     emitter.write(ins.operands[0], value, width, signed=kind[0] == "s")
+
+
+def _saturated_sum(emitter: Emitter, a: str, b: str) -> str:
+    return emitter.call("llvm.sadd.sat.i32", "i32", f"i32 {a}", f"i32 {b}")
 
 
 def _multiply_add(emitter: Emitter, ins: Instruction) -> None:
     kind, bits, modifiers = _kind(emitter, ins, "lo", "hi", "wide", "cc", "sat")
-    if "sat" in modifiers:
-        raise emitter.unsupported(ins, ".sat")
     carry_in = ins.parts[0] == "madc"
-    part = next(iter(modifiers & {"lo", "hi", "wide"}), "lo")
-    value, width = _product(emitter, ins, kind, bits, part)
+    value, width = _product(emitter, ins, kind, bits, modifiers)
     c = emitter.read(ins.operands[3], width)
+    if "sat" in modifiers:
+        if kind != "s32" or "hi" not in modifiers or "cc" in modifiers or carry_in:
+            raise emitter.unsupported(ins, ".sat")
+        emitter.write(ins.operands[0], _saturated_sum(emitter, value, c), 32)
+        return
     if carry_in or "cc" in modifiers:
+        if "wide" in modifiers:
+            raise emitter.unsupported(ins, ".wide with a carry")
         total = _with_carry(emitter, "add", width, value, c, carry_in)
         _finish_carry(emitter, ins, total, width, "cc" in modifiers)
         return
@@ -119,7 +130,9 @@ def _multiply_add(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _multiply24(emitter: Emitter, ins: Instruction) -> None:
-    kind, bits, modifiers = _kind(emitter, ins, "lo", "hi")
+    kind, bits, modifiers = _kind(emitter, ins, "lo", "hi", "sat")
+    if bits != 32 or len(modifiers & {"lo", "hi"}) != 1:
+        raise emitter.unsupported(ins)
     signed = kind[0] == "s"
     wide = []
     for operand in ins.operands[1:3]:
@@ -131,8 +144,40 @@ def _multiply24(emitter: Emitter, ins: Instruction) -> None:
         product = emitter.value(f"lshr i64 {product}, 16")
     value = emitter.resize(product, 64, bits)
     if ins.parts[0] == "mad24":
-        value = emitter.value(f"add i32 {value}, {emitter.read(ins.operands[3], 32)}")
+        c = emitter.read(ins.operands[3], 32)
+        if "sat" not in modifiers:
+            value = emitter.value(f"add i32 {value}, {c}")
+        elif kind == "s32" and "hi" in modifiers:
+            value = _saturated_sum(emitter, value, c)
+        else:
+            raise emitter.unsupported(ins, ".sat")
+    elif "sat" in modifiers:
+        raise emitter.unsupported(ins, ".sat")
     emitter.write(ins.operands[0], value, bits)
+
+
+def _dot_product(emitter: Emitter, ins: Instruction) -> None:
+    """dp4a: four bytes by four bytes; dp2a: two halves by the low or high two bytes."""
+    four = ins.parts[0] == "dp4a"
+    if not four and (len(ins.parts) != 4 or ins.parts[1] not in ("lo", "hi")):
+        raise emitter.unsupported(ins)
+    kinds = ins.parts[1:] if four else ins.parts[2:]
+    if len(kinds) != 2 or not {"u32", "s32"}.issuperset(kinds):
+        raise emitter.unsupported(ins)
+    a, b, total = (emitter.read(operand, 32) for operand in ins.operands[1:4])
+    first = 16 if ins.parts[1] == "hi" else 0
+    step = 8 if four else 16
+    for index in range(4 if four else 2):
+        x = _piece(emitter, a, index * step, step, kinds[0])
+        y = _piece(emitter, b, first + 8 * index, 8, kinds[1])
+        total = emitter.value(f"add i32 {total}, {emitter.value(f'mul i32 {x}, {y}')}")
+    emitter.write(ins.operands[0], total, 32)
+
+
+def _piece(emitter: Emitter, word: str, position: int, bits: int, kind: str) -> str:
+    """Return bits of a word as an i32, sign-extended for s32."""
+    small = emitter.value(f"lshr i32 {word}, {position}")
+    return emitter.resize(emitter.resize(small, 32, bits), bits, 32, signed=kind == "s32")
 
 
 def _sum_of_differences(emitter: Emitter, ins: Instruction) -> None:
@@ -184,7 +229,7 @@ def _negate_or_absolute(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _logic_bits(emitter: Emitter, ins: Instruction) -> int:
-    if len(ins.parts) != 2:
+    if len(ins.parts) != 2 or ins.parts[1] not in ("pred", "b16", "b32", "b64"):
         raise emitter.unsupported(ins)
     return bits_of(ins.parts[1])
 
@@ -251,6 +296,8 @@ def _funnel_shift(emitter: Emitter, ins: Instruction) -> None:
 
 def _count(emitter: Emitter, ins: Instruction) -> None:
     bits = _logic_bits(emitter, ins)
+    if bits < 32:
+        raise emitter.unsupported(ins)
     a = emitter.read(ins.operands[1], bits)
     name = {"popc": "ctpop", "clz": "ctlz", "brev": "bitreverse"}[ins.parts[0]]
     arguments = [f"i{bits} {a}"] + (["i1 false"] if name == "ctlz" else [])
@@ -354,8 +401,12 @@ def _permute(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _lookup3(emitter: Emitter, ins: Instruction) -> None:
-    if ins.parts != ("lop3", "b32"):
+    combine = ins.parts[1:-1]
+    target = ins.operands[0]
+    if ins.parts[-1] != "b32" or combine not in ((), ("or",), ("and",)):
         raise emitter.unsupported(ins)
+    if bool(combine) != isinstance(target, Pair):
+        raise emitter.unsupported(ins, "a predicate and .and or .or belong together")
     values = [emitter.read(operand, 32) for operand in ins.operands[1:4]]
     table = int(emitter.read(ins.operands[4], 32))
     inverse = [emitter.value(f"xor i32 {value}, -1") for value in values]
@@ -366,7 +417,12 @@ def _lookup3(emitter: Emitter, ins: Instruction) -> None:
             term = emitter.value(f"and i32 {picks[0]}, {picks[1]}")
             term = emitter.value(f"and i32 {term}, {picks[2]}")
             result = emitter.value(f"or i32 {result}, {term}")
-    emitter.write(ins.operands[0], result, 32)
+    if isinstance(target, Pair):
+        some = emitter.value(f"icmp ne i32 {result}, 0")
+        some = emitter.value(f"{combine[0]} i1 {some}, {emitter.read(ins.operands[5], 1)}")
+        emitter.write(target.second, some, 1)
+        target = target.first
+    emitter.write(target, result, 32)
 
 
 def _mask(emitter: Emitter, ins: Instruction) -> None:
@@ -382,6 +438,7 @@ INTEGER: Mapping[str, Emit] = {
     "mul": _multiply,
     **dict.fromkeys(("mad", "madc"), _multiply_add),
     **dict.fromkeys(("mul24", "mad24"), _multiply24),
+    **dict.fromkeys(("dp4a", "dp2a"), _dot_product),
     "sad": _sum_of_differences,
     **dict.fromkeys(("div", "rem"), _divide),
     **dict.fromkeys(("min", "max"), _minimum_or_maximum),

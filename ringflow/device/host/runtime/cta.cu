@@ -98,6 +98,14 @@ static DEVICE __attribute__((noinline)) void collect(
                 if (set >> other & 1 && a[other] == a[lane] &&
                     (code == MATCH_32 || b[other] == b[lane]))
                     value |= 1u << other;
+        } else if (code == MATCH_ALL_32 || code == MATCH_ALL_64) {
+            predicate = 1;
+#pragma unroll 1
+            for (u32 other = 0; other < 32; ++other)
+                if (set >> other & 1 &&
+                    (a[other] != a[lane] || (code == MATCH_ALL_64 && b[other] != b[lane])))
+                    predicate = 0;
+            value = predicate ? set : 0;
         } else if (code == ACTIVE_MASK) value = set;
         else if (code == ADD) value = sum;
         else if (code == AND) value = all;
@@ -118,37 +126,67 @@ static DEVICE __attribute__((noinline)) void collect(
     }
 }
 
+// Counts the threads that only announce themselves at a barrier, and lets them go on.
+static DEVICE __attribute__((noinline)) bool note_arrivals(Header* cta, const Table* table) {
+    u32* state = unit(cta, 0);
+    bool any = false;
+#pragma unroll 1
+    for (u32 t = 0; t < cta->threads; ++t) {
+        u32 word = state[t];
+        if (!at_barrier(word) || table->fact[word & REGION].code != BAR_ARRIVE) continue;
+        u32 id = barrier_of(cta, table, t, word);
+        if (id >= BARRIERS) continue;
+        u32 wanted = unit(cta, 2)[t];
+        if (++cta->arrived[id] == wanted) cta->arrived[id] = 0;  // nobody waits for them
+        state[t] = word & REGION;
+        any = true;
+    }
+    return any;
+}
+
 // Lets the threads that wait at barrier `id` go on, if all that it waits for have come.
 static DEVICE __attribute__((noinline)) bool release_barrier(
     Header* cta, const Table* table, u32 id) {
     u32* state = unit(cta, 0);
     u32* a = unit(cta, 1);
     const u32* count = unit(cta, 2);
-    u32 waiting = 0, wanted = 0, ones = 0;
+    u32 waiting = 0, wanted = 0;
 #pragma unroll 1
     for (u32 t = 0; t < cta->threads; ++t) {
-        if (!(state[t] & BARRIER) || state[t] >= WARP) continue;
-        if (table->fact[state[t] & REGION].constant != id) continue;
+        if (!at_barrier(state[t]) || barrier_of(cta, table, t, state[t]) != id) continue;
         ++waiting;
         wanted = count[t];
+    }
+    u32 needed = wanted ? wanted : cta->threads - cta->exited;
+    if (!waiting || waiting + cta->arrived[id] < needed) return false;
+    u32 taken = needed - cta->arrived[id], ones = 0, seen = 0;
+    if (!wanted) taken = waiting;
+    cta->arrived[id] = 0;
+#pragma unroll 1
+    for (u32 t = 0; t < cta->threads && seen < taken; ++t) {
+        if (!at_barrier(state[t]) || barrier_of(cta, table, t, state[t]) != id) continue;
+        ++seen;
         ones += a[t] != 0;
     }
-    if (!waiting) return false;
-    u32 live = cta->threads - cta->exited;
-    u32 needed = wanted ? wanted : live;
-    if (waiting < needed) return false;
 #pragma unroll 1
-    for (u32 t = 0; t < cta->threads; ++t) {
-        if (!(state[t] & BARRIER) || state[t] >= WARP) continue;
+    for (u32 t = 0; t < cta->threads && seen; ++t) {
+        if (!at_barrier(state[t]) || barrier_of(cta, table, t, state[t]) != id) continue;
+        --seen;
         u32 region = state[t] & REGION;
         u32 code = table->fact[region].code;
-        if (table->fact[region].constant != id) continue;
         if (code == BAR_POPC) a[t] = ones;
-        else if (code == BAR_AND) a[t] = ones == waiting;
+        else if (code == BAR_AND) a[t] = ones == taken;
         else if (code == BAR_OR) a[t] = ones != 0;
         state[t] = region;
     }
     return true;
+}
+
+// Whether all threads, which wait at one place, may go on without any counting.
+INLINE bool is_plain_barrier(Header* cta, const Table* table, u32 word) {
+    const Fact* fact = &table->fact[word & REGION];
+    return fact->code != BAR_ARRIVE && fact->constant < BARRIERS && unit(cta, 2)[0] == 0 &&
+           cta->arrived[fact->constant] == 0;
 }
 
 // Lets collectives of one warp complete; threads whose state is ready still run.
@@ -195,16 +233,21 @@ static DEVICE __attribute__((noinline)) bool release_warp(
 
 static DEVICE __attribute__((noinline)) bool release(Header* cta, const Table* table) {
     const u32* state = unit(cta, 0);
-    bool warps = false;
+    bool warps = false, arrivals = false;
     u32 ids = 0;
 #pragma unroll 1
     for (u32 t = 0; t < cta->threads; ++t) {
         u32 word = state[t];
         if (word >= EXITED) continue;
         if (word & WARP) warps = true;
-        else if (word & BARRIER) ids |= 1u << table->fact[word & REGION].constant;
+        else if (word & BARRIER) {
+            u32 id = barrier_of(cta, table, t, word);
+            if (id >= BARRIERS) continue;  // waits for ever
+            ids |= 1u << id;
+            arrivals |= table->fact[word & REGION].code == BAR_ARRIVE;
+        }
     }
-    bool released = false;
+    bool released = arrivals && note_arrivals(cta, table);
     if (warps) {
 #pragma unroll 1
         for (u32 first = 0; first < cta->threads; first += 32)
@@ -291,7 +334,8 @@ static DEVICE __attribute__((noinline)) int mixed(Header* cta, const Table* tabl
         cta->exited = exited;
         if (high >= TRAP) return note_trap(cta, table), TRAPPED;
         if (low >= EXITED) return DONE;
-        if (low == high && exited == 0 && !(low & WARP)) {
+        bool together = low == high && exited == 0 && !(low & WARP);
+        if (together && (!(low & BARRIER) || is_plain_barrier(cta, table, low))) {
             cta->uniform = low;
             return -1;
         }
@@ -333,20 +377,14 @@ EXPORT int ringflow_cta_step(Header* cta, int budget, const Table* table) {
             break;
         }
         u32 region = word & REGION;
-        if (word & WARP) {
+        if (word & WARP || (word & BARRIER && !is_plain_barrier(cta, table, word))) {
             cta->uniform = MIXED;
             cta->settled = 0;
             continue;
         }
-        u32 got = 0;
-        if (word & BARRIER) {
-            const Fact* fact = &table->fact[region];
-            u32* counts = unit(cta, 2);
-            if (fact->code != BAR || counts[0] != 0) {
-                release_barrier(cta, table, fact->constant);
-            }
-        }
-        got = table->run[region](cta, 0, cta->threads);
+        if (word & BARRIER && table->fact[region].code != BAR)
+            release_barrier(cta, table, table->fact[region].constant);
+        u32 got = table->run[region](cta, 0, cta->threads);
         u32 next = got & MASK;
         if (next >= EXITED && next != MIXED) {
             if (next == EXITED) status = DONE, cta->exited = cta->threads;

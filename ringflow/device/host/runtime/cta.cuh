@@ -23,13 +23,14 @@ enum : u32 {
     UNKNOWN = 0xFFFFFFFF,
 };
 enum : u32 {
-    BAR = 1, BAR_POPC, BAR_AND, BAR_OR,
+    BAR = 1, BAR_POPC, BAR_AND, BAR_OR, BAR_ARRIVE,
     WARP_SYNC = 8, SHFL_UP, SHFL_DOWN, SHFL_BFLY, SHFL_IDX,
     VOTE_ALL, VOTE_ANY, VOTE_UNI, VOTE_BALLOT,
     MATCH_32, MATCH_64, ACTIVE_MASK,
     ADD, AND, OR, XOR, MIN_U, MAX_U, MIN_S, MAX_S,
+    MATCH_ALL_32, MATCH_ALL_64,
 };
-enum { FUEL = 1 << 18, POLLERS_MAX = 8, HEADER = 256 };
+enum { FUEL = 1 << 18, POLLERS_MAX = 8, HEADER = 256, BARRIERS = 16 };
 
 struct Header {
     u32 status;
@@ -49,6 +50,8 @@ struct Header {
     u32 reserved_bytes;  // what memcheck keeps at the start of shared memory
     u32 fault_access, fault_thread, fault_line;
     u64 fault_address;
+    u64 log;  // where prints go, or 0
+    unsigned short arrived[BARRIERS];  // threads that came to a barrier and went on
 };
 
 typedef u32 (*Run)(Header* cta, u32 low, u32 high);
@@ -73,4 +76,12 @@ struct Record {
 
 INLINE u32* unit(Header* cta, u32 which) {
     return (u32*)((char*)cta + HEADER + (u64)which * cta->unit_stride);
+}
+
+INLINE bool at_barrier(u32 word) { return word & BARRIER && word < WARP; }
+
+// The number of the barrier that a thread waits at; BARRIERS and above name none.
+INLINE u32 barrier_of(Header* cta, const Table* table, u32 thread, u32 word) {
+    u32 id = table->fact[word & REGION].constant;
+    return id < BARRIERS ? id : unit(cta, 3)[thread];
 }

@@ -75,7 +75,6 @@ static DEVICE __attribute__((noinline)) int report(
     return 1;
 }
 
-INLINE bool at_barrier(u32 word) { return word & BARRIER && word < WARP; }
 INLINE bool at_collective(u32 word) { return word >= WARP && word < EXITED; }
 
 // Barriers that all threads must reach: none may have left, none may wait at another one.
@@ -92,7 +91,7 @@ static DEVICE __attribute__((noinline)) int misused_barrier(Header* cta, const T
     for (u32 t = 0; t < cta->threads; ++t) {
         if (!at_barrier(state[t]) || count[t]) continue;
         if (gone != UNKNOWN) return report(cta, TRAP_LEFT, t, gone);
-        u32 id = table->fact[state[t] & REGION].constant & 15;
+        u32 id = barrier_of(cta, table, t, state[t]) & 15;
         if (first[id] == UNKNOWN) first[id] = t;
         else if (state[first[id]] != state[t]) return report(cta, TRAP_DIVERGED, first[id], t);
     }
