@@ -30,16 +30,21 @@ extern "C" __global__ void reversed(unsigned* values) {
 """
 
 
+@pytest.fixture(params=["workers", "deterministic"])
+def seed(request: pytest.FixtureRequest) -> int | None:
+    return 5 if request.param == "deterministic" else None
+
+
 @pytest.fixture(params=["host:0"])
-def device(request: pytest.FixtureRequest) -> Iterator[Device]:
-    made = open_device(request.param, memory_limit_bytes=MEMORY_BYTES)
+def device(request: pytest.FixtureRequest, seed: int | None) -> Iterator[Device]:
+    made = open_device(request.param, memory_limit_bytes=MEMORY_BYTES, deterministic_seed=seed)
     yield made
     made.close()
 
 
 @pytest.fixture(params=["host:1"])
-def peer(request: pytest.FixtureRequest) -> Iterator[Device]:
-    made = open_device(request.param, memory_limit_bytes=MEMORY_BYTES)
+def peer(request: pytest.FixtureRequest, seed: int | None) -> Iterator[Device]:
+    made = open_device(request.param, memory_limit_bytes=MEMORY_BYTES, deterministic_seed=seed)
     yield made
     made.close()
 
