@@ -82,7 +82,10 @@ def digest_of(digests: Mapping[str, str]) -> str:
 def show(console: Console, verdict: Verdict) -> None:
     """Print the table, the errors against the solver and the verdict."""
     table = Table(
-        title="What happened while the producer sent", box=box.SIMPLE_HEAD, padding=(0, 1)
+        title="What happened while the producer sent",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
     )
     table.add_column("operation", no_wrap=True)
     for heading in ("state bytes", "pause ms", "gap ms", "parked"):
