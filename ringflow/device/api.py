@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -141,8 +141,13 @@ class Device(Protocol):
         block: Dim3,
         parameters: tuple[bytes, ...],
         dynamic_shared_bytes: int = 0,
+        memory: Sequence[Allocation] | None = None,
     ) -> Launch:
-        """Launch a grid; all of its blocks are resident together."""
+        """Launch a grid; all of its blocks are resident together.
+
+        Args:
+            memory: what the kernel may touch, for devices that check it; by default everything.
+        """
 
     def close(self) -> None:
         """Give everything back; raises ``DeviceError`` while a launch lives."""

@@ -18,6 +18,7 @@ def open_device(
     memory_limit_bytes: int | None = None,
     deterministic_seed: int | None = None,
     poison_freed: bool | None = None,
+    memcheck: bool | None = None,
 ) -> Device:
     """Open a device.
 
@@ -28,6 +29,8 @@ def open_device(
             every process; see ``HostDevice``.
         poison_freed: freed memory is filled and watched, see ``HostDevice``; by default only if
             the environment has ``RINGFLOW_HOST_POISON=1``.
+        memcheck: accesses and collectives are checked, see ``HostDevice``; by default only if the
+            environment has ``RINGFLOW_HOST_MEMCHECK=1``.
     Raises:
         UnknownDeviceError: no device has a name of this form.
     """
@@ -40,4 +43,5 @@ def open_device(
         memory_limit_bytes=memory_limit_bytes,
         deterministic_seed=deterministic_seed,
         poison_freed=poison_freed,
+        memcheck=memcheck,
     )

@@ -235,6 +235,7 @@ class ResidentKernel:
             block=spec.block,
             parameters=tuple(parameters),
             dynamic_shared_bytes=spec.dynamic_shared_bytes,
+            memory=tuple(self._allocations),
         )
 
     def relaunch(

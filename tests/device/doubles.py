@@ -97,6 +97,7 @@ class PlayedDevice(HostDevice):  # type: ignore[misc]  # final for users, not fo
         block: Dim3,
         parameters: tuple[bytes, ...],
         dynamic_shared_bytes: int = 0,
+        memory: object = None,
     ) -> PlayedLaunch:
         (control,) = struct.unpack("<Q", parameters[0])
         self.played = PlayedLaunch(control)

@@ -35,9 +35,14 @@ def _check_target(instance: object, attribute: object, value: str) -> None:
 
 @attrs.frozen
 class CompileTarget:
-    """What code is compiled for: ``"host"``, or an exact CUDA architecture such as ``"sm_90"``."""
+    """What code is compiled for: ``"host"``, or an exact CUDA architecture such as ``"sm_90"``.
+
+    Attributes:
+        line_info: the code says which line of the source it is from; host only.
+    """
 
     name: str = attrs.field(validator=_check_target)
+    line_info: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def is_host(self) -> bool:
@@ -154,7 +159,12 @@ def _compile(
         from ringflow.device.compiler.clang import compile_to_ptx
 
         ptx, log = compile_to_ptx(
-            source, name=name, headers=headers, float_mode=float_mode, deadline_s=deadline_s
+            source,
+            name=name,
+            headers=headers,
+            float_mode=float_mode,
+            line_info=target.line_info,
+            deadline_s=deadline_s,
         )
         return ptx.encode(), log
     from ringflow.device.compiler.nvrtc import compile_to_cubin
@@ -179,6 +189,7 @@ def _digest(
 
         parts += [clang.find_clang().version, *clang.FLAGS, *clang.CONTRACTION.values()]
         parts.append(CUDA_NAMES.read_text(encoding="utf-8"))
+        parts += clang.LINE_INFO if target.line_info else ()
     else:
         from ringflow.device.compiler import nvrtc
 

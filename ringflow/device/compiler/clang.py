@@ -38,6 +38,7 @@ FLAGS: Final = (
     *("-fdeclspec", "-nostdinc", "--target=x86_64-unknown-linux-gnu", "-std=c++17"),
     *("-O2", "-S", "-mllvm", "-disable-lsr"),
 )
+LINE_INFO: Final = ("-gline-tables-only",)
 CONTRACTION: Final[Mapping[FloatMode, str]] = {
     "reproducible": "-ffp-contract=off",
     "fast": "-ffp-contract=fast",
@@ -76,6 +77,7 @@ def compile_to_ptx(
     name: str = "kernel.cu",
     headers: Mapping[str, str] | None = None,
     float_mode: FloatMode = "reproducible",
+    line_info: bool = False,
     extra_flags: Sequence[str] = (),
     deadline_s: float = DEADLINE_S,
 ) -> tuple[str, str]:
@@ -85,6 +87,7 @@ def compile_to_ptx(
         source: the text; positions in errors are ``name:line:column`` in it.
         name: what to call the source in errors.
         headers: texts that the source may include beside the shipped ones, by name.
+        line_info: the PTX says which line of which source each instruction is from.
         extra_flags: go to clang after all others.
     Returns:
         The PTX text, and the compiler's log (warnings; empty where there are none).
@@ -98,6 +101,9 @@ def compile_to_ptx(
         includes += [str(INCLUDE_FOLDER), str(STANDARD_FOLDER)]
         command = [*program.command, *FLAGS, CONTRACTION[float_mode], "-include", str(CUDA_NAMES)]
         command += [f"-I{include}" for include in includes]
+        if line_info:
+            command += LINE_INFO
+            command += [f"-ffile-prefix-map={include}=." for include in includes]
         command += [*extra_flags, "-", "-o", "-"]
         code, output, log = _run(command, _marked(source, name), deadline_s=deadline_s)
     for include in includes:

@@ -15,7 +15,7 @@ import re
 import struct
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from ringflow.device.abi import ABI_MAGIC, CONTROL, CONTROL_BYTES
@@ -29,6 +29,8 @@ from ringflow.device.api import (
 )
 from ringflow.device.compiler.api import HOST, CompiledCode, CompileTarget
 from ringflow.device.host import cta
+from ringflow.device.host.bounds import Bounds, BoundsKeeper, Range
+from ringflow.device.host.faults import describe_trap
 from ringflow.device.host.memory import Arena, HostAllocation
 from ringflow.device.host.pool import Pool, PoolLaunch, shared_pool
 from ringflow.device.host.stepper import CLOCK, Stepper, clocks_as_timers
@@ -78,9 +80,13 @@ class HostCode:
 class HostLaunch:
     """A grid on the worker pool."""
 
-    def __init__(self, entry_point: str, launch: PoolLaunch) -> None:
+    def __init__(
+        self, entry_point: str, launch: PoolLaunch, program: Program, bounds: Bounds | None
+    ) -> None:
         self._entry_point = entry_point
         self._launch = launch
+        self._program = program
+        self._bounds = bounds
 
     @property
     def status(self) -> LaunchStatus:
@@ -95,19 +101,8 @@ class HostLaunch:
         context = self._launch.trapped_context
         if not context:
             return ""
-
-        def word(offset_bytes: int) -> int:
-            return ctypes.c_uint32.from_address(context + offset_bytes).value
-
-        kind = cta.TRAP_NAMES.get(word(cta.TRAP_KIND), "trap")
-        x, y = word(cta.BLOCK_X), word(cta.BLOCK_Y)
-        thread = word(cta.TRAP_THREAD)
-        lane = (thread % x, thread // x % y, thread // (x * y))
-        block = tuple(word(offset) for offset in (cta.INDEX_X, cta.INDEX_Y, cta.INDEX_Z))
-        return (
-            f"{kind} in kernel {self._entry_point!r}, block {block}, thread {lane}, "
-            f"PTX line {word(cta.TRAP_LINE)}"
-        )
+        ranges = self._bounds.ranges if self._bounds else ()
+        return describe_trap(context, self._entry_point, self._program, ranges)
 
     def wait(self, timeout_s: float) -> LaunchStatus:
         """Block until the grid has ended or the time is up; return the status."""
@@ -134,6 +129,7 @@ class HostDevice:
         memory_limit_bytes: int | None = None,
         deterministic_seed: int | None = None,
         poison_freed: bool | None = None,
+        memcheck: bool | None = None,
     ) -> None:
         """Open the device.
 
@@ -145,6 +141,9 @@ class HostDevice:
             poison_freed: freed memory is filled with 0xDD and kept for a while; a write to it is
                 found when it is given back, at the latest by ``close``. By default only if the
                 environment has ``RINGFLOW_HOST_POISON=1``.
+            memcheck: every access and collective of the kernels is checked; a wrong one ends its
+                kernel as a trap that says where. By default only if the environment has
+                ``RINGFLOW_HOST_MEMCHECK=1``.
         """
         assert _NAME.match(name), name
         self._name = name
@@ -155,6 +154,10 @@ class HostDevice:
         self._own_pool: Pool | None = None
         if deterministic_seed is not None:
             self._own_pool = Pool(0, seed=deterministic_seed)
+        if memcheck is None:
+            memcheck = os.environ.get("RINGFLOW_HOST_MEMCHECK") == "1"
+        self._memcheck = memcheck
+        self._bounds = BoundsKeeper(self._allocated)
         self._lock = threading.Lock()
         self._launches: list[HostLaunch] = []
         self._codes: list[HostCode] = []
@@ -169,7 +172,7 @@ class HostDevice:
 
     @property
     def target(self) -> CompileTarget:
-        return HOST
+        return CompileTarget(HOST.name, line_info=self._memcheck)
 
     @property
     def memory_bytes(self) -> int:
@@ -234,15 +237,26 @@ class HostDevice:
 
     def allocate(self, size_bytes: int, *, label: str) -> Allocation:
         """Take zeroed memory; raises ``DeviceMemoryError``."""
-        return self._arena.allocate(size_bytes, label=label)
+        return self._allocate(size_bytes, label)
 
     def allocate_mapped(self, size_bytes: int, *, label: str) -> MappedAllocation:
         """Take zeroed memory; here all of it is the host's too."""
-        return self._arena.allocate(size_bytes, label=label)
+        return self._allocate(size_bytes, label)
+
+    def _allocate(self, size_bytes: int, label: str) -> HostAllocation:
+        made = self._arena.allocate(size_bytes, label=label)
+        if self._memcheck:
+            self._bounds.changed()
+        return made
+
+    def _allocated(self) -> list[Range]:
+        return [_range_of(allocation) for allocation in self._arena.allocations()]
 
     def free(self, allocation: Allocation) -> None:
         """Give memory back; raises ``DeviceError`` if it is not this device's."""
         self._arena.free(allocation.address)
+        if self._memcheck:
+            self._bounds.changed()
 
     def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None:
         """Copy bytes to device memory; raises ``DeviceError`` if they reach past its end."""
@@ -319,11 +333,12 @@ class HostDevice:
 
     def _translate(self, ptx: str) -> Program:
         if self.stepping is None:
-            return translate(ptx, cache=default_cache(), background=True)
+            return translate(ptx, cache=default_cache(), background=True, memcheck=self._memcheck)
         return translate(
             clocks_as_timers(ptx),
             cache=default_cache(),
             externs={CLOCK: self.stepping.clock_address},
+            memcheck=self._memcheck,
         )
 
     def unload(self, code: LoadedCode) -> None:
@@ -344,9 +359,13 @@ class HostDevice:
         block: Dim3,
         parameters: tuple[bytes, ...],
         dynamic_shared_bytes: int = 0,
+        memory: Sequence[Allocation] | None = None,
     ) -> HostLaunch:
         """Launch a grid on the workers.
 
+        Args:
+            memory: what the kernel may touch, as far as the device checks it; by default all
+                that is allocated on it.
         Raises:
             EntryPointError: the code has no such kernel, or it takes other parameters.
             LimitExceededError: the workers' tables are full.
@@ -361,15 +380,21 @@ class HostDevice:
                 code="parameters",
             )
         program = host_code.program
-        memory, contexts = _contexts(program, layout, grid, block, parameters, dynamic_shared_bytes)
+        blocks, contexts = _contexts(program, layout, grid, block, parameters, dynamic_shared_bytes)
+        bounds = self._bounds_for(program, memory)
+        if bounds is not None:
+            for context in contexts:
+                bounds.arm(context, layout)
         started = HostLaunch(
             entry_point,
             self._pool.launch(
                 program.step_function(entry_point),
                 contexts,
                 watch=self._control_among(parameters),
-                keep=(memory, program),
+                keep=(blocks, program, bounds),
             ),
+            program,
+            bounds,
         )
         with self._lock:
             self._launches = [
@@ -377,6 +402,13 @@ class HostDevice:
             ]
             self._launches.append(started)
         return started
+
+    def _bounds_for(self, program: Program, memory: Sequence[Allocation] | None) -> Bounds | None:
+        if not program.memcheck:
+            return None
+        if memory is None:
+            return self._bounds.of_plain_launch(program)
+        return self._bounds.of_kernel(program, map(_range_of, memory))
 
     def _entry(self, code: LoadedCode, entry_point: str) -> tuple[HostCode, EntryLayout]:
         assert isinstance(code, HostCode), "the code was loaded by another kind of device"
@@ -414,6 +446,10 @@ class HostDevice:
             self._launches.clear()
             self._codes.clear()
             self._arena.close()
+
+
+def _range_of(allocation: Allocation) -> Range:
+    return Range(allocation.address, allocation.size_bytes, allocation.label)
 
 
 def _contexts(

@@ -170,6 +170,11 @@ class Arena:
         """Return the allocation that starts at an address."""
         return self._allocations.get(address)
 
+    def allocations(self) -> list[HostAllocation]:
+        """Return what is allocated, in order of allocation."""
+        with self._lock:
+            return list(self._allocations.values())
+
     def labels(self) -> list[str]:
         """Return the labels of what is allocated, in order of allocation."""
         return [allocation.label for allocation in self._allocations.values()]

@@ -67,7 +67,7 @@ class Facts:
     functions: tuple[str, ...]
     refused: Mapping[str, tuple[str, int]]
     externs: tuple[str, ...]
-    positions: Positions = Positions()
+    positions: Positions = attrs.Factory(Positions)
     memcheck: bool = False
 
 

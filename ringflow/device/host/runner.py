@@ -6,12 +6,13 @@ For tests and small jobs; persistent kernels run on the scheduler's workers.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 import numpy as np
 
 from ringflow.device.host import cta
+from ringflow.device.host.bounds import EVERYTHING, Bounds, Range
 from ringflow.device.host.program import Program
 from ringflow.errors import KernelStalledError, KernelTrappedError, LimitExceededError
 
@@ -96,11 +97,13 @@ def open_grid(
     block: Dimensions,
     parameters: bytes,
     dynamic_shared_bytes: int = 0,
+    ranges: Sequence[Range] = (EVERYTHING,),
 ) -> Grid:
     """Return a grid whose CTAs are initialised and have not run yet.
 
     Args:
         parameters: the whole parameter block, as ``pack_parameters`` makes it.
+        ranges: what the kernel may touch, if the program was translated for memcheck.
     Raises:
         LimitExceededError: the block has more threads than a CUDA block may have.
     """
@@ -121,10 +124,13 @@ def open_grid(
     record.view(np.uint64)[cta.RECORD_PARAMETERS // 8] = block_of_parameters.ctypes.data
     initialise = _INIT(program.init_function(entry))
     addresses = [first + index * size for index in range(count)]
+    bounds = Bounds(ranges)
     for index, address in enumerate(addresses):
         initialise(address, record.ctypes.data, index)
+        if program.memcheck:
+            bounds.arm(address, program.entries[entry])
     step = _STEP(program.step_function(entry))
-    keep = (block_of_parameters, record)
+    keep = (block_of_parameters, record, bounds)
     return Grid(program, memory, addresses, [cta.PROGRESS] * count, step, keep)
 
 

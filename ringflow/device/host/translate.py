@@ -137,9 +137,7 @@ def emit_module(
     """Return the facts and the LLVM IR of a module, with or without the regions' vector forms."""
     refused = inlined_functions(module.functions)
     inlined = frozenset(refused)
-    context = ModuleContext(
-        module.variables, module.functions, externs, inlined, memcheck=memcheck
-    )
+    context = ModuleContext(module.variables, module.functions, externs, inlined, memcheck=memcheck)
     chosen = inlined
     if preempt:
         chosen |= looping_functions(module.functions)

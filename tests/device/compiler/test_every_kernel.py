@@ -29,7 +29,9 @@ FILES: Final = sorted(
 def _headers(file: str) -> dict[str, str]:
     if file.startswith(HOST_ONLY):
         shared = (ROOT / "ringflow/device/native").glob("*.cuh")
-        return {f"ringflow_{path.name}": path.read_text(encoding="utf-8") for path in shared}
+        headers = {f"ringflow_{path.name}": path.read_text(encoding="utf-8") for path in shared}
+        words = ROOT / "ringflow/device/host/runtime/cta.cuh"
+        return {**headers, words.name: words.read_text(encoding="utf-8")}
     messages = MESSAGES.get(Path(file).parent.as_posix(), ())
     return {MESSAGES_HEADER: messages_header(layout_of(cls) for cls in messages)}
 

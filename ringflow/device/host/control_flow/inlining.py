@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import attrs
 
 from ringflow.device.host.control_flow.names import SUSPENDING, Renaming
+from ringflow.device.host.emit.calls import PRINT
 from ringflow.device.host.emit.function import ASSERTIONS
 from ringflow.device.host.ptx.ast import (
     TYPE_BYTES,
@@ -66,6 +67,8 @@ def _reason(function: Function) -> tuple[str, int] | None:
         if isinstance(statement, Call):
             if statement.target in ASSERTIONS:
                 return "it asserts", statement.line
+            if statement.target == PRINT:
+                return "it prints", statement.line
             continue
         if isinstance(statement, Label):
             continue
@@ -99,6 +102,26 @@ def looping_functions(functions: Mapping[str, Function]) -> frozenset[str]:
 
     Inlined in a kernel their loops can give way; a recursive one stays a native function.
     """
+    reach = _reach(functions)
+    loops = {name for name, f in functions.items() if f.body is not None and _has_loop(f)}
+    return frozenset(
+        name
+        for name, targets in reach.items()
+        if not functions[name].entry and name not in targets and (name in loops or targets & loops)
+    )
+
+
+def plain_functions(functions: Mapping[str, Function]) -> frozenset[str]:
+    """Return the functions that are defined and do not call themselves."""
+    return frozenset(
+        name
+        for name, targets in _reach(functions).items()
+        if functions[name].body is not None and not functions[name].entry and name not in targets
+    )
+
+
+def _reach(functions: Mapping[str, Function]) -> dict[str, set[str]]:
+    """Return the functions that each one calls, directly or through others."""
     calls = {
         name: {str(s.target) for s in function.body or () if isinstance(s, Call)}
         for name, function in functions.items()
@@ -111,12 +134,7 @@ def looping_functions(functions: Mapping[str, Function]) -> frozenset[str]:
             more = set().union(*(reach.get(target, set()) for target in targets)) - targets
             changed = changed or bool(more)
             targets |= more
-    loops = {name for name, f in functions.items() if f.body is not None and _has_loop(f)}
-    return frozenset(
-        name
-        for name, targets in reach.items()
-        if not functions[name].entry and name not in targets and (name in loops or targets & loops)
-    )
+    return reach
 
 
 @attrs.define

@@ -68,6 +68,7 @@ class Plan:
     traps: Sequence[Trap]
     unit_count: int
     preempt: bool
+    memcheck: bool
 
     def crossing(self, edge: tuple[int, int], *, vector: bool) -> LoopKind | None:
         """Return how control leaves the region at an edge, None where it goes on."""
@@ -94,7 +95,7 @@ class Plan:
 
     def is_vector(self, region: Region) -> bool:
         """Whether the region can run as a vector loop over threads."""
-        if region.word & cta.STATE_POLL:
+        if region.word & cta.STATE_POLL or self.memcheck:
             return False
         members = self.members(region, vector=True)
         statements = [s for index in members for s in self.blocks[index].statements]
@@ -137,9 +138,11 @@ def _regions(
     return regions
 
 
-def plan_kernel(function: Function, *, preempt: bool) -> Plan:
+def plan_kernel(function: Function, *, preempt: bool, memcheck: bool = False) -> Plan:
     """Cut a kernel whose suspending calls are inlined.
 
+    Args:
+        memcheck: accesses may trap; threads then run one by one.
     Raises:
         UnsupportedPtxError: it has more resume points than a state word can name.
     """
@@ -167,6 +170,8 @@ def plan_kernel(function: Function, *, preempt: bool) -> Plan:
     recomputed = rematerialised(found, parameters)
     spills, units = _spills(function, regions, live, recomputed)
     traps = [t for t in (blocks[index].terminator for index in alive) if isinstance(t, Trap)]
+    if memcheck:
+        traps.append(Trap(cta.TRAP_MEMORY, 0))
     return Plan(
         function,
         blocks,
@@ -181,6 +186,7 @@ def plan_kernel(function: Function, *, preempt: bool) -> Plan:
         traps,
         units,
         preempt,
+        memcheck,
     )
 
 

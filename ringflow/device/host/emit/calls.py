@@ -12,6 +12,8 @@ from ringflow.device.host.ptx.ast import Call, Function, Immediate, Prototype, R
 from ringflow.errors import PtxSyntaxError, UnsupportedPtxError
 
 TRAP, BREAKPOINT, ASSERTION = 1, 2, 3
+PRINT = "vprintf"
+_ASSERTION_FORMAT = "%s:%u: %s: assertion '%s' failed\\0A\\00"
 
 
 def kind_of(variable: Variable) -> str:
@@ -93,6 +95,8 @@ def emit_call(emitter: Emitter, call: Call) -> None:
         value = _call_text(emitter, f'@"f.{name}"', result, typed)
     elif name in emitter.context.given:
         value = emitter.extern(name, result, *typed.split(", ") if typed else ())
+    elif name == PRINT and len(arguments) == 2:
+        value = emitter.print_message(*arguments)
     elif is_mathematics(name):
         value = call_mathematics(emitter, name, arguments)
     else:
@@ -100,6 +104,29 @@ def emit_call(emitter: Emitter, call: Call) -> None:
     if call.results and value:
         _store_result(emitter, call, value, int(result[1:]))
     emitter.note_effect()
+
+
+def emit_assertion(emitter: Emitter, call: Call) -> None:
+    """Print what a failed assertion says: message, file, line and function come first."""
+    assert isinstance(call.target, str)
+    formals = emitter.context.functions[call.target].prototype.parameters
+    pairs = list(zip(call.arguments, formals, strict=False))[:4]
+    if [formal.size_bytes for _, formal in pairs] != [8, 8, 4, 8]:
+        return
+    message, file, line, function = (_argument(emitter, a, formal) for a, formal in pairs)
+    text = _ASSERTION_FORMAT
+    size = len(text) - 2 * text.count("\\")
+    emitter.context.define(
+        "ringflow.assertion",
+        f'@"ringflow.assertion" = private constant [{size} x i8] c"{text}"',
+    )
+    place = emitter.stack("[4 x i64]")
+    line = emitter.resize(line, 32, 64)
+    for index, value in enumerate((file, line, function, message)):
+        part = emitter.value(f"getelementptr i64, ptr {place}, i64 {index}")
+        emitter.emit(f"store i64 {value}, ptr {part}")
+    form = emitter.value('ptrtoint ptr @"ringflow.assertion" to i64')
+    emitter.print_message(form, emitter.value(f"ptrtoint ptr {place} to i64"))
 
 
 def _call_text(emitter: Emitter, callee: str, result: str, typed: str) -> str:

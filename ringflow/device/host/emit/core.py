@@ -306,6 +306,10 @@ class Emitter:
     def check_access(self, pointer: str, space: str, kind: int, size_bytes: int) -> None:
         """Called before every access but those of parameters by name; for memcheck."""
 
+    def print_message(self, form: str, arguments: str) -> str:
+        """Print; both are addresses (i64). Return the number of arguments (i32)."""
+        raise UnsupportedPtxError("vprintf", self.line(), "outside of a kernel")
+
     def trap(self, kind: int) -> None:
         """Stop the kernel; emits a terminator."""
         self.call("llvm.trap", "void")

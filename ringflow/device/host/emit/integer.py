@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ringflow.device.host.emit.core import Emitter, bits_of
-from ringflow.device.host.ptx.ast import TYPE_BYTES, Instruction, Pair
+from ringflow.device.host.ptx.ast import TYPE_BYTES, Instruction, Operand, Pair
 
 CARRY = "%carry"
 Emit = Callable[[Emitter, Instruction], None]
@@ -401,9 +401,9 @@ def _permute(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _lookup3(emitter: Emitter, ins: Instruction) -> None:
-    combine = ins.parts[1:-1]
-    target = ins.operands[0]
-    if ins.parts[-1] != "b32" or combine not in ((), ("or",), ("and",)):
+    combine = ".".join(ins.parts[1:-1])
+    target: Operand | None = ins.operands[0]
+    if ins.parts[-1] != "b32" or combine not in ("", "or", "and"):
         raise emitter.unsupported(ins)
     if bool(combine) != isinstance(target, Pair):
         raise emitter.unsupported(ins, "a predicate and .and or .or belong together")
@@ -419,7 +419,7 @@ def _lookup3(emitter: Emitter, ins: Instruction) -> None:
             result = emitter.value(f"or i32 {result}, {term}")
     if isinstance(target, Pair):
         some = emitter.value(f"icmp ne i32 {result}, 0")
-        some = emitter.value(f"{combine[0]} i1 {some}, {emitter.read(ins.operands[5], 1)}")
+        some = emitter.value(f"{combine} i1 {some}, {emitter.read(ins.operands[5], 1)}")
         emitter.write(target.second, some, 1)
         target = target.first
     emitter.write(target, result, 32)

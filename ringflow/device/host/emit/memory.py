@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ringflow.device.host import cta
 from ringflow.device.host.emit.core import FLOAT_NAMES, Emitter, bits_of
 from ringflow.device.host.emit.integer import Emit
 from ringflow.device.host.ptx.ast import (
@@ -34,6 +35,13 @@ _ORDERS = {
     "acq_rel": "acq_rel",
 }
 _BITWISE = {"exch": "xchg", "and": "and", "or": "or", "xor": "xor"}
+_ATOMIC_TYPES: Mapping[str, frozenset[str]] = {
+    "add": frozenset({"u32", "s32", "u64", "s64", "f32", "f64"}),
+    **dict.fromkeys(("min", "max"), frozenset({"u32", "s32", "u64", "s64"})),
+    **dict.fromkeys(("and", "or", "xor", "exch"), frozenset({"b32", "b64"})),
+    "cas": frozenset({"b16", "b32", "b64"}),
+    **dict.fromkeys(("inc", "dec"), frozenset({"u32"})),
+}
 _WRAPPING = {"inc": "uinc_wrap", "dec": "udec_wrap"}
 
 
@@ -57,7 +65,7 @@ class _Access:
                 self.space = _space(part)
             elif part in _ORDERS:
                 self.order = _ORDERS[part]
-            elif part in ("v2", "v4"):
+            elif part in ("v2", "v4", "v8"):
                 self.count = int(part[1])
             elif part in more:
                 self.others.add(part)
@@ -65,6 +73,11 @@ class _Access:
                 continue
             elif part not in _SCOPES and part not in _CACHE:
                 raise emitter.unsupported(ins, f".{part}")
+
+    def refuse(self, emitter: Emitter, ins: Instruction, *orders: str) -> None:
+        """Refuse orders that only the other direction has."""
+        if self.order in orders:
+            raise emitter.unsupported(ins, f".{self.order}")
 
 
 def pointer_of(emitter: Emitter, operand: Operand, space: str) -> str:
@@ -98,10 +111,12 @@ def _elements(operand: Operand, count: int) -> tuple[Operand | None, ...]:
 
 def _load(emitter: Emitter, ins: Instruction) -> None:
     access = _Access(emitter, ins)
+    access.refuse(emitter, ins, "release", "acq_rel")
     bits = bits_of(access.type)
     if access.space == "param" and emitter.load_early(ins.operands, bits, access.type[0] == "s"):
         return
     pointer, metadata = _place(emitter, ins.operands[1], access.space)
+    _check(emitter, ins.operands[1], pointer, access, cta.ACCESS_LOAD)
     for index, target in enumerate(_elements(ins.operands[0], access.count)):
         place = pointer
         if index:
@@ -127,10 +142,21 @@ def _place(emitter: Emitter, operand: Operand, space: str) -> tuple[str, str]:
     return pointer_of(emitter, operand, space), metadata
 
 
+def _check(emitter: Emitter, operand: Operand, pointer: str, access: _Access, kind: int) -> None:
+    """Have an access checked, unless it is to a parameter by its name."""
+    named = isinstance(operand, Address) and isinstance(operand.base, Symbol)
+    if access.space == "param" and named:
+        return
+    size_bytes = bits_of(access.type) // 8 * access.count
+    emitter.check_access(pointer, access.space, kind, size_bytes)
+
+
 def _store(emitter: Emitter, ins: Instruction) -> None:
     access = _Access(emitter, ins)
+    access.refuse(emitter, ins, "acquire", "acq_rel")
     bits = bits_of(access.type)
     pointer, metadata = _place(emitter, ins.operands[0], access.space)
+    _check(emitter, ins.operands[0], pointer, access, cta.ACCESS_STORE)
     for index, source in enumerate(_elements(ins.operands[1], access.count)):
         place = pointer
         if index:
@@ -147,13 +173,16 @@ def _store(emitter: Emitter, ins: Instruction) -> None:
 
 
 def _atomic(emitter: Emitter, ins: Instruction) -> None:
-    operations = ("add", "min", "max", "cas", *_BITWISE, *_WRAPPING)
-    access = _Access(emitter, ins, *operations)
-    if len(access.others) != 1 or access.count != 1 or access.type in ("f16", "b8"):
+    access = _Access(emitter, ins, *_ATOMIC_TYPES)
+    if len(access.others) != 1 or access.count != 1:
         raise emitter.unsupported(ins)
     (operation,) = access.others
+    if access.type not in _ATOMIC_TYPES[operation]:
+        raise emitter.unsupported(ins, f"type .{access.type}")
     returns = ins.parts[0] == "atom"
-    pointer = pointer_of(emitter, ins.operands[1 if returns else 0], access.space)
+    address = ins.operands[1 if returns else 0]
+    pointer = pointer_of(emitter, address, access.space)
+    _check(emitter, address, pointer, access, cta.ACCESS_ATOMIC)
     sources = ins.operands[2 if returns else 1 :]
     bits = bits_of(access.type)
     order = access.order or "monotonic"
@@ -165,8 +194,6 @@ def _atomic(emitter: Emitter, ins: Instruction) -> None:
         )
         old = emitter.value(f"extractvalue {{ i{bits}, i1 }} {pair}, 0")
     elif access.type in ("f32", "f64"):
-        if operation != "add":
-            raise emitter.unsupported(ins)
         name = FLOAT_NAMES[bits]
         value = emitter.read_float(sources[0], bits)
         floating = emitter.value(f"atomicrmw fadd ptr {pointer}, {name} {value} {order}")
@@ -214,14 +241,21 @@ def _in_range(emitter: Emitter, address: str, base: str, size: str) -> str:
 def _is_space(emitter: Emitter, ins: Instruction) -> None:
     space = _space(ins.parts[1])
     address = emitter.read(ins.operands[1], 64)
+    constant = "false"
+    for name, variable in emitter.context.variables.items():
+        if variable.space == "const" and not variable.external:
+            begin = emitter.value(f'ptrtoint ptr @"g.{name}" to i64')
+            inside = _in_range(emitter, address, begin, str(variable.size_bytes))
+            constant = emitter.value(f"or i1 {constant}, {inside}")
     if space == "const":
-        result = "false"
+        result = constant
     else:
         shared = _in_range(emitter, address, emitter.shared_base(), emitter.shared_bytes())
         begin, size = emitter.local_range()
         local = _in_range(emitter, address, begin, size)
         if space == "global":
             either = emitter.value(f"or i1 {shared}, {local}")
+            either = emitter.value(f"or i1 {either}, {constant}")
             result = emitter.value(f"xor i1 {either}, true")
         elif space in ("shared", "local"):
             result = shared if space == "shared" else local

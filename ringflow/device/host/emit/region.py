@@ -23,10 +23,12 @@ from ringflow.device.host.control_flow.graph import (
 )
 from ringflow.device.host.control_flow.names import reads, writes
 from ringflow.device.host.control_flow.plan import Plan, Region
+from ringflow.device.host.emit.calls import emit_assertion
 from ringflow.device.host.emit.collective import MAIL_A, MAIL_B, collective_of, take_result
 from ringflow.device.host.emit.core import ModuleContext
 from ringflow.device.host.emit.families import emit_plain
-from ringflow.device.host.emit.function import FunctionEmitter, time_register
+from ringflow.device.host.emit.function import ASSERTIONS, FunctionEmitter, time_register
+from ringflow.device.host.emit.memcheck import emit_check
 from ringflow.device.host.ptx.ast import (
     Address,
     Call,
@@ -56,11 +58,16 @@ _CONSTANT_REGISTERS = {"%smid": 0, "%nsmid": 1, "%gridid": 0}
 
 @attrs.frozen
 class Memory:
-    """Where an entry's parameters, shared and local variables lie, by name."""
+    """Where an entry's parameters, shared and local variables lie, by name.
+
+    Attributes:
+        reserved_bytes: what memcheck keeps at the start of shared memory.
+    """
 
     parameters: dict[str, int]
     shared: dict[str, int]
     local: dict[str, int]
+    reserved_bytes: int = 0
 
 
 class RegionEmitter(FunctionEmitter):
@@ -77,6 +84,7 @@ class RegionEmitter(FunctionEmitter):
         self.units: dict[int, str] = {}
         self.exits: dict[int, Region] = {}
         self.arguments: list[str] = []
+        self.sites = 0
 
     # -- the CTA's memory -----------------------------------------------------------------------
 
@@ -162,12 +170,13 @@ class RegionEmitter(FunctionEmitter):
             base = self.header(cta.PARAMETERS, "i64")
             return self.value(f"add i64 {base}, {self.memory.parameters[name]}")
         if name in self.memory.local:
-            return self.value(f"add i64 {self._local_base()}, {self.memory.local[name]}")
+            return self.value(f"add i64 {self.local_base()}, {self.memory.local[name]}")
         if variable.space == "param":
             return super().variable_address(variable)
         raise UnsupportedPtxError(name, self.line(), f"a .{variable.space} variable here")
 
-    def _local_base(self) -> str:
+    def local_base(self) -> str:
+        """Return the native address of this thread's local memory."""
         size = self.resize(self.header(cta.LOCAL_BYTES), 32, 64)
         offset = self.value(f"mul i64 %thread64, {size}")
         return self.value(f"add i64 {self.header(cta.LOCAL, 'i64')}, {offset}")
@@ -217,6 +226,22 @@ class RegionEmitter(FunctionEmitter):
         size = self.resize(self.header(cta.LOCAL_BYTES), 32, 64)
         threads = self.resize(self.header(cta.THREADS), 32, 64)
         return self.header(cta.LOCAL, "i64"), self.value(f"mul i64 {size}, {threads}")
+
+    def check_access(self, pointer: str, space: str, kind: int, size_bytes: int) -> None:
+        if self.context.memcheck:
+            emit_check(self, pointer, space, kind, size_bytes)
+
+    def print_message(self, form: str, arguments: str) -> str:
+        return self.extern(
+            "ringflow_print", "i32", "ptr %cta", "i32 %thread", f"i64 {form}", f"i64 {arguments}"
+        )
+
+    def call_statement(self, call: Call) -> None:
+        if call.target in ASSERTIONS:
+            self.ins = Instruction("call", ("call",), (), None, call.line)
+            emit_assertion(self, call)
+        else:
+            super().call_statement(call)
 
     def name(self) -> str:
         """Return the function's LLVM name."""
