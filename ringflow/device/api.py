@@ -78,6 +78,10 @@ class Launch(Protocol):
         """What trapped and where; empty unless the status is ``TRAPPED``."""
 
     @property
+    def log(self) -> str:
+        """What the kernel has printed, as far as it is kept; empty where the device has no log."""
+
+    @property
     def status_address(self) -> int:
         """Where native code reads the status (uint32); 0 where only this object knows it."""
 

@@ -418,6 +418,11 @@ class ResidentKernel:
         return f"{fault.name.lower().replace('_', ' ')}, {detail}" if fault else detail
 
     @property
+    def log(self) -> str:
+        """What the kernel has printed in this launch, as far as it is kept."""
+        return self._launched().log
+
+    @property
     def state(self) -> KernelState:
         return KernelState(self._load("state") & 0xFF)
 

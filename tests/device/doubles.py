@@ -28,6 +28,7 @@ class PlayedLaunch:
     def __init__(self, control: int) -> None:
         self.control = control
         self.detail = "played trap"
+        self.log = ""
         self.outputs = 0
         self._status = HostAllocation(4, label="status")
         generation = self.word("doorbell") >> 32 & abi.GENERATION_MASK

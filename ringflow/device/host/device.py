@@ -31,6 +31,7 @@ from ringflow.device.compiler.api import HOST, CompiledCode, CompileTarget
 from ringflow.device.host import cta
 from ringflow.device.host.bounds import Bounds, BoundsKeeper, Range
 from ringflow.device.host.faults import describe_trap
+from ringflow.device.host.log import KernelLog
 from ringflow.device.host.memory import Arena, HostAllocation
 from ringflow.device.host.pool import Pool, PoolLaunch, shared_pool
 from ringflow.device.host.stepper import CLOCK, Stepper, clocks_as_timers
@@ -81,12 +82,23 @@ class HostLaunch:
     """A grid on the worker pool."""
 
     def __init__(
-        self, entry_point: str, launch: PoolLaunch, program: Program, bounds: Bounds | None
+        self,
+        entry_point: str,
+        launch: PoolLaunch,
+        program: Program,
+        bounds: Bounds | None,
+        log: KernelLog | None,
     ) -> None:
         self._entry_point = entry_point
         self._launch = launch
         self._program = program
         self._bounds = bounds
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        """What the kernel has printed, the newest messages; older ones are counted only."""
+        return self._log.text() if self._log is not None else ""
 
     @property
     def status(self) -> LaunchStatus:
@@ -381,6 +393,9 @@ class HostDevice:
             )
         program = host_code.program
         blocks, contexts = _contexts(program, layout, grid, block, parameters, dynamic_shared_bytes)
+        log = KernelLog() if program.prints else None
+        if log is not None:
+            log.attach(contexts)
         bounds = self._bounds_for(program, memory)
         if bounds is not None:
             for context in contexts:
@@ -391,10 +406,11 @@ class HostDevice:
                 program.step_function(entry_point),
                 contexts,
                 watch=self._control_among(parameters),
-                keep=(blocks, program, bounds),
+                keep=(blocks, program, bounds, log),
             ),
             program,
             bounds,
+            log,
         )
         with self._lock:
             self._launches = [

@@ -112,6 +112,11 @@ class Program:
         self._better = code
 
     @property
+    def prints(self) -> bool:
+        """Whether a kernel of the module may print."""
+        return "ringflow_print" in self._facts.externs
+
+    @property
     def memcheck(self) -> bool:
         """Whether accesses and collectives are checked."""
         return self._facts.memcheck

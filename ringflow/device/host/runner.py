@@ -13,6 +13,7 @@ import numpy as np
 
 from ringflow.device.host import cta
 from ringflow.device.host.bounds import EVERYTHING, Bounds, Range
+from ringflow.device.host.log import KernelLog
 from ringflow.device.host.program import Program
 from ringflow.errors import KernelStalledError, KernelTrappedError, LimitExceededError
 
@@ -45,6 +46,7 @@ class Grid:
 
     Attributes:
         status: what the last step of each CTA returned.
+        log: what the kernel prints, None if its module never does.
     """
 
     program: Program
@@ -53,6 +55,7 @@ class Grid:
     status: list[int]
     _step: Callable[[int, int], int]
     _keep: object
+    log: KernelLog | None = None
 
     def round(self, budget: int) -> None:
         """Step each CTA that is not done once.
@@ -131,7 +134,10 @@ def open_grid(
             bounds.arm(address, program.entries[entry])
     step = _STEP(program.step_function(entry))
     keep = (block_of_parameters, record, bounds)
-    return Grid(program, memory, addresses, [cta.PROGRESS] * count, step, keep)
+    log = KernelLog() if program.prints else None
+    if log is not None:
+        log.attach(addresses)
+    return Grid(program, memory, addresses, [cta.PROGRESS] * count, step, keep, log)
 
 
 def run_grid(

@@ -105,7 +105,7 @@ def test_the_shipped_runtime_is_what_clang_makes_of_its_source() -> None:
     """The PTX files are rebuilt and compared, so that source and code cannot drift apart."""
     folder = Path(runtime.__file__).parent
     headers = {"cta.cuh": (folder / "cta.cuh").read_text("utf-8")}
-    for name in ("cta", "memcheck"):
+    for name in ("cta", "log", "memcheck"):
         source = (folder / f"{name}.cu").read_text("utf-8")
         built, _ = compile_to_ptx(source, name=f"{name}.cu", headers=headers)
         assert built == (folder / f"{name}.ptx").read_text("utf-8"), name

@@ -135,7 +135,9 @@ class _Builder:
             if statement.target not in ASSERTIONS:
                 current.statements.append(statement)
                 return current
-            return self._end(current, guard, Trap(ASSERTION, statement.line))[1]
+            failed, following = self._end(current, guard, Trap(ASSERTION, statement.line))
+            failed.statements.append(attrs.evolve(statement, guard=None))  # what it says
+            return following
         root = statement.parts[0]
         if root == "bra":
             return self._branch(current, statement)

@@ -1,7 +1,7 @@
-"""What translated kernels call: the stepping of a CTA, memcheck, both in CUDA C++, and clocks.
+"""What translated kernels call: a CTA's stepping, memcheck and printing, in CUDA C++, and clocks.
 
 ``cta.cu`` ships as ``cta.ptx``, made by clang, and is translated like any other module, and so is
-``memcheck.cu``; a test rebuilds and compares them.
+``memcheck.cu`` and ``log.cu``; a test rebuilds and compares them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ STEP = "ringflow_cta_step"
 INITIALISE = "ringflow_cta_initialise"
 CHECK = "ringflow_memcheck"
 MISUSE = "ringflow_misuse"
-_FILES = {STEP: "cta.ptx", INITIALISE: "cta.ptx", CHECK: "memcheck.ptx", MISUSE: "memcheck.ptx"}
+PRINT = "ringflow_print"
+_FILES = {
+    STEP: "cta.ptx",
+    INITIALISE: "cta.ptx",
+    CHECK: "memcheck.ptx",
+    MISUSE: "memcheck.ptx",
+    PRINT: "log.ptx",
+}
 _keep: list[object] = []
 
 
