@@ -17,7 +17,7 @@ import attrs
 
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.compiler.entries import cubin_kernels, missing_entry, ptx_kernels
-from ringflow.device.compiler.headers import CUDA_NAMES, shipped_headers
+from ringflow.device.compiler.headers import cuda_names_texts, shipped_headers
 from ringflow.errors import CompileError, SpecError
 
 FloatMode = Literal["reproducible", "fast"]
@@ -111,7 +111,14 @@ def compile_source(
     digest = _digest(source, target, headers, float_mode, name)
     kept = cache.get(digest) if cache else None
     if kept is None:
-        code, log = _compile(source, target, headers, float_mode, name, deadline_s)
+        code, log = compile_uncached(
+            source,
+            target=target,
+            headers=headers,
+            float_mode=float_mode,
+            name=name,
+            deadline_s=deadline_s,
+        )
         if cache:
             cache.put(digest, code, log)
     else:
@@ -147,14 +154,16 @@ def code_from_ptx(text: str, *, entry_point: str) -> CompiledCode:
     )
 
 
-def _compile(
+def compile_uncached(
     source: str,
+    *,
     target: CompileTarget,
     headers: Mapping[str, str],
     float_mode: FloatMode,
     name: str,
-    deadline_s: float,
+    deadline_s: float = COMPILE_DEADLINE_S,
 ) -> tuple[bytes, str]:
+    """Return a source's code for a target and the compiler's log; errors as ``compile_source``."""
     if target.is_host:
         from ringflow.device.compiler.clang import compile_to_ptx
 
@@ -188,7 +197,7 @@ def _digest(
         from ringflow.device.compiler import clang
 
         parts += [clang.find_clang().version, *clang.FLAGS, *clang.CONTRACTION.values()]
-        parts.append(CUDA_NAMES.read_text(encoding="utf-8"))
+        parts += cuda_names_texts()
         parts += clang.LINE_INFO if target.line_info else ()
     else:
         from ringflow.device.compiler import nvrtc

@@ -13,10 +13,10 @@ from typing import Final, Literal
 
 import attrs
 
-from ringflow.device.compiler import clang, nvrtc
-from ringflow.device.compiler.clang import FloatMode
+from ringflow.device.compiler import clang
+from ringflow.device.compiler.api import CompileTarget, FloatMode, compile_uncached
 from ringflow.device.compiler.entries import cubin_kernels, ptx_kernels
-from ringflow.errors import CompileError, PtxSyntaxError, UnsupportedPtxError
+from ringflow.errors import CompileError, PtxSyntaxError, SpecError, UnsupportedPtxError
 
 FrontEnd = Literal["clang", "translator", "nvrtc"]
 Verdict = Literal["both", "host only", "gpu only", "neither"]
@@ -113,14 +113,22 @@ def check_source(
         architecture: the GPU's, exact, such as ``"sm_90"``.
         headers: texts that the source may include beside the shipped ones, by name.
     Raises:
+        SpecError: the architecture is no ``sm_XX``.
         DeviceError: a front end is not installed, or does not know the architecture.
     """
+    target = CompileTarget(architecture)
+    if target.is_host:
+        raise SpecError("the host is checked in any case; name a GPU's architecture such as sm_90")
     host_takes, host_kernels, said = _host_side(source, name, headers or {}, float_mode)
     gpu_takes = True
     gpu_kernels: tuple[str, ...] = ()
     try:
-        cubin, log = nvrtc.compile_to_cubin(
-            source, architecture=architecture, name=name, headers=headers, float_mode=float_mode
+        cubin, log = compile_uncached(
+            source,
+            target=target,
+            headers=headers or {},
+            float_mode=float_mode,
+            name=name,
         )
         gpu_kernels = cubin_kernels(cubin)
         said += _diagnostics("nvrtc", log, name, refused=False)

@@ -2,7 +2,7 @@
 
 - Shipped ones lie in ``device/include``; ``include/std`` stands in for the C++ library's.
 - A kernel's messages become structs in ``ringflow_messages.cuh``.
-- ``cuda_names.cuh`` is clang's alone: NVRTC brings those names itself.
+- ``cuda_names.cuh`` and its parts are clang's alone: NVRTC brings those names itself.
 """
 
 from __future__ import annotations
@@ -37,10 +37,22 @@ def shipped_headers() -> Mapping[str, str]:
     """Return the text of each shipped header by the name that an ``#include`` gives."""
     headers = {}
     for path in sorted(INCLUDE_FOLDER.rglob("*")):
-        if path.is_file() and path != CUDA_NAMES and path.suffix in ("", ".h", ".cuh"):
+        if path in _cuda_names_files():
+            continue
+        if path.is_file() and path.suffix in ("", ".h", ".cuh"):
             base = STANDARD_FOLDER if path.is_relative_to(STANDARD_FOLDER) else INCLUDE_FOLDER
             headers[path.relative_to(base).as_posix()] = path.read_text(encoding="utf-8")
     return headers
+
+
+@functools.cache
+def cuda_names_texts() -> tuple[str, ...]:
+    """Return the texts that clang reads before every source."""
+    return tuple(path.read_text(encoding="utf-8") for path in _cuda_names_files())
+
+
+def _cuda_names_files() -> tuple[Path, ...]:
+    return (CUDA_NAMES, *sorted(CUDA_NAMES.with_suffix("").glob("*.cuh")))
 
 
 def messages_header(layouts: Iterable[MessageLayout]) -> str:

@@ -235,4 +235,6 @@ def test_no_other_file_reaches_nvrtc() -> None:
         if any("nvrtc" in name.lower().split(" ")[0] for name in _names_in(path))
         and not path.is_relative_to(cuda)
     }
-    assert importers == {compiler / "api.py", compiler / "nvrtc.py"}
+    assert importers == {compiler / "api.py", compiler / "check.py", compiler / "nvrtc.py"}
+    said = {name for name in _names_in(compiler / "check.py") if "nvrtc" in name.lower()}
+    assert {name for name in said if " " not in name} == {"nvrtc"}, "a word in its reports"

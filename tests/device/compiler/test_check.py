@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ringflow.device.compiler.check import CheckReport, check_source
-from ringflow.errors import DeviceError
+from ringflow.errors import DeviceError, SpecError
 
 GOOD = """#include <ringflow_test.cuh>
 extern "C" __global__ void k(float* f) { f[threadIdx.x] += STEP; }
@@ -103,7 +103,11 @@ def test_more_than_twenty_errors_are_all_told() -> None:
     assert lines == list(range(2, 32))
 
 
-def test_an_unknown_architecture_is_an_error() -> None:
+@pytest.mark.parametrize(
+    ("architecture", "error"), [("sm_9", DeviceError), ("host", SpecError), ("hopper", SpecError)]
+)
+def test_an_unknown_architecture_is_an_error(architecture: str, error: type[Exception]) -> None:
     """Not a verdict about the source."""
-    with pytest.raises(DeviceError, match="sm_9"):
-        check_source(GOOD, architecture="sm_9", headers={"ringflow_test.cuh": "#define STEP 2\n"})
+    headers = {"ringflow_test.cuh": "#define STEP 2\n"}
+    with pytest.raises(error, match=architecture):
+        check_source(GOOD, architecture=architecture, headers=headers)
