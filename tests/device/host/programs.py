@@ -24,8 +24,8 @@ def cuda(source: str, *, preempt: bool = True) -> Program:
     return translate(ptx, preempt=preempt)
 
 
-def value_bytes(value: Array | int | float) -> bytes:
-    """Return a parameter's bytes: arrays by address, int as i32, float as f32."""
+def value_bytes(value: Array | np.generic | int | float) -> bytes:
+    """Return a parameter's bytes: arrays by address, numpy's scalars, int as i32, float as f32."""
     if isinstance(value, np.ndarray):
         return struct.pack("<Q", value.ctypes.data)
     if isinstance(value, np.generic):
@@ -33,7 +33,7 @@ def value_bytes(value: Array | int | float) -> bytes:
     return struct.pack("<i", value) if isinstance(value, int) else struct.pack("<f", value)
 
 
-def parameters(program: Program, entry: str, *values: Array | int | float) -> bytes:
+def parameters(program: Program, entry: str, *values: Array | np.generic | int | float) -> bytes:
     return pack_parameters(program, entry, *map(value_bytes, values))
 
 
@@ -42,7 +42,7 @@ def run(
     entry: str,
     grid: int | Dimensions,
     block: int | Dimensions,
-    *values: Array | int | float,
+    *values: Array | np.generic | int | float,
     shared_bytes: int = 0,
     budget: int = 64,
 ) -> None:
