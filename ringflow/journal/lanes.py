@@ -2,11 +2,13 @@
 
 - Control records go first; messages follow as far as the batch has room.
 - A control record of a stream that has messages waiting takes them along, in their order.
-- Pure: the bounds are checked by the caller, nothing here waits.
+- The bounds are checked by the caller, nothing here waits.
+- Filled by the event loop, emptied by the writer's thread: a lock keeps each step whole.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import final
@@ -40,12 +42,17 @@ class Lanes:
         self._control: deque[Pending] = deque()
         self._messages: deque[Pending] = deque()
         self._message_streams: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._control) + len(self._messages)
 
     def push(self, pending: Pending, *, control: bool) -> None:
         """Put ``pending`` at the end of its lane."""
+        with self._lock:
+            self._push(pending, control=control)
+
+    def _push(self, pending: Pending, *, control: bool) -> None:
         if not control:
             self._messages.append(pending)
             self._message_streams[pending.append.stream] += 1
@@ -57,7 +64,11 @@ class Lanes:
         self.control_bytes += len(pending.data)
 
     def take(self, size_bytes: int) -> list[Pending]:
-        """Remove and return the next batch: at least one record, about ``size_bytes``."""
+        """Remove and return the next batch, about ``size_bytes``; empty if nothing waits."""
+        with self._lock:
+            return self._take(size_bytes)
+
+    def _take(self, size_bytes: int) -> list[Pending]:
         batch: list[Pending] = []
         while self._control and size_bytes > 0:
             batch.append(self._control.popleft())
@@ -65,11 +76,15 @@ class Lanes:
             size_bytes -= len(batch[-1].data)
         while self._messages and size_bytes > 0:
             batch.append(self._messages.popleft())
-            self._message_streams[batch[-1].append.stream] -= 1
+            self._forget_message_of(batch[-1].append.stream)
             self.message_bytes -= len(batch[-1].data)
             size_bytes -= len(batch[-1].data)
-        self._message_streams += Counter()  # drops the streams that have none left
         return batch
+
+    def _forget_message_of(self, stream: str) -> None:
+        self._message_streams[stream] -= 1
+        if not self._message_streams[stream]:
+            del self._message_streams[stream]
 
     def _pull_forward(self, stream: str) -> None:
         moved = [one for one in self._messages if one.append.stream == stream]

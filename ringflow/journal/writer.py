@@ -1,20 +1,22 @@
-"""The journal over any log: one flusher task, group commit, and the end after a failure.
+"""The journal over any log: one writing thread, group commit, and the end after a failure.
 
-- ``append`` queues; the flusher takes all that waits and makes it durable with one call in one
-  worker thread, which runs to its end even when everything else is cancelled.
-- Waiters and subscribers hear of a record only after that call has returned.
+- ``append`` queues and rings; the thread takes all that waits and makes it durable with one write
+  and one sync. It runs to its end even when everything else is cancelled.
+- It then has the event loop settle the batch: waiters and subscribers hear of a record only there,
+  in the journal's order, while the thread may write the next batch already.
 - The first failure is the last write: what waits has an unknown outcome, later appends are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Final, final
+from typing import Final, final
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 
 from ringflow.errors import (
     DiskReserveError,
@@ -33,16 +35,9 @@ from ringflow.journal.api import (
 from ringflow.journal.lanes import Lanes, Pending
 from ringflow.journal.log import Log
 from ringflow.journal.subscribers import LiveRecords, Subscribers
-from ringflow.journal.thread import worker_thread
+from ringflow.journal.thread import Bell, loop_caller
 
 _RESERVE_CHECK_BYTES: Final = 2**20  # the system is asked for the free space this often
-
-Call = Callable[[Callable[[], Any]], Awaitable[Any]]
-
-
-async def _call_here(function: Callable[[], Any]) -> Any:
-    await anyio.lowlevel.checkpoint()
-    return function()
 
 
 @final
@@ -71,8 +66,9 @@ class JournalWriter:
         self._in_thread = in_thread
         self._lanes = Lanes()
         self._subscribers = Subscribers(limits.subscriber_records)
-        self._work = anyio.Event()
-        self._room = anyio.Event()
+        self._bell = Bell()
+        self._work: anyio.Event | None = None
+        self._room: anyio.Event | None = None
         self._ended = anyio.Event()
         self._closing = False
         self._free_bytes = log.free_bytes()
@@ -103,7 +99,7 @@ class JournalWriter:
         append = Append(stream, self._versions.get(stream, 0) + 1)
         self._versions[stream] = append.version
         self._lanes.push(Pending(append, events, data), control=control)
-        self._work.set()
+        self._ring()
         return append
 
     async def until_durable(self, append: Append) -> None:
@@ -118,6 +114,8 @@ class JournalWriter:
     async def room(self) -> None:
         while self._lanes.message_bytes >= self._limits.message_queue_bytes:
             self._check_open()
+            if self._room is None:
+                self._room = anyio.Event()
             await self._room.wait()
         self._check_open()
 
@@ -143,81 +141,119 @@ class JournalWriter:
 
     async def aclose(self) -> None:
         self._closing = True
-        self._work.set()
+        self._ring()
         with anyio.CancelScope(shield=True):
             await self._ended.wait()
 
     async def run(self) -> None:
         """Write what is appended, until ``aclose`` or the first failure; once, as a task."""
         with anyio.CancelScope(shield=True):  # acknowledged or failed, but never abandoned
-            try:
-                if self._in_thread:
-                    async with worker_thread() as worker:
-                        await self._flush(worker.call)
-                else:
-                    await self._flush(_call_here)
-            finally:
-                self._closing = True
-                self._subscribers.end()
-                self._room.set()
-                self._ended.set()
+            if self._in_thread:
+                soon = loop_caller()
+                own = anyio.CapacityLimiter(1)  # it stays: it must not use up the default limiter
+                await anyio.to_thread.run_sync(self._serve, soon, limiter=own)
+            else:
+                await self._serve_here()
+            await self._ended.wait()
 
-    async def _flush(self, blocking: Call) -> None:
-        batch: list[Pending] = []
+    def _ring(self) -> None:
+        if self._in_thread:
+            self._bell.ring()
+        elif self._work is not None:
+            self._work.set()
+
+    def _serve(self, soon: Callable[[Callable[[], object]], None]) -> None:
+        """Write until the end; the thread's own function."""
         try:
-            while await self._wait_for_work():
-                batch = self._lanes.take(self._limits.batch_bytes)
-                await self._write(batch, blocking)
-            if self.failure is None:
-                await blocking(self._log.close)
+            while self._write_all(soon):
+                self._bell.wait()
         except Exception as error:  # nobody waits for ever, whatever broke
-            self._fail(error, [one for one in batch if one.append.sequence is None])
+            soon(partial(self._fail, error, ()))
+        finally:
+            soon(self._end)
 
-    async def _wait_for_work(self) -> bool:
-        """Wait until something is queued; False at the end."""
-        while self.failure is None and not self._lanes and not self._closing:
-            self._work = anyio.Event()
-            await self._work.wait()
-        return self.failure is None and len(self._lanes) > 0
-
-    async def _write(self, batch: list[Pending], blocking: Call) -> None:
+    async def _serve_here(self) -> None:
         try:
-            records, size, self._free_bytes = await blocking(partial(self._commit, batch))
+            while True:
+                self._work = anyio.Event()
+                await anyio.lowlevel.checkpoint()
+                if not self._write_all(_now):
+                    return
+                await self._work.wait()
         except Exception as error:
-            self._fail(error, batch)
+            self._fail(error, ())
+        finally:
+            self._end()
+
+    def _write_all(self, soon: Callable[[Callable[[], object]], None]) -> bool:
+        """Write what is queued, have it settled in the event loop; False at the end."""
+        closing = self._closing  # before the look into the lanes: nothing comes after it
+        while self.failure is None and (batch := self._lanes.take(self._limits.batch_bytes)):
+            try:
+                records, size = self._commit(batch)
+            except Exception as error:
+                soon(partial(self._fail, error, batch))
+                self._log.abandon()
+                return False
+            soon(partial(self._settle, batch, records, size))
+        if self.failure is not None:
             self._log.abandon()
+            return False
+        if closing:
+            self._log.close()
+        return not closing
+
+    def _settle(self, batch: Sequence[Pending], records: Sequence[Record], size: int) -> None:
+        """Tell of a durable batch, in the event loop."""
+        if self.failure is not None:  # a callback's, while this batch was on its way
+            for pending in batch:
+                pending.append.settle(None)
             return
         self._durable = records[-1].sequence
         self._batches += 1
         self._written_bytes += size
-        errors: list[Exception] = []
+        failure: Exception | None = None
         for pending, record in zip(batch, records, strict=True):
             try:
                 pending.append.settle(record.sequence)
             except Exception as error:  # a callback's; all others still hear of their records
-                errors.append(error)
+                failure = failure or error
         self._subscribers.publish(records)
-        self._room.set()
-        self._room = anyio.Event()
-        if errors:
-            raise errors[0]
+        self._wake_room()
+        if failure is not None:
+            self._fail(failure, ())
 
-    def _commit(self, batch: list[Pending]) -> tuple[list[Record], int, int]:
+    def _wake_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    def _end(self) -> None:
+        self._closing = True
+        self._subscribers.end()
+        self._wake_room()
+        self._ended.set()
+
+    def _commit(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
         records, size = self._log.write(batch)
         self._unchecked_bytes += size
-        if self._unchecked_bytes < _RESERVE_CHECK_BYTES:
-            return records, size, self._free_bytes
-        self._unchecked_bytes = 0
-        return records, size, self._log.free_bytes()
+        if self._unchecked_bytes >= _RESERVE_CHECK_BYTES:
+            self._unchecked_bytes = 0
+            self._free_bytes = self._log.free_bytes()
+        return records, size
 
-    def _fail(self, error: BaseException, batch: list[Pending]) -> None:
+    def _fail(self, error: BaseException, batch: Sequence[Pending]) -> None:
+        """Close for good; what was in ``batch`` or waits has an unknown outcome."""
         self.failure = error
         self._closing = True
+        lost = list(batch)
         while self._lanes:
-            batch = batch + self._lanes.take(self._limits.batch_bytes)
-        for pending in batch:
+            lost += self._lanes.take(self._limits.batch_bytes)
+        for pending in lost:
             pending.append.settle(None)
+        self._wake_room()
         self.failed.set()
+        self._ring()
 
     def _records(
         self, streams: StreamFilter | None, from_sequence: int, to_sequence: int
@@ -260,3 +296,7 @@ class JournalWriter:
             self._free_bytes = self._log.free_bytes()
         if self._free_bytes < limits.reserve_bytes:
             raise DiskReserveError(self._free_bytes, limits.reserve_bytes)
+
+
+def _now(function: Callable[[], object]) -> None:
+    function()
