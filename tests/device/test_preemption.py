@@ -92,7 +92,7 @@ def test_endless_loop_ends_at_its_deadline(device: HostDevice, name: str) -> Non
     assert other.wait(DEADLINE_S) is LaunchStatus.COMPLETED
     assert launch.status is LaunchStatus.RUNNING, launch.detail
     launch.abort()
-    assert launch.status is LaunchStatus.ABORTED
+    assert launch.wait(0) is LaunchStatus.ABORTED
     assert running_ctas() == before
 
 

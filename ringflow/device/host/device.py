@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ringflow.device.host.program import EntryLayout
 
 _NAME: Final = re.compile(r"host:\d+\Z")
+MEMCHECK_GAP_BYTES: Final = 1 << 20
+"""Addresses between two pieces of memory, so that who leaves the one doesn't meet the other."""
 _UUID_SPACE: Final = uuid.UUID("b5d1d9a6-6b0b-5f0e-9a55-0b5e3f2f7c11")
 
 
@@ -162,13 +164,14 @@ class HostDevice:
         if poison_freed is None:
             poison_freed = os.environ.get("RINGFLOW_HOST_POISON") == "1"
         limit_bytes = memory_limit_bytes or system_memory_bytes()
-        self._arena = Arena(name, limit_bytes, poison_freed=poison_freed)
-        self._own_pool: Pool | None = None
-        if deterministic_seed is not None:
-            self._own_pool = Pool(0, seed=deterministic_seed)
         if memcheck is None:
             memcheck = os.environ.get("RINGFLOW_HOST_MEMCHECK") == "1"
         self._memcheck = memcheck
+        gap_bytes = MEMCHECK_GAP_BYTES if memcheck else 0
+        self._arena = Arena(name, limit_bytes, poison_freed=poison_freed, gap_bytes=gap_bytes)
+        self._own_pool: Pool | None = None
+        if deterministic_seed is not None:
+            self._own_pool = Pool(0, seed=deterministic_seed)
         self._bounds = BoundsKeeper(self._allocated)
         self._lock = threading.Lock()
         self._launches: list[HostLaunch] = []

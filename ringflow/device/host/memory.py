@@ -24,9 +24,10 @@ _CHUNK_BYTES: Final = 1 << 20
 class HostAllocation:
     """Zeroed, page-aligned memory; kernels and the host see it at the same address."""
 
-    def __init__(self, size_bytes: int, *, label: str) -> None:
+    def __init__(self, size_bytes: int, *, label: str, gap_bytes: int = 0) -> None:
+        """Take memory; ``gap_bytes`` of addresses after it belong to no other piece."""
         assert size_bytes > 0, f"{label} has no bytes"
-        self._pages: mmap.mmap | None = mmap.mmap(-1, size_bytes)
+        self._pages: mmap.mmap | None = mmap.mmap(-1, size_bytes + gap_bytes)
         if size_bytes >= HUGE_PAGE_FROM_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 self._pages.madvise(mmap.MADV_HUGEPAGE)
@@ -56,7 +57,7 @@ class HostAllocation:
         """The memory itself: uint8[size_bytes], writable."""
         if self._pages is None:
             raise DeviceError(f"allocation {self._label!r} was freed", call="view", code="freed")
-        return memoryview(self._pages)
+        return memoryview(self._pages)[: self._size_bytes]
 
     def release(self) -> None:
         """Give the pages back; where views of them live, when the last of these has gone."""
@@ -106,8 +107,11 @@ def _is_poison(memory: memoryview) -> bool:
 class Arena:
     """Accounts for a device's allocations against its limit."""
 
-    def __init__(self, device: str, limit_bytes: int, *, poison_freed: bool = False) -> None:
+    def __init__(
+        self, device: str, limit_bytes: int, *, poison_freed: bool = False, gap_bytes: int = 0
+    ) -> None:
         self._device = device
+        self._gap_bytes = gap_bytes
         self._poisoned = Poisoned() if poison_freed else None
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
@@ -128,7 +132,7 @@ class Arena:
             if size_bytes > self.free_bytes:
                 raise DeviceMemoryError(self._device, size_bytes, self.free_bytes)
             try:
-                made = HostAllocation(size_bytes, label=label)
+                made = HostAllocation(size_bytes, label=label, gap_bytes=self._gap_bytes)
             except OSError as error:
                 raise DeviceMemoryError(self._device, size_bytes, self.free_bytes) from error
             self._used_bytes += size_bytes

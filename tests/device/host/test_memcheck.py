@@ -83,6 +83,7 @@ WRONG_ACCESSES = {
         f"store of 4 bytes .*, thread (28, 0, 0), wave.cu:{LINE}: 0 bytes past the end of "
         "'wave/a' (128 bytes)",
     ),
+    "store far past the end": ("a[i + 10000] = v;", ": 39872 bytes past the end of 'wave/a'"),
     "load before the start": (
         "a[i] = b[i - n];",
         f"load of 4 bytes .*, thread (0, 0, 0), wave.cu:{LINE}: 16 bytes before 'wave/b'",
