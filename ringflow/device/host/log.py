@@ -72,6 +72,16 @@ def _integer(word: int, length: str, *, signed: bool) -> int:
     return value - (1 << bits) if signed and value >> (bits - 1) else value
 
 
+def _double(word: int) -> float:
+    value: float = struct.unpack("=d", struct.pack("=Q", word))[0]
+    return value
+
+
+def _formatted(how: str, value: object) -> str:
+    text: str = how % value
+    return text
+
+
 def _converted(match: re.Match[str], arguments: _Arguments) -> str:
     kind, length = match["kind"], match["length"]
     width, point, precision = match["width"], match["point"], match["precision"]
@@ -84,19 +94,19 @@ def _converted(match: re.Match[str], arguments: _Arguments) -> str:
         return "%"
     how = f"%{match['flags']}{width}{point or ''}"
     if kind == "s":
-        return f"{how}s" % arguments.text()
+        return _formatted(f"{how}s", arguments.text())
     word = arguments.word()
     if kind in "di":
-        return f"{how}d" % _integer(word, length, signed=True)
+        return _formatted(f"{how}d", _integer(word, length, signed=True))
     if kind in "uxXo":
         value = _integer(word, length, signed=False)
-        return (f"{how}{'d' if kind == 'u' else kind}" % value).replace("0o", "0")
+        return _formatted(how + ("d" if kind == "u" else kind), value).replace("0o", "0")
     if kind == "c":
-        return f"{how}c" % chr(word & 255)
+        return _formatted(f"{how}c", chr(word & 255))
     if kind in "eEfFgG":
-        return f"{how}{kind}" % struct.unpack("=d", struct.pack("=Q", word))[0]
+        return _formatted(how + kind, _double(word))
     if kind in "aA":
-        return float(struct.unpack("=d", struct.pack("=Q", word))[0]).hex()
+        return _double(word).hex()
     return f"{word:#x}"  # p, and what C does not have
 
 

@@ -126,6 +126,8 @@ def _float_to_integer(
     to, of = bits_of(target), bits_of(source)
     signed = target[0] == "s"
     value = _whole(emitter, ins, _source(emitter, ins, of), of, mode)
+    if of == 16:  # LLVM saturates f16 itself wrongly where the CPU has instructions for it
+        value, of = emitter.value(f"fpext half {value} to float"), 32
     name = f"llvm.fpto{'s' if signed else 'u'}i.sat.i{to}.f{of}"
     result = emitter.call(name, f"i{to}", f"{FLOAT_NAMES[of]} {value}")
     emitter.write(ins.operands[0], result, to, signed=signed)
