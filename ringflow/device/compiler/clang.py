@@ -37,6 +37,7 @@ FLAGS: Final = (
     *("--cuda-gpu-arch=sm_80", "--cuda-device-only", "-nocudainc", "-nocudalib"),
     *("-fdeclspec", "-nostdinc", "--target=x86_64-unknown-linux-gnu", "-std=c++17"),
     *("-O2", "-S", "-mllvm", "-disable-lsr"),
+    "-fno-slp-vectorize",  # it makes packed halves, which the host device does not have
     "-fno-finite-loops",  # an endless loop is to be seen, not to be taken for impossible
 )
 LINE_INFO: Final = ("-gline-tables-only",)

@@ -155,20 +155,112 @@ extern "C" __global__ void k(float* f, double* d, int* i) {
        + __ddiv_rn(d[1], d[2]) + __drcp_rn(d[1]) + __dsqrt_rn(d[1]) + __fma_rn(d[1], d[2], d[3]);
 }
 """,
+    "ordered atomics": """
+template <class T> __device__ void sums(T* p, T* q) {
+  *q = __nv_atomic_fetch_add(p, T(1), __NV_ATOMIC_RELAXED, __NV_THREAD_SCOPE_DEVICE);
+  *q += __nv_atomic_fetch_sub(p, T(1), __NV_ATOMIC_RELAXED);
 }
+template <class T> __device__ void all(T* p, T* q) {
+  *q = __nv_atomic_load_n(p, __NV_ATOMIC_ACQUIRE, __NV_THREAD_SCOPE_SYSTEM);
+  __nv_atomic_store_n(p, T(1), __NV_ATOMIC_RELEASE);
+  *q += __nv_atomic_exchange_n(p, T(1), __NV_ATOMIC_ACQ_REL, __NV_THREAD_SCOPE_BLOCK);
+  *q += __nv_atomic_fetch_and(p, T(1), __NV_ATOMIC_RELAXED);
+  *q += __nv_atomic_fetch_or(p, T(1), __NV_ATOMIC_RELAXED);
+  *q += __nv_atomic_fetch_xor(p, T(1), __NV_ATOMIC_RELAXED);
+  *q += __nv_atomic_fetch_min(p, T(1), __NV_ATOMIC_RELAXED);
+  *q += __nv_atomic_fetch_max(p, T(1), __NV_ATOMIC_RELAXED);
+  *q += __nv_atomic_compare_exchange_n(p, q, T(3), false, __NV_ATOMIC_SEQ_CST,
+                                       __NV_ATOMIC_RELAXED);
+  __nv_atomic_thread_fence(__NV_ATOMIC_SEQ_CST, __NV_THREAD_SCOPE_DEVICE);
+}
+extern "C" __global__ void k(int* i, unsigned* u, long long* l, unsigned long long* q, float* f,
+                             double* d, unsigned short* h) {
+  all(i, i + 1); all(u, u + 1); all(l, l + 1); all(q, q + 1);
+  sums(i, i + 1); sums(u, u + 1); sums(q, q + 1); sums(f, f + 1); sums(d, d + 1);
+  h[0] = atomicCAS(h, (unsigned short)1, (unsigned short)2);
+  atomicInc_block(u, 5u); atomicInc_system(u, 5u); atomicDec_block(u, 5u); atomicDec_system(u, 5u);
+}
+""",
+    "more of the block": """
+extern "C" __global__ void k(unsigned* u, size_t* s, dim3* d) {
+  __barrier_sync(1); __barrier_sync_count(u[0], 64);
+  u[1] = __fns(u[2], u[3], 2) + __isGlobal(u) + __isShared(u) + __isConstant(u) + __isLocal(u);
+  s[0] = __cvta_generic_to_shared(u) + __cvta_generic_to_global(u) + __cvta_generic_to_local(u);
+  *(int*)__cvta_shared_to_generic(s[1]) = __ldcv(u) + __ldlu(u);
+  *(int*)__cvta_global_to_generic(s[1]) = *(int*)__cvta_local_to_generic(s[2]);
+  dim3 a = threadIdx, b(blockIdx), c = blockDim, e(gridDim);
+  d[0] = a; d[1] = b; d[2] = c; d[3] = e;
+}
+""",
+    "parts of numbers": """
+extern "C" __global__ void k(float* f, double* d, int* i, long* n, long long* l) {
+  f[0] = ldexpf(f[1], i[0]) + scalbnf(f[1], i[0]) + scalblnf(f[1], n[0]) + frexpf(f[1], i)
+       + modff(f[1], f + 2) + logbf(f[1]) + nextafterf(f[1], f[2]) + nanf("")
+       + fdividef(f[1], f[2]);
+  d[0] = ldexp(d[1], i[0]) + scalbn(d[1], i[0]) + scalbln(d[1], n[0]) + frexp(d[1], i)
+       + modf(d[1], d + 2) + logb(d[1]) + nextafter(d[1], d[2]) + nan("");
+  i[1] = ilogbf(f[1]) + ilogb(d[1]) + __isnanf(f[1]) + __isnan(d[1]) + __isinff(f[1])
+       + __isinf(d[1]) + __finitef(f[1]) + __finite(d[1]) + __signbitf(f[1]) + __signbit(d[1]);
+  n[1] = lrintf(f[1]) + lroundf(f[1]) + lrint(d[1]) + lround(d[1]);
+  l[1] = llrintf(f[1]) + llroundf(f[1]) + llrint(d[1]) + llround(d[1]);
+}
+""",
+}
+_EACH_ROUNDING = ("rn", "rz", "rd", "ru")
+_FLOAT_2, _DOUBLE_2 = ("fadd", "fsub", "fmul", "fdiv"), ("dadd", "dsub", "dmul", "ddiv")
+_FROM = {"int": "i", "uint": "u", "ll": "l", "ull": "q", "double": "d"}
+SOURCES["rounding"] = (
+    'extern "C" __global__ void k(float* f, double* d, int* i, unsigned* u, long long* l,\n'
+    "                             unsigned long long* q) {\n"
+    + "".join(
+        "".join(f"f[0] += __{name}_{mode}(f[1], f[2]);\n" for name in _FLOAT_2)
+        + "".join(f"d[0] += __{name}_{mode}(d[1], d[2]);\n" for name in _DOUBLE_2)
+        + f"f[0] += __frcp_{mode}(f[1]) + __fsqrt_{mode}(f[1]) + __fmaf_{mode}(f[1], f[2], f[3]);\n"
+        + f"f[0] += __fmaf_ieee_{mode}(f[1], f[2], f[3]) + __frsqrt_rn(f[1]);\n"
+        + f"d[0] += __drcp_{mode}(d[1]) + __dsqrt_{mode}(d[1]) + __fma_{mode}(d[1], d[2], d[3]);\n"
+        + "".join(f"f[0] += __{name}2float_{mode}({a}[1]);\n" for name, a in _FROM.items())
+        + f"d[0] += __ll2double_{mode}(l[1]) + __ull2double_{mode}(q[1]);\n"
+        for mode in _EACH_ROUNDING
+    )
+    + "}\n"
+)
+SIMD_2 = """
+add sub addss subss addus subus mins maxs minu maxu avgs avgu haddu absdiffs absdiffu sads sadu
+cmpeq cmpne cmpgts cmpges cmplts cmples cmpgtu cmpgeu cmpltu cmpleu seteq setne
+"""
+SIMD_1 = "abs absss neg negss"
+DOTS = ("__dp4a", "__dp2a_lo", "__dp2a_hi")
+SOURCES["bytes and halfwords"] = (
+    'extern "C" __global__ void k(unsigned* u, int* i) {\n'
+    + "".join(f"u[0] += __v{name}{n}(u[1], u[2]);\n" for name in SIMD_2.split() for n in (2, 4))
+    + "".join(f"u[0] += __v{name}{n}(u[1]);\n" for name in SIMD_1.split() for n in (2, 4))
+    + "".join(f"u[0] += {name}(u[1], u[2], u[3]);\n" for name in DOTS)
+    + "".join(f"i[0] += {name}(i[1], i[2], i[3]);\n" for name in DOTS)
+    + "u[0] += umin(u[1], u[2]) + umax(u[1], u[2]);\n"
+    + "i[0] += llmin(i[1], 5) + llmax(i[1], 5) + ullmin(u[1], 5) + ullmax(u[1], 5);\n}\n"
+)
 TRANSCENDENTAL = """
 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh exp exp2 expm1
 log log2 log10 log1p cbrt erf erfc lgamma tgamma
 """
 MATH_1 = [*TRANSCENDENTAL.split(), "exp10", "rsqrt"]
-MATH_2 = ["pow", "atan2", "fmod", "remainder", "hypot"]
-FAST = [f"__{n}f" for n in ("sin", "cos", "tan", "exp", "exp10", "log", "log2", "log10")]
+MATH_2 = ["pow", "atan2", "fmod", "remainder", "hypot", "nextafter"]
+FAST = [f"__{n}f" for n in ("sin", "cos", "tan", "tanh", "exp", "exp10", "log", "log2", "log10")]
+PLAIN = ["sinpi", "cospi", "rcbrt", "normcdf"]
+PLAIN_MORE = [("rhypot", 2), ("norm3d", 3), ("norm4d", 4), ("rnorm3d", 3), ("rnorm4d", 4)]
 SOURCES["math"] = (
     'extern "C" __global__ void k(float* f, double* d) {\n'
     + "".join(f"f[0] += {n}f(f[1]); d[0] += {n}(d[1]); f[2] += {n}(f[1]);\n" for n in MATH_1)
     + "".join(f"f[0] += {n}f(f[1], f[2]); d[0] += {n}(d[1], d[2]);\n" for n in MATH_2)
     + "".join(f"f[0] += {n}(f[1]);\n" for n in FAST)
-    + "f[0] += __powf(f[1], f[2]) + __fdividef(f[1], f[2]) + sinpif(f[1]) + cospif(f[1]);\n"
+    + "".join(f"f[0] += {n}f(f[1]); d[0] += {n}(d[1]);\n" for n in PLAIN)
+    + "".join(
+        f"f[0] += {n}f({', '.join('f' + f'[{i}]' for i in range(count))});\n"
+        f"d[0] += {n}({', '.join('d' + f'[{i}]' for i in range(count))});\n"
+        for n, count in PLAIN_MORE
+    )
+    + "f[0] += __powf(f[1], f[2]) + __fdividef(f[1], f[2]);\n"
+    + "sincospif(f[1], f + 3, f + 4); sincospi(d[1], d + 3, d + 4);\n"
     + "sincosf(f[1], f + 3, f + 4); sincos(d[1], d + 3, d + 4); __sincosf(f[1], f + 3, f + 4);\n}\n"
 )
 
@@ -199,11 +291,27 @@ def test_exact_operations_are_instructions() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["uint", "INFINITY", "__globaltimer()", "atomicAdd((long long*)p, 1ll)", "uint32_t(1)"]
+    "name",
+    [
+        *("uint", "INFINITY", "__globaltimer()", "atomicAdd((long long*)p, 1ll)", "uint32_t(1)"),
+        *("__laneid()", "powi(2.0, 3)", "memmove(p, p, 1)"),
+    ],
 )
 def test_names_that_a_gpu_does_not_have_are_not_there(name: str) -> None:
     """What compiles for the host compiles for a GPU: neither front end takes these."""
     source = f'extern "C" __global__ void k(long long* p) {{ p[0] = sizeof({name}); }}\n'
+    with pytest.raises(CompileError):
+        compile_to_ptx(source)
+    with pytest.raises(CompileError):
+        compile_to_cubin(source, architecture="sm_80")
+
+
+@pytest.mark.parametrize(
+    "statement", ["p[0] = __nv_atomic_fetch_add(p, 1ll, __NV_ATOMIC_RELAXED)", "p[0] = __all(1)"]
+)
+def test_operations_that_a_gpu_does_not_have_are_refused(statement: str) -> None:
+    """As above, for what shows only when it is compiled to the end."""
+    source = f'extern "C" __global__ void k(long long* p) {{ {statement}; }}\n'
     with pytest.raises(CompileError):
         compile_to_ptx(source)
     with pytest.raises(CompileError):

@@ -92,19 +92,23 @@ RINGFLOW_FN bool __nv_atomic_compare_exchange_n(T* p, T* expected, V desired, bo
   return __scoped_atomic_compare_exchange_n(p, expected, static_cast<T>(desired), weak, success,
                                             failure, scope);
 }
-#define RINGFLOW_ATOMIC_ORDERED(name, builtin)                                                    \
+template <class T>
+inline constexpr bool __ringflow_long_and_signed =
+    sizeof(T) == 8 && T(-1) < T(0) && T(0.5) == T(0);
+#define RINGFLOW_ATOMIC_ORDERED(name, builtin, refused)                                           \
   template <class T, class V>                                                                     \
   RINGFLOW_FN T __nv_atomic_##name(T* p, V v, int order, int scope = __NV_THREAD_SCOPE_SYSTEM) {  \
+    static_assert(!(refused), "CUDA has no such operation on signed integers of 8 bytes");        \
     return builtin(p, static_cast<T>(v), order, scope);                                           \
   }
-RINGFLOW_ATOMIC_ORDERED(exchange_n, __scoped_atomic_exchange_n)
-RINGFLOW_ATOMIC_ORDERED(fetch_add, __scoped_atomic_fetch_add)
-RINGFLOW_ATOMIC_ORDERED(fetch_sub, __scoped_atomic_fetch_sub)
-RINGFLOW_ATOMIC_ORDERED(fetch_and, __scoped_atomic_fetch_and)
-RINGFLOW_ATOMIC_ORDERED(fetch_or, __scoped_atomic_fetch_or)
-RINGFLOW_ATOMIC_ORDERED(fetch_xor, __scoped_atomic_fetch_xor)
-RINGFLOW_ATOMIC_ORDERED(fetch_min, __scoped_atomic_fetch_min)
-RINGFLOW_ATOMIC_ORDERED(fetch_max, __scoped_atomic_fetch_max)
+RINGFLOW_ATOMIC_ORDERED(exchange_n, __scoped_atomic_exchange_n, false)
+RINGFLOW_ATOMIC_ORDERED(fetch_add, __scoped_atomic_fetch_add, __ringflow_long_and_signed<T>)
+RINGFLOW_ATOMIC_ORDERED(fetch_sub, __scoped_atomic_fetch_sub, __ringflow_long_and_signed<T>)
+RINGFLOW_ATOMIC_ORDERED(fetch_and, __scoped_atomic_fetch_and, false)
+RINGFLOW_ATOMIC_ORDERED(fetch_or, __scoped_atomic_fetch_or, false)
+RINGFLOW_ATOMIC_ORDERED(fetch_xor, __scoped_atomic_fetch_xor, false)
+RINGFLOW_ATOMIC_ORDERED(fetch_min, __scoped_atomic_fetch_min, false)
+RINGFLOW_ATOMIC_ORDERED(fetch_max, __scoped_atomic_fetch_max, false)
 #undef RINGFLOW_ATOMIC_ORDERED
 RINGFLOW_FN void __nv_atomic_thread_fence(int order, int scope = __NV_THREAD_SCOPE_SYSTEM) {
   __scoped_atomic_thread_fence(order, scope);
