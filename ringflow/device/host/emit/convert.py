@@ -10,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ringflow.device.host.emit.core import FLOAT_NAMES, Emitter, bits_of
-from ringflow.device.host.emit.floating import saturate
 from ringflow.device.host.emit.integer import Emit
-from ringflow.device.host.emit.rounding import ROUNDINGS, flush, from_integer, truncate
+from ringflow.device.host.emit.rounding import (
+    ROUNDINGS,
+    flush,
+    from_integer,
+    saturate,
+    truncate,
+)
 from ringflow.device.host.ptx.ast import TYPE_BYTES, Instruction, Pair, Vector
 
 _ROUND_TO_INTEGER = {"rni": "roundeven", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}

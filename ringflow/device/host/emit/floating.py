@@ -16,7 +16,9 @@ from ringflow.device.host.emit.rounding import (
     NEAREST,
     ROUNDINGS,
     directed,
+    extreme,
     flush,
+    saturate,
     truncate,
 )
 from ringflow.device.host.ptx.ast import Instruction
@@ -91,13 +93,6 @@ class _Form:
         self.emitter.write_float(self.ins.operands[0], value, self.bits)
 
 
-def saturate(emitter: Emitter, value: str, bits: int) -> str:
-    """Clamp to 0..1; NaN becomes 0."""
-    name = FLOAT_NAMES[bits]
-    value = emitter.call(f"llvm.maximumnum.f{bits}", name, f"{name} {value}", f"{name} 0.0")
-    return emitter.call(f"llvm.minimumnum.f{bits}", name, f"{name} {value}", f"{name} 1.0")
-
-
 def _rounded(form: _Form, operation: str, values: list[str]) -> str:
     """Return ``operation`` (fadd, fma, sqrt ...) of the values as the form rounds."""
     emitter, bits = form.emitter, form.bits
@@ -128,15 +123,16 @@ def _arithmetic(operation: str, count: int) -> Emit:
 
 def _minimum_or_maximum(emitter: Emitter, ins: Instruction) -> None:
     form = _Form(emitter, ins)
-    stem = {"min": "minimum", "max": "maximum"}[ins.parts[0]]
-    if "NaN" not in form.found:
-        stem += "num"
     value, *others = form.operands()
     if not others:
         raise ValueError("two are needed")
     name, bits = form.name, form.bits
     for other in others:
-        value = emitter.call(f"llvm.{stem}.f{bits}", name, f"{name} {value}", f"{name} {other}")
+        if "NaN" in form.found:
+            intrinsic = f"llvm.{ins.parts[0]}imum.f{bits}"
+            value = emitter.call(intrinsic, name, f"{name} {value}", f"{name} {other}")
+        else:
+            value = extreme(emitter, ins.parts[0], value, other, bits)
     form.finish(value)
 
 

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Mapping
 
 from ringflow.device.host.emit.core import FLOAT_NAMES, Emitter
+from ringflow.device.host.emit.rounding import extreme
 
 _INTRINSICS: Mapping[str, tuple[str, int]] = {
     "sqrt": ("sqrt", 1),
@@ -23,8 +24,8 @@ _INTRINSICS: Mapping[str, tuple[str, int]] = {
     "nearbyint": ("roundeven", 1),
     "round": ("round", 1),
     "fma": ("fma", 3),
-    "fmin": ("minimumnum", 2),
-    "fmax": ("maximumnum", 2),
+    "fmin": ("min", 2),
+    "fmax": ("max", 2),
     "copysign": ("copysign", 2),
 }
 _UNARY = (
@@ -78,6 +79,8 @@ def call_mathematics(emitter: Emitter, name: str, arguments: list[str]) -> str:
     if stem == "rsqrt":
         root = emitter.call(f"llvm.sqrt.f{bits}", kind, *typed)
         result = emitter.value(f"fdiv {kind} 1.0, {root}")
+    elif stem in ("fmin", "fmax"):
+        result = extreme(emitter, stem[1:], *floats, bits)
     elif stem == "ldexp":
         result = emitter.extern(name, kind, *typed, f"i32 {arguments[1]}")
     elif _split(name) is not None:

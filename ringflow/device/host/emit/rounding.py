@@ -53,6 +53,33 @@ def flush(emitter: Emitter, value: str, bits: int) -> str:
     return emitter.value(f"bitcast i{bits} {word} to {kind}")
 
 
+def extreme(emitter: Emitter, kind: str, a: str, b: str, bits: int) -> str:
+    """Return the "min" or "max" of two floats: a number wins over NaN, -0 is less than +0.
+
+    LLVM's intrinsics of that meaning give NaN on x86 where it knows one operand to be a number.
+    """
+    name, word = FLOAT_NAMES[bits], f"i{bits}"
+    first = emitter.value(f"fcmp {'olt' if kind == 'min' else 'ogt'} {name} {a}, {b}")
+    chosen = emitter.value(f"select i1 {first}, {name} {a}, {name} {b}")
+    signs = [emitter.value(f"bitcast {name} {value} to {word}") for value in (a, b)]
+    join = "or" if kind == "min" else "and"
+    alike = emitter.value(f"{join} {word} {signs[0]}, {signs[1]}")
+    alike = emitter.value(f"bitcast {word} {alike} to {name}")
+    equal = emitter.value(f"fcmp oeq {name} {a}, {b}")
+    chosen = emitter.value(f"select i1 {equal}, {name} {alike}, {name} {chosen}")
+    lost = emitter.value(f"fcmp uno {name} {b}, {b}")
+    return emitter.value(f"select i1 {lost}, {name} {a}, {name} {chosen}")
+
+
+def saturate(emitter: Emitter, value: str, bits: int) -> str:
+    """Clamp to 0..1; NaN and -0 become 0."""
+    name = FLOAT_NAMES[bits]
+    above = emitter.value(f"fcmp ogt {name} {value}, 0.0")
+    value = emitter.value(f"select i1 {above}, {name} {value}, {name} 0.0")
+    below = emitter.value(f"fcmp olt {name} {value}, 1.0")
+    return emitter.value(f"select i1 {below}, {name} {value}, {name} 1.0")
+
+
 def _step(emitter: Emitter, value: str, bits: int, when: str, towards_zero: str) -> str:
     """Return the next float towards or away from zero under a condition; both are i1."""
     kind = FLOAT_NAMES[bits]
