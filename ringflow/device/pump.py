@@ -76,7 +76,12 @@ class PumpReport:
     fault: KernelFault
 
 
-def parse_reports(data: memoryview) -> list[PumpReport]:
+_STATES: Final = {int(state): state for state in KernelState}
+_STATUSES: Final = {int(status): status for status in LaunchStatus}
+_FAULTS: Final = {int(fault): fault for fault in KernelFault}
+
+
+def parse_reports(data: bytes) -> list[PumpReport]:
     """Return the reports that the native pump wrote."""
     reports, offset = [], 0
     while offset < len(data):
@@ -87,7 +92,8 @@ def parse_reports(data: memoryview) -> list[PumpReport]:
         outputs = []
         for _ in range(count):
             sequence, type, size, index, correlation, flags, _ = _SLOT.unpack_from(data, offset)
-            payload = bytes(data[offset + _SLOT.size : offset + _SLOT.size + size])
+            start = offset + _SLOT.size
+            payload = data[start : start + size]
             outputs.append(Output(sequence, index, type, flags, payload, correlation))
             offset += slot_bytes
         reports.append(
@@ -97,10 +103,10 @@ def parse_reports(data: memoryview) -> list[PumpReport]:
                 done_sequence=done,
                 taken_sequence=taken,
                 generation=state >> 8,
-                state=KernelState(state & 0xFF),
-                status=LaunchStatus(status),
+                state=_STATES[state & 0xFF],
+                status=_STATUSES[status],
                 steps=steps,
-                fault=KernelFault(fault),
+                fault=_FAULTS[fault],
             )
         )
     return reports
@@ -201,7 +207,7 @@ class Pump:
         size_bytes = self._native.wait(
             self._memory.address, self._buffer_address, BUFFER_BYTES, timeout_ns(timeout_s)
         )
-        return parse_reports(memoryview(self._buffer)[:size_bytes].cast("B"))
+        return parse_reports(ctypes.string_at(self._buffer_address, size_bytes))
 
     def wake(self) -> None:
         """Make a ``wait`` in progress, or else the next one, return."""

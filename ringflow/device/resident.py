@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 
 COLLECT_BYTES: Final = 1 << 16
 _HEADER: Final = struct.Struct("<QIIQII")
+_SEQUENCE: Final = struct.Struct("<Q")
 assert _HEADER.size == abi.SLOT_HEADER_BYTES
+assert abi.MESSAGE_SLOT["sequence"] == 0
 
 
 @attrs.frozen
@@ -129,7 +131,7 @@ class ResidentKernel:
             EntryPointError: the kernel's parameters are not the spec's.
             DeviceMemoryError: the device is full.
         """
-        from ringflow.device.host.memory import HostAllocation
+        from ringflow.device.host.pieces import Piece
 
         check_parameters(spec, code)
         self._native = native()
@@ -139,9 +141,10 @@ class ResidentKernel:
         self._pump: Pump | None = None
         self._key = 0
         self._allocations: list[Allocation] = []
-        self._entry: HostAllocation | None = HostAllocation(ENTRY.size_bytes, label="entry")
+        self._entry: HostAllocation | None = Piece(ENTRY.size_bytes, label="entry")
         self._entry_address = self._entry.address
-        self._collected = ctypes.create_string_buffer(COLLECT_BYTES + spec.slot_bytes)
+        self._collected: ctypes.Array[ctypes.c_char] | None = None
+        self._collected_address = 0
         self._base_sequence, self._epoch = base_sequence, epoch
         self._posted_sequence = base_sequence
         try:
@@ -283,7 +286,7 @@ class ResidentKernel:
             if word.name in values:
                 kind = ctypes.c_uint64 if word.size_bytes == 8 else ctypes.c_uint32
                 kind.from_address(self._control_host + word.offset_bytes).value = values[word.name]
-        work = bytearray(self._workspace.size_bytes)
+        work = bytearray(abi.WORKSPACE.size_bytes)  # the batch after it is overwritten as it fills
         struct.pack_into("<Q", work, abi.WORKSPACE["sequence"], self._base_sequence)
         self.device.copy_in(self._workspace, work)
         self._prepare_entry()
@@ -326,14 +329,14 @@ class ResidentKernel:
             return 0
         slot_bytes = self.spec.slot_bytes
         assert len(slots) == count * slot_bytes, "the slots are not of the spec's size"
-        first: int = _HEADER.unpack_from(slots, 0)[0]
+        (first,) = _SEQUENCE.unpack_from(slots)
         assert first > self._posted_sequence, f"{first} posted after {self._posted_sequence}"
-        buffer = (ctypes.c_char * len(slots)).from_buffer(slots)
-        accepted = self._native.post(self._entry_address, ctypes.addressof(buffer), count)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(slots))
+        accepted = self._native.post(self._entry_address, address, count)
         if accepted:
-            last: int = _HEADER.unpack_from(slots, (accepted - 1) * slot_bytes)[0]
-            self._posted_sequence = last
-            self._rouse()
+            (self._posted_sequence,) = _SEQUENCE.unpack_from(slots, (accepted - 1) * slot_bytes)
+            if self._stepping is not None:
+                self._rouse()
         return accepted
 
     def command(self, command: Command) -> int:
@@ -463,10 +466,15 @@ class ResidentKernel:
         """
         if self._pump is not None:
             raise KernelStateError(self.spec.kernel_id, "on a pump", "without one to collect")
-        address = ctypes.addressof(self._collected)
-        size_bytes = self._native.collect(self._entry_address, address, len(self._collected))
-        reports = parse_reports(memoryview(self._collected)[:size_bytes].cast("B"))
-        return reports[0] if reports else None
+        if self._collected is None:  # most kernels have a pump and never need it
+            self._collected = ctypes.create_string_buffer(COLLECT_BYTES + self.spec.slot_bytes)
+            self._collected_address = ctypes.addressof(self._collected)
+        size_bytes = self._native.collect(
+            self._entry_address, self._collected_address, len(self._collected)
+        )
+        if size_bytes == 0:
+            return None
+        return parse_reports(ctypes.string_at(self._collected_address, size_bytes))[0]
 
     def _load(self, word: str) -> int:
         return self._native.load(self._control_host + CONTROL[word])

@@ -33,6 +33,7 @@ from ringflow.device.host.bounds import Bounds, BoundsKeeper, Range
 from ringflow.device.host.faults import describe_trap
 from ringflow.device.host.log import KernelLog
 from ringflow.device.host.memory import Arena, HostAllocation
+from ringflow.device.host.pieces import piece_or_pages
 from ringflow.device.host.pool import Pool, PoolLaunch, shared_pool
 from ringflow.device.host.stepper import CLOCK, Stepper, clocks_as_timers
 from ringflow.device.host.translate import Program, default_cache, translate
@@ -252,14 +253,15 @@ class HostDevice:
 
     def allocate(self, size_bytes: int, *, label: str) -> Allocation:
         """Take zeroed memory; raises ``DeviceMemoryError``."""
-        return self._allocate(size_bytes, label)
+        return self._allocate(size_bytes, label, mapped=False)
 
     def allocate_mapped(self, size_bytes: int, *, label: str) -> MappedAllocation:
-        """Take zeroed memory; here all of it is the host's too."""
-        return self._allocate(size_bytes, label)
+        """Take zeroed memory; here all of it is the host's too. Small pieces share pages."""
+        return self._allocate(size_bytes, label, mapped=True)
 
-    def _allocate(self, size_bytes: int, label: str) -> HostAllocation:
-        made = self._arena.allocate(size_bytes, label=label)
+    def _allocate(self, size_bytes: int, label: str, *, mapped: bool) -> HostAllocation:
+        make = piece_or_pages if mapped and not self._memcheck else None
+        made = self._arena.allocate(size_bytes, label=label, make=make)
         if self._memcheck:
             self._bounds.changed()
         return made
@@ -486,7 +488,8 @@ def _contexts(
     )
     head_bytes = cta.RECORD_BYTES + layout.parameters_bytes
     head_bytes += -head_bytes % cta.ALIGN_BYTES
-    memory = HostAllocation(head_bytes + count * context_bytes, label=f"{layout.name}'s blocks")
+    size_bytes = head_bytes + count * context_bytes
+    memory = piece_or_pages(size_bytes, label=f"{layout.name}'s blocks")
     view, parameters_at = memory.view, memory.address + cta.RECORD_BYTES
     struct.pack_into("=7I4xQ", view, 0, *block, *grid, dynamic_shared_bytes, parameters_at)
     for offset, parameter in zip(layout.parameter_offsets_bytes, parameters, strict=True):

@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import threading
 from collections import deque
-from typing import Final
+from typing import Final, Protocol
 
 from ringflow.errors import DeviceError, DeviceMemoryError
 
@@ -104,6 +104,12 @@ def _is_poison(memory: memoryview) -> bool:
     )
 
 
+class Make(Protocol):
+    """What makes an allocation."""
+
+    def __call__(self, size_bytes: int, *, label: str) -> HostAllocation: ...
+
+
 class Arena:
     """Accounts for a device's allocations against its limit."""
 
@@ -126,13 +132,20 @@ class Arena:
     def free_bytes(self) -> int:
         return self._limit_bytes - self._used_bytes
 
-    def allocate(self, size_bytes: int, *, label: str) -> HostAllocation:
-        """Take zeroed memory; raises ``DeviceMemoryError`` past the limit."""
+    def allocate(self, size_bytes: int, *, label: str, make: Make | None = None) -> HostAllocation:
+        """Take zeroed memory; raises ``DeviceMemoryError`` past the limit.
+
+        Args:
+            make: makes it from a size and a label; by default it has pages of its own.
+        """
         with self._lock:
             if size_bytes > self.free_bytes:
                 raise DeviceMemoryError(self._device, size_bytes, self.free_bytes)
             try:
-                made = HostAllocation(size_bytes, label=label, gap_bytes=self._gap_bytes)
+                if make is not None:
+                    made = make(size_bytes, label=label)
+                else:
+                    made = HostAllocation(size_bytes, label=label, gap_bytes=self._gap_bytes)
             except OSError as error:
                 raise DeviceMemoryError(self._device, size_bytes, self.free_bytes) from error
             self._used_bytes += size_bytes

@@ -23,6 +23,7 @@ import attrs
 
 from ringflow.device.api import LaunchStatus
 from ringflow.device.host.memory import HostAllocation
+from ringflow.device.host.pieces import Piece
 from ringflow.device.host.scheduler_layout import LAUNCH, SLOT, WORKER
 from ringflow.device.host.stepper import Stepper
 from ringflow.device.native import load_native, native, timeout_ns
@@ -60,7 +61,7 @@ class PoolLaunch:
         self._pool = pool
         self.number = number
         self._keep: Sequence[object] = keep
-        self._memory = HostAllocation(LAUNCH.size_bytes, label="launch")
+        self._memory = Piece(LAUNCH.size_bytes, label="launch")
         struct.pack_into("=I", self._memory.view, LAUNCH["remaining"], cta_count)
         struct.pack_into("=Q", self._memory.view, LAUNCH["watch"], watch)
         self.slots: list[tuple[int, int]] = []

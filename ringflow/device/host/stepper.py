@@ -67,11 +67,18 @@ class Stepper:
         struct.pack_into("=Q", view, STEPPER["worker"], worker)
         struct.pack_into("=Q", view, STEPPER["order"], self._order.address)
         struct.pack_into("=Q", view, STEPPER["random"], seed & _ENDLESS_NS)
-        at, count, word = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
-        self._run: Any = ctypes.CFUNCTYPE(count, at, count, count, word)(
+        self._address = self._memory.address
+        self._idle = ctypes.c_uint32.from_address(self._address + STEPPER["idle"])
+        self._words = {
+            word.name: ctypes.c_uint64.from_address(self._address + word.offset_bytes)
+            for word in STEPPER.words
+            if word.size_bytes == 8
+        }
+        at, count, long = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+        self._run: Any = ctypes.CFUNCTYPE(count, at, count, count, long)(
             program.function("ringflow_stepper_run")
         )
-        self._digest: Any = ctypes.CFUNCTYPE(None, at, at, word)(
+        self._digest: Any = ctypes.CFUNCTYPE(None, at, at, long)(
             program.function("ringflow_stepper_digest")
         )
         self._lock = threading.Lock()
@@ -90,8 +97,7 @@ class Stepper:
     @property
     def idle(self) -> bool:
         """Whether no CTA went on in the last round: only the host can change that."""
-        (idle,) = struct.unpack_from("=I", self._memory.view, STEPPER["idle"])
-        return bool(idle)
+        return bool(self._idle.value)
 
     @property
     def digest(self) -> str:
@@ -110,14 +116,14 @@ class Stepper:
         """Make rounds; return whether a CTA went on in the last one."""
         with self._lock:
             while count > 0:
-                count -= self._run(self._memory.address, min(count, ROUNDS_MAX), 0, _ENDLESS_NS)
+                count -= self._run(self._address, min(count, ROUNDS_MAX), 0, _ENDLESS_NS)
         return not self.idle
 
     def run_until_idle(self, timeout_s: float) -> bool:
         """Make rounds until one is idle or the virtual time is up; return whether one was."""
         end_ns = self._end_ns(timeout_s)
         with self._lock:
-            while self._run(self._memory.address, ROUNDS_MAX, 1, end_ns) == ROUNDS_MAX:
+            while self._run(self._address, ROUNDS_MAX, 1, end_ns) == ROUNDS_MAX:
                 if self.idle:
                     break
         return self.idle
@@ -139,11 +145,10 @@ class Stepper:
         words = xxhash.xxh3_128_digest(data)
         buffer = ctypes.create_string_buffer(words, len(words))
         with self._lock:
-            self._digest(self._memory.address, ctypes.addressof(buffer), len(words) // 8)
+            self._digest(self._address, ctypes.addressof(buffer), len(words) // 8)
 
     def _end_ns(self, timeout_s: float) -> int:
         return min(self.time_ns + timeout_ns(timeout_s), _ENDLESS_NS)
 
     def _word(self, name: str) -> int:
-        value: int = struct.unpack_from("=Q", self._memory.view, STEPPER[name])[0]
-        return value
+        return self._words[name].value
