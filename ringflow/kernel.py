@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, final
 
 import attrs
 
-from ringflow.messages import pack, unpack
+from ringflow.messages import pack, pack_many, unpack
 from ringflow.results import MigrationResult, ReloadResult
 from ringflow.storage import Checkpoint, block_digests, region_digest
 
@@ -158,6 +158,16 @@ class KernelHost(Protocol):
         number: int,
         on_full: OnFull,
     ) -> Receipt: ...
+    async def send_many(
+        self,
+        kernel_id: str,
+        type_id: int,
+        payloads: Sequence[bytes],
+        *,
+        producer: str,
+        number: int,
+        on_full: OnFull,
+    ) -> Receipt: ...
     async def call(
         self, kernel_id: str, type_id: int, payload: bytes, *, timeout_s: float
     ) -> Reply: ...
@@ -214,6 +224,30 @@ class KernelHandle:
         type_id, data = (message, payload) if isinstance(message, int) else pack(message)
         return await self._host.send(
             self.id, type_id, data, producer=producer, number=number, on_full=on_full
+        )
+
+    async def send_many(
+        self,
+        cls: type[Any],
+        rows: np.ndarray[Any, Any],
+        *,
+        producer: str = "",
+        number: int = 0,
+        on_full: OnFull = "wait",
+    ) -> Receipt:
+        """Send a message for each row of an array; return the receipt of the last one.
+
+        A batch of up to 1,024 is one record in the journal and one write into the ring. If it is
+        cancelled or fails, a first part may have been accepted: ``last_number`` tells which.
+
+        Args:
+            cls: the ``ringflow.message`` class.
+            rows: structured[n] with the class's fields; or [n] where it has a single field.
+            producer, number: as for ``send``; ``number`` is the first row's, the next ones follow.
+        """
+        type_id, payloads = pack_many(cls, rows)
+        return await self._host.send_many(
+            self.id, type_id, payloads, producer=producer, number=number, on_full=on_full
         )
 
     async def call(self, message: object, payload: bytes = b"", *, timeout_s: float) -> Reply:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import struct
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
 import attrs
 
 from ringflow.errors import SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SYSTEM_TYPES_FROM: typing.Final = 0xFFFF0000
 
@@ -135,6 +138,41 @@ def _scalar(cls: type[Any], name: str) -> Scalar:
     raise SpecError(
         f"{cls.__name__}.{name} must be annotated with a ringflow scalar such as ringflow.u32"
     )
+
+
+def pack_many(cls: type[Any], rows: np.ndarray[Any, Any]) -> tuple[int, list[bytes]]:
+    """Return the type and the payloads of messages that are given as an array.
+
+    Args:
+        rows: structured[n], a field for each of the message's; or [n] for a single field.
+    Raises:
+        SpecError: the fields are not the message's, or a value does not fit its type.
+    """
+    import numpy as np
+
+    layout = layout_of(cls)
+    names = [field.name for field in layout.fields]
+    if rows.ndim != 1 or not names:
+        raise SpecError(f"{layout.name} needs a one-dimensional array with fields {names}")
+    given = list(rows.dtype.names or names[:1])
+    if given != names or (rows.dtype.names is None and len(names) != 1):
+        raise SpecError(f"{layout.name} has fields {names}, the array has {given}")
+    packed = np.zeros(
+        len(rows),
+        dtype={
+            "names": names,
+            "formats": ["<" + field.code for field in layout.fields],
+            "offsets": [field.offset_bytes for field in layout.fields],
+            "itemsize": layout.size_bytes,
+        },
+    )
+    for field in layout.fields:
+        column = rows[field.name] if rows.dtype.names else rows
+        packed[field.name] = column
+        if field.code not in "fd" and not np.array_equal(packed[field.name], column):
+            raise SpecError(f"{layout.name}.{field.name}: a value of the array does not fit")
+    data, size = packed.tobytes(), layout.size_bytes
+    return layout.id, [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def pack(value: object) -> tuple[int, bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, final
 
@@ -274,6 +274,28 @@ class Engine:
             runtime,
             type_id,
             payload,
+            producer=producer,
+            number=number,
+            on_full=on_full,
+        )
+
+    async def send_many(
+        self,
+        kernel_id: str,
+        type_id: int,
+        payloads: Sequence[bytes],
+        *,
+        producer: str = "",
+        number: int = 0,
+        on_full: OnFull = "wait",
+    ) -> messaging.SendReceipt:
+        """Send raw bytes to a kernel; see ``KernelHandle.send_many``."""
+        runtime = self._core.runtime(kernel_id)
+        return await messaging.send_many(
+            self._core,
+            runtime,
+            type_id,
+            payloads,
             producer=producer,
             number=number,
             on_full=on_full,

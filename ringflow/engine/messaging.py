@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import final
+from typing import Final, final
 
 import anyio
 import attrs
@@ -34,6 +34,8 @@ from ringflow.events.messages import (
 )
 from ringflow.journal.api import Append
 from ringflow.kernel import OnFull, Reply
+
+MESSAGES_A_RECORD: Final = 1024
 
 
 @final
@@ -81,41 +83,76 @@ async def send(
 ) -> SendReceipt:
     """Accept one message; for a durable kernel it is durable when this returns."""
     check_message(runtime, type_id, payload)
-    durability = runtime.spec.durability
     await _until_room(core, runtime, on_full)
-    if durability != "volatile":
-        await core.journal.room()
-    # From here to the record nothing awaits.
+    receipt = _accept(core, runtime, type_id, (payload,), producer, number, waiter)
+    if runtime.spec.durability == "durable":
+        await receipt.durable()
+    return receipt
+
+
+async def send_many(
+    core: Core,
+    runtime: KernelRuntime,
+    type_id: int,
+    payloads: Sequence[bytes],
+    *,
+    producer: str = "",
+    number: int = 0,
+    on_full: OnFull = "wait",
+) -> SendReceipt:
+    """Accept messages of one size, a record a batch; return the last one's receipt."""
+    if not payloads:
+        raise UsageError("there are no messages to send; pass at least one row")
+    check_message(runtime, type_id, payloads[0])
+    for start in range(0, len(payloads), MESSAGES_A_RECORD):
+        await _until_room(core, runtime, on_full)
+        batch = tuple(payloads[start : start + MESSAGES_A_RECORD])
+        first_number = number + start if producer else number
+        receipt = _accept(core, runtime, type_id, batch, producer, first_number, None)
+    if runtime.spec.durability == "durable":
+        await receipt.durable()
+    return receipt
+
+
+def _accept(
+    core: Core,
+    runtime: KernelRuntime,
+    type_id: int,
+    payloads: tuple[bytes, ...],
+    producer: str,
+    number: int,
+    waiter: CallWaiter | None,
+) -> SendReceipt:
+    """Number, record and queue messages in one step; nothing here awaits."""
     core.runtime(runtime.kernel_id)
     _check_number(core, runtime.kernel_id, producer, number)
-    marks = core.state.marks[runtime.kernel_id]
-    sequence = marks.next_sequence
+    first, count = core.state.marks[runtime.kernel_id].next_sequence, len(payloads)
+    last = first + count - 1
     accepted = MessagesAccepted(
         kernel_id=runtime.kernel_id,
-        first_sequence=sequence,
-        types=(type_id,),
-        payloads=(payload,),
-        producers=(producer,),
-        numbers=(number,),
+        first_sequence=first,
+        types=(type_id,) * count,
+        payloads=payloads,
+        producers=(producer,) * count,
+        numbers=tuple(range(number, number + count)) if producer else (0,) * count,
     )
     append: Append | None = None
-    if durability == "volatile":
+    if runtime.spec.durability == "volatile":
         core.state.apply(accepted)
     else:
         append = core.record(
             f"messages/{runtime.kernel_id}",
             [accepted],
             control=False,
-            then=lambda: runtime.mark_durable(sequence),
+            then=lambda: runtime.mark_durable(last),
         )
-    runtime.inbox.push(Posting(sequence, type_id, payload))
+    for sequence, payload in enumerate(payloads, first):
+        runtime.inbox.push(Posting(sequence, type_id, payload))
     if waiter is not None:
-        runtime.outputs.calls[sequence] = waiter
+        runtime.outputs.calls[first] = waiter
     if append is None:
-        runtime.mark_durable(sequence)
-    elif durability == "durable":
-        await core.journal.until_durable(append)
-    return SendReceipt(sequence, core, runtime, append)
+        runtime.mark_durable(last)
+    return SendReceipt(last, core, runtime, append)
 
 
 def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> None:
@@ -138,16 +175,19 @@ async def _until_room(core: Core, runtime: KernelRuntime, on_full: OnFull) -> No
         parked = len(runtime.inbox) < core.limits.parked_messages
         return parked and not runtime.outputs.is_full
 
-    if has_room():
-        return
-    if on_full == "raise":
-        raise LimitExceededError(
-            "the number of unfinished messages or unread outputs",
-            max(len(runtime.inbox), runtime.outputs.held_count),
-            core.limits.parked_messages,
-            "wait for receipts, read and acknowledge replies, or send with on_full='wait'",
-        )
-    await runtime.changed.until(has_room)
+    while True:
+        if runtime.spec.durability != "volatile":
+            await core.journal.room()
+        if has_room():
+            return
+        if on_full == "raise":
+            raise LimitExceededError(
+                "the number of unfinished messages or unread outputs",
+                max(len(runtime.inbox), runtime.outputs.held_count),
+                core.limits.parked_messages,
+                "wait for receipts, read and acknowledge replies, or send with on_full='wait'",
+            )
+        await runtime.changed.until(has_room)
 
 
 async def call(

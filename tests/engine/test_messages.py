@@ -28,6 +28,35 @@ async def test_messages_are_applied_once_and_in_order(
     assert (await state_of(kernel))[:3] == expected_state(values)
 
 
+@pytest.mark.parametrize("durability", ["durable", "async", "volatile"])
+async def test_an_array_of_messages_is_applied_row_by_row(
+    engine: ringflow.Engine, durability: str
+) -> None:
+    """More rows than a record and a ring hold; numbered and in order like single ones."""
+    kernel = await engine.launch(adder(durability=durability), device="host:0")
+    values = np.arange(3000, dtype=np.uint64) * 3
+    receipt = await kernel.send_many(Add, values, producer="bulk", number=10)
+    await receipt.done()
+    assert (receipt.sequence, kernel.last_number("bulk")) == (3000, 3009)
+    assert (await state_of(kernel))[:3] == expected_state([int(value) for value in values])
+    with pytest.raises(ringflow.UsageError, match="after 3009"):
+        await kernel.send_many(Add, values, producer="bulk", number=3000)
+
+
+async def test_arrays_that_are_no_messages_are_refused(engine: ringflow.Engine) -> None:
+    """By name of the field, and nothing is sent."""
+    kernel = await engine.launch(adder(), device="host:0")
+    with pytest.raises(ringflow.SpecError, match=r"Add\.value: a value"):
+        await kernel.send_many(Add, np.array([1, -1]))
+    with pytest.raises(ringflow.SpecError, match="fields"):
+        await kernel.send_many(Add, np.zeros(2, dtype=[("other", "u8")]))
+    with pytest.raises(ringflow.SpecError, match="one-dimensional"):
+        await kernel.send_many(Add, np.zeros((2, 2), dtype=np.uint64))
+    with pytest.raises(ringflow.UsageError, match="no messages"):
+        await kernel.send_many(Add, np.zeros(0, dtype=np.uint64))
+    assert engine.kernels()[0].next_sequence == 1
+
+
 async def test_every_reply_comes_once_and_in_order(engine: ringflow.Engine) -> None:
     """A named consumer sees one reply a message, numbered like its message."""
     kernel = await engine.launch(adder(), device="host:0")
