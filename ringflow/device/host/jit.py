@@ -91,11 +91,15 @@ def compile_ir(text: str, *, level: int = 2) -> bytes:
 
 
 class ObjectCache:
-    """Entries by key in a folder, the oldest evicted; safe for several processes at once."""
+    """Entries by key in a folder; safe for several processes at once.
 
-    def __init__(self, folder: Path, *, entries_max: int = 512) -> None:
+    Those that were not used for the longest time are evicted past either bound.
+    """
+
+    def __init__(self, folder: Path, *, entries_max: int = 512, bytes_max: int = 256 << 20) -> None:
         self.folder = folder
         self.entries_max = entries_max
+        self.bytes_max = bytes_max
         self.hits = 0
         self.misses = 0
 
@@ -123,6 +127,8 @@ class ObjectCache:
             self.misses += 1
             return None
         self.hits += 1
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return data
 
     def put(self, key: str, data: bytes) -> None:
@@ -142,10 +148,17 @@ class ObjectCache:
                 os.unlink(name)
 
     def _evict(self) -> None:
-        """Delete the oldest entries, and what a killed process left, past the bound."""
+        """Delete what was not used for longest, and what a killed process left, past a bound."""
+        entries = []
         with contextlib.suppress(OSError):
-            entries = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-            for path in entries[: -self.entries_max]:
+            for path in self.folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # another process evicts too
+                    status = path.stat()
+                    entries.append((status.st_mtime_ns, status.st_size, path))
+        left_bytes = self.bytes_max
+        for place, (_, size_bytes, path) in enumerate(sorted(entries, reverse=True)):
+            left_bytes -= size_bytes
+            if place >= self.entries_max or left_bytes < 0:
                 path.unlink(missing_ok=True)
 
 

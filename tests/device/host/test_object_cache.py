@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,51 @@ def test_the_oldest_entries_are_evicted(tmp_path: Path) -> None:
         os.utime(tmp_path / cache.key(str(index)), ns=(index, index))
     found = [cache.get(cache.key(str(index))) for index in range(6)]
     assert found == [None, None, None, b"\3", b"\4", b"\5"]
+
+
+def test_bytes_are_bounded_too(tmp_path: Path) -> None:
+    """Large entries push out more of the old ones, an entry over the bound itself included."""
+    cache = ObjectCache(tmp_path, bytes_max=1000)
+    for index in range(6):
+        cache.put(cache.key(str(index)), bytes(300))
+        os.utime(tmp_path / cache.key(str(index)), ns=(index, index))
+    cache.put(cache.key("small"), bytes(10))
+    found = [cache.get(cache.key(str(index))) is not None for index in range(6)]
+    assert found == [False] * 4 + [True] * 2
+    cache.put(cache.key("large"), bytes(2000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_used_is_kept(tmp_path: Path) -> None:
+    """A hit counts as a use: the scheduler's own code is the oldest and the last to go."""
+    cache = ObjectCache(tmp_path, entries_max=2)
+    for index in range(3):
+        assert index == 0 or cache.get(cache.key("0")) is not None
+        cache.put(cache.key(str(index)), bytes([index]))
+        for age, path in enumerate(sorted(tmp_path.iterdir(), key=lambda p: p.stat().st_mtime_ns)):
+            os.utime(path, ns=(age, age))
+    assert [cache.get(cache.key(str(i))) for i in range(3)] == [b"\0", None, b"\2"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ringflow.device.host.jit import ObjectCache
+
+cache = ObjectCache(Path(sys.argv[1]), entries_max=4)
+for turn in range(300):
+    key = cache.key(str(turn % 8))
+    found = cache.get(key)
+    assert found is None or found == bytes([turn % 8]) * 5000, turn
+    cache.put(key, bytes([turn % 8]) * 5000)
+"""
+
+
+def test_processes_may_write_and_evict_at_once(tmp_path: Path) -> None:
+    """Each finds an entry whole or not at all, and the bound holds in the end."""
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(3)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    assert 0 < len(list(tmp_path.iterdir())) <= 4
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(ptx: str, tmp_path: Path) -> None:
