@@ -387,3 +387,29 @@ def test_half_precision_arithmetic() -> None:
         ),
     ]
     check(rows, (FLOATS16, FLOATS16, FLOATS16[::3]), floats=16)
+
+
+def test_what_llvm_knows_of_an_operand_changes_nothing() -> None:
+    """LLVM 22 folds wrongly: f16 of large integers, min and max beside a known number."""
+    rows: list[Case] = [
+        (
+            "and.b64 %d, %a, 0x8000000000000000; cvt.rn.f16.s64 %h, %d; cvt.f32.f16 %w, %h",
+            "%w",
+            32,
+            lambda a, b, c: model.infinity(32, True) if a >> 63 else 0,
+        ),
+        (
+            "cvt.rn.f32.u32 %w, %wb; min.f32 %w, %w, %wa",
+            "%w",
+            32,
+            lambda a, b, c: model.smaller(a, model.encode(Fraction(b & M32), 32, "rn"), 32),
+        ),
+        (
+            "cvt.rn.f32.u32 %w, %wb; max.f32 %w, %wa, %w",
+            "%w",
+            32,
+            lambda a, b, c: model.larger(a, model.encode(Fraction(b & M32), 32, "rn"), 32),
+        ),
+    ]
+    check(rows[:1], ((0, 1, 1 << 63, mask(64)), (0,), (0,)))
+    check(rows[1:], (FLOATS32, (0, 6, 1 << 31), (0,)), floats=32)

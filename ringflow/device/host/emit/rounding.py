@@ -97,6 +97,8 @@ def _is_negative(emitter: Emitter, value: str, bits: int) -> str:
 def _truncate_once(emitter: Emitter, value: str, of: int, to: int, mode: str) -> str:
     wide, narrow = FLOAT_NAMES[of], FLOAT_NAMES[to]
     result = emitter.value(f"fptrunc {wide} {value} to {narrow}")
+    if to == 16:
+        result = _overflowing(emitter, value, result, wide)
     if mode == NEAREST:
         return result
     back = emitter.value(f"fpext {narrow} {result} to {wide}")
@@ -109,6 +111,18 @@ def _truncate_once(emitter: Emitter, value: str, of: int, to: int, mode: str) ->
     negative = _is_negative(emitter, result, to)
     towards = negative if mode == "rp" else emitter.value(f"xor i1 {negative}, true")
     return _step(emitter, result, to, wrong, towards)
+
+
+def _overflowing(emitter: Emitter, value: str, result: str, wide: str) -> str:
+    """Return f16 with infinity where the value overflows.
+
+    LLVM takes integers of few significant bits for exact in f16, however large they are.
+    """
+    infinity = emitter.call("llvm.copysign.f16", "half", "half 0xH7C00", f"half {result}")
+    bits = 64 if wide == "double" else 32
+    size = emitter.call(f"llvm.fabs.f{bits}", wide, f"{wide} {value}")
+    over = emitter.value(f"fcmp oge {wide} {size}, 65520.0")
+    return emitter.value(f"select i1 {over}, half {infinity}, half {result}")
 
 
 def truncate(emitter: Emitter, value: str, of: int, to: int, mode: str) -> str:
