@@ -5,7 +5,8 @@
 - A unit is a structure-of-arrays slot of 4 bytes a thread; unit u of thread t lies at
   ``HEADER_BYTES + u * unit_stride + 4 * t``; a 64-bit spill takes two units and lies at
   ``HEADER_BYTES + u * unit_stride + 8 * t``.
-- ``unit_stride`` is an odd multiple of 64 bytes, so that units do not alias in the L1 cache.
+- ``unit_stride`` is an odd multiple of 64 bytes, so that units do not alias in the L1 cache; those
+  of at most ``UNPADDED_LINES`` times 64 bytes don't anyway, and parked kernels are many.
 - Unit 0 is the state word of each thread, units 1 to 4 its mailbox for collectives.
 - The layout is used by the translated code, by the runtime in CUDA C++ and by the scheduler.
 """
@@ -17,6 +18,7 @@ from typing import Final
 HEADER_BYTES: Final = 256
 ALIGN_BYTES: Final = 64
 FIRST_SPILL_UNIT: Final = 5
+UNPADDED_LINES: Final = 4
 
 # Offsets in the header; u32 unless said otherwise.
 STATUS: Final = 0  # what the last step returned
@@ -58,6 +60,8 @@ FAULT_ADDRESS: Final = 200  # u64
 LOG: Final = 208  # u64, where prints go, or 0
 ARRIVED: Final = 216  # 16 u16: threads that came to a barrier and went on, ends at 248
 
+STACK: Final = 248  # u64, where the native stack of a call from a kernel begins
+
 POLLER_LIST_LENGTH: Final = 8
 
 # What a step returns.
@@ -87,6 +91,9 @@ TRAP_NAMES: Final = {
 ACCESS_LOAD: Final = 1
 ACCESS_STORE: Final = 2
 ACCESS_ATOMIC: Final = 3
+ACCESS_DEPTH: Final = 4  # no accesses: native calls nested too deeply, or that do not end, or
+ACCESS_FUEL: Final = 5
+ACCESS_CALL: Final = 6  # of what is no function
 SPACE_GENERIC: Final = 0
 SPACE_SHARED: Final = 1
 SPACE_LOCAL: Final = 2
@@ -112,9 +119,9 @@ RECORD_PARAMETERS: Final = 32  # u64, native address
 
 
 def unit_stride_bytes(threads: int) -> int:
-    """Return the distance of two units: an odd multiple of 64 bytes."""
+    """Return the distance of two units: an odd multiple of 64 bytes, but for short ones."""
     lines = (threads * 4 + 63) // 64
-    return (lines | 1) * 64
+    return (lines | 1 if lines > UNPADDED_LINES else lines) * 64
 
 
 def local_offset_bytes(unit_count: int, threads: int) -> int:

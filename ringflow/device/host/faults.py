@@ -8,9 +8,19 @@ from typing import Final
 
 from ringflow.device.host import cta
 from ringflow.device.host.bounds import Range
+from ringflow.device.host.emit.guarded import LOCALS_BEGIN, LOCALS_BYTES
 from ringflow.device.host.program import EntryLayout, Program
 
 _KINDS: Final = {cta.ACCESS_LOAD: "load", cta.ACCESS_STORE: "store", cta.ACCESS_ATOMIC: "atomic"}
+_CALLS: Final = {
+    cta.ACCESS_DEPTH: ("call", ": calls are nested too deeply"),
+    cta.ACCESS_FUEL: (
+        "endless call",
+        ": a function that calls itself, or is called through a pointer, does not end, and cannot "
+        "give way",
+    ),
+    cta.ACCESS_CALL: ("call", ": the pointer is not that of a function with these parameters"),
+}
 _NULL_BYTES: Final = 1 << 16
 _NOT_WAITING: Final = 0xFFFFFFFF
 
@@ -82,6 +92,8 @@ def _misuse(header: _Header, kind: int, entry: str, program: Program) -> str:
 def _access(header: _Header, layout: EntryLayout, ranges: Sequence[Range]) -> tuple[str, str]:
     """Return what was done to which address, and why that is wrong."""
     access, address = header[cta.FAULT_ACCESS], header.address(cta.FAULT_ADDRESS)
+    if access & 0xFF in _CALLS:
+        return _CALLS[access & 0xFF]
     size, space = access >> 8 & 0xFF, access >> 16
     what = f"{_KINDS.get(access & 0xFF, 'access')} of {size} bytes at {address:#x}"
     if address % size:
@@ -107,6 +119,9 @@ def _why(
     if address < _NULL_BYTES:
         return "a null pointer"
     local, local_bytes = header.address(cta.LOCAL), header[cta.LOCAL_BYTES]
+    offset = address - header.address(cta.SHARED)
+    if 0 <= offset < LOCALS_BEGIN + LOCALS_BYTES < layout.reserved_shared_bytes:
+        return "past the local variables of the call"
     shared = header.address(cta.SHARED) + layout.reserved_shared_bytes
     own = [Range(shared, header[cta.SHARED_BYTES] - layout.reserved_shared_bytes, "shared memory")]
     if local_bytes:

@@ -20,11 +20,13 @@ from ringflow.device.host.control_flow.inlining import (
     inline,
     inlined_functions,
     looping_functions,
+    needs_guard,
     plain_functions,
 )
 from ringflow.device.host.control_flow.plan import plan_kernel
 from ringflow.device.host.emit.core import ModuleContext
 from ringflow.device.host.emit.function import FunctionEmitter
+from ringflow.device.host.emit.guarded import GuardedFunctionEmitter
 from ringflow.device.host.emit.kernel import KernelEmitter
 from ringflow.device.host.emit.variables import variable_text
 from ringflow.device.host.improve import improve
@@ -137,7 +139,14 @@ def emit_module(
     """Return the facts and the LLVM IR of a module, with or without the regions' vector forms."""
     refused = inlined_functions(module.functions)
     inlined = frozenset(refused)
-    context = ModuleContext(module.variables, module.functions, externs, inlined, memcheck=memcheck)
+    context = ModuleContext(
+        module.variables,
+        module.functions,
+        externs,
+        inlined,
+        memcheck=memcheck,
+        guarded=(preempt or memcheck) and needs_guard(module.functions),
+    )
     chosen = inlined
     if preempt:
         chosen |= looping_functions(module.functions)
@@ -155,7 +164,8 @@ def emit_module(
             texts.append(emitter.text(vector=vector))
             entries[function.name] = emitter.layout()
         else:
-            texts.append(FunctionEmitter(context, function).text())
+            kind = GuardedFunctionEmitter if context.guarded else FunctionEmitter
+            texts.append(kind(context, function).text())
             functions.append(function.name)
     variables = {
         name: (variable.size_bytes, variable.space == "global")

@@ -328,6 +328,7 @@ def test_neighbour_answers_after_a_violation(device: HostDevice) -> None:
 
 def test_environment_turns_memcheck_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """RINGFLOW_HOST_MEMCHECK=1 is the default of devices that aren't told."""
+    monkeypatch.delenv("RINGFLOW_HOST_MEMCHECK", raising=False)
     assert not open_device("host:0").target.line_info
     monkeypatch.setenv("RINGFLOW_HOST_MEMCHECK", "1")
     assert open_device("host:0").target.line_info

@@ -120,6 +120,18 @@ def plain_functions(functions: Mapping[str, Function]) -> frozenset[str]:
     )
 
 
+def needs_guard(functions: Mapping[str, Function]) -> bool:
+    """Whether a module's kernels may call what cannot be inlined: by a pointer, or recursively."""
+    if not any(function.entry for function in functions.values()):
+        return False
+    recursive = any(name in targets for name, targets in _reach(functions).items())
+    return recursive or any(
+        isinstance(statement, Call) and isinstance(statement.target, Register)
+        for function in functions.values()
+        for statement in function.body or ()
+    )
+
+
 def _reach(functions: Mapping[str, Function]) -> dict[str, set[str]]:
     """Return the functions that each one calls, directly or through others."""
     calls = {

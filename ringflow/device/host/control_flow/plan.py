@@ -170,8 +170,7 @@ def plan_kernel(function: Function, *, preempt: bool, memcheck: bool = False) ->
     recomputed = rematerialised(found, parameters)
     spills, units = _spills(function, regions, live, recomputed)
     traps = [t for t in (blocks[index].terminator for index in alive) if isinstance(t, Trap)]
-    if memcheck:
-        traps.append(Trap(cta.TRAP_MEMORY, 0))
+    traps.append(Trap(cta.TRAP_MEMORY, 0))
     return Plan(
         function,
         blocks,

@@ -13,6 +13,8 @@ from ringflow.errors import PtxSyntaxError, UnsupportedPtxError
 
 TRAP, BREAKPOINT, ASSERTION = 1, 2, 3
 PRINT = "vprintf"
+HIDDEN = "ptr %cta, i32 %thread"
+"""Arguments of native functions whose module is guarded; see ``guarded.py``."""
 _ASSERTION_FORMAT = "%s:%u: %s: assertion '%s' failed\\0A\\00"
 
 
@@ -25,12 +27,13 @@ def result_kind(prototype: Prototype) -> str:
     return kind_of(prototype.results[0]) if prototype.results else "void"
 
 
-def signature(function: Function, *, names: bool) -> str:
+def signature(function: Function, *, names: bool, hidden: str = "") -> str:
     """Return ``i32 @"f.NAME"(i64 %a0, ...)``."""
     parameters = ", ".join(
         kind_of(variable) + (f" %a{index}" if names else "")
         for index, variable in enumerate(function.prototype.parameters)
     )
+    parameters = ", ".join(filter(None, (hidden, parameters)))
     return f'{result_kind(function.prototype)} @"f.{function.name}"({parameters})'
 
 
@@ -89,10 +92,8 @@ def emit_call(emitter: Emitter, call: Call) -> None:
     result = result_kind(prototype)
     typed = ", ".join(f"{k} {a}" for k, a in zip(kinds, arguments, strict=True))
     name = call.target
-    if isinstance(name, Register):
-        value = _call_address(emitter, emitter.read(name, 64), result, typed)
-    elif emitter.context.functions[name].body is not None:
-        value = _call_text(emitter, f'@"f.{name}"', result, typed)
+    if isinstance(name, Register) or emitter.context.functions[name].body is not None:
+        value = _call_native(emitter, call, prototype, result, typed)
     elif name in emitter.context.given:
         value = emitter.extern(name, result, *typed.split(", ") if typed else ())
     elif name == PRINT and len(arguments) == 2:
@@ -127,6 +128,45 @@ def emit_assertion(emitter: Emitter, call: Call) -> None:
         emitter.emit(f"store i64 {value}, ptr {part}")
     form = emitter.value('ptrtoint ptr @"ringflow.assertion" to i64')
     emitter.print_message(form, emitter.value(f"ptrtoint ptr {place} to i64"))
+
+
+def _call_native(
+    emitter: Emitter, call: Call, prototype: Prototype, result: str, typed: str
+) -> str:
+    """Call a function of the module, or what a register points to."""
+    guarded = emitter.context.guarded
+    if guarded:
+        typed = ", ".join(filter(None, (HIDDEN, typed)))
+    if isinstance(call.target, Register):
+        address = emitter.read(call.target, 64)
+        if emitter.context.memcheck:
+            _check_target(emitter, address, prototype)
+    if guarded:
+        emitter.before_call()
+    if isinstance(call.target, Register):
+        value = _call_address(emitter, address, result, typed)
+    else:
+        value = _call_text(emitter, f'@"f.{call.target}"', result, typed)
+    if guarded:
+        emitter.after_call()
+    return value
+
+
+def _check_target(emitter: Emitter, address: str, prototype: Prototype) -> None:
+    """Compare a pointer with the module's functions of the same parameters."""
+    wanted = [kind_of(v) for v in (*prototype.results, *prototype.parameters)]
+    known = "false"
+    for function in emitter.context.functions.values():
+        own = function.prototype
+        kinds = [kind_of(v) for v in (*own.results, *own.parameters)]
+        counts = len(own.results) == len(prototype.results)
+        inlined = function.name in emitter.context.inlined
+        if function.body is None or function.entry or inlined or kinds != wanted or not counts:
+            continue
+        its = emitter.value(f'ptrtoint ptr @"f.{function.name}" to i64')
+        same = emitter.value(f"icmp eq i64 {address}, {its}")
+        known = emitter.value(f"or i1 {known}, {same}")
+    emitter.no_function(emitter.value(f"xor i1 {known}, true"))
 
 
 def _call_text(emitter: Emitter, callee: str, result: str, typed: str) -> str:

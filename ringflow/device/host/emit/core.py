@@ -56,12 +56,14 @@ class ModuleContext:
         inlined: frozenset[str] = frozenset(),
         *,
         memcheck: bool = False,
+        guarded: bool = False,
     ) -> None:
         self.variables = variables
         self.functions = functions
         self.given = given
         self.inlined = inlined
         self.memcheck = memcheck
+        self.guarded = guarded
         self.declarations: dict[str, str] = {}
         self.externs: set[str] = set()
 
@@ -302,6 +304,15 @@ class Emitter:
 
     def note_effect(self) -> None:
         """Called at every store and atomic."""
+
+    def before_call(self) -> None:
+        """Called before a call of a guarded native function."""
+
+    def after_call(self) -> None:
+        """Called after it."""
+
+    def no_function(self, condition: str) -> None:
+        """Called with whether a pointer (i1) is none of a function; for memcheck."""
 
     def check_access(self, pointer: str, space: str, kind: int, size_bytes: int) -> None:
         """Called before every access but those of parameters by name; for memcheck."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ringflow.device.host.emit.calls import (
     ASSERTION,
     BREAKPOINT,
+    HIDDEN,
     TRAP,
     emit_call,
     kind_of,
@@ -191,16 +192,28 @@ class FunctionEmitter(Emitter):
             f"store i{self.width(name)} {'false' if self.width(name) == 1 else 0}, ptr {slot}"
             for name, slot in self.registers.items()
         ]
+        head, tail = self.head(), self.tail()
+        hidden = HIDDEN if self.context.guarded else ""
         return "\n".join(
             [
-                f"define {signature(self.function, names=True)} nounwind {{",
+                f"define {signature(self.function, names=True, hidden=hidden)} nounwind {{",
                 *self.alloca_lines(),
                 '%zero = load ptr, ptr @"ringflow.zero", !invariant.load !0',
+                *head,
                 *zeros,
                 *self.lines,
+                *tail,
                 "}",
             ]
         )
+
+    def head(self) -> list[str]:
+        """Return what comes before the body."""
+        return []
+
+    def tail(self) -> list[str]:
+        """Return what comes after the body."""
+        return []
 
     def _take_parameters(self) -> None:
         for index, variable in enumerate(self.function.prototype.parameters):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ringflow.device.host.control_flow.plan import Plan
 from ringflow.device.host.emit.collective import collective_of
 from ringflow.device.host.emit.core import ModuleContext
-from ringflow.device.host.emit.memcheck import SITE_BYTES, site_count
+from ringflow.device.host.emit.memcheck import reserved_bytes
 from ringflow.device.host.emit.region import Memory, RegionEmitter
 from ringflow.device.host.emit.rows import ScalarEmitter, VectorEmitter, rows_text, scalar_door
 from ringflow.device.host.program import EntryLayout
@@ -49,9 +49,8 @@ def layout_memory(function: Function, context: ModuleContext) -> tuple[Memory, i
     shared = [v for v in function.variables.values() if v.space == "shared"]
     shared += [v for n, v in context.variables.items() if v.space == "shared" and n in used]
     static = [v for v in shared if v.size_bytes]
-    reserved_bytes = site_count(function) * SITE_BYTES if context.memcheck else 0
-    reserved_bytes = _aligned(reserved_bytes, 128)
-    shared_offsets, end = _place(sorted(static, key=lambda v: -v.align_bytes), reserved_bytes)
+    reserved = reserved_bytes(context, function)
+    shared_offsets, end = _place(sorted(static, key=lambda v: -v.align_bytes), reserved)
     shared_bytes = _aligned(end, 16)
     for variable in shared:
         if not variable.size_bytes:
@@ -59,7 +58,7 @@ def layout_memory(function: Function, context: ModuleContext) -> tuple[Memory, i
     local = [v for v in function.variables.values() if v.space == "local"]
     local_offsets, local_end = _place(local)
     parameters, parameters_end = _place(function.prototype.parameters)
-    memory = Memory(parameters, shared_offsets, local_offsets, reserved_bytes)
+    memory = Memory(parameters, shared_offsets, local_offsets, reserved)
     return memory, parameters_end, shared_bytes, _aligned(local_end, 16)
 
 

@@ -3,7 +3,8 @@
 - A shared or local access is compared with the block's or the thread's own memory.
 - Any other is compared with the range that this place in the code hit last; where that does not
   fit, the runtime looks in the launch's table, and keeps what it finds at the site.
-- Sites lie in the CTA, in front of its shared variables; a changed table makes them void.
+- Sites lie in the CTA, in front of its shared variables, after the local variables of native
+  calls; a changed table makes them void.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from ringflow.device.host import cta
 from ringflow.device.host.control_flow.graph import Trap
+from ringflow.device.host.emit.guarded import LOCALS_BEGIN, LOCALS_BYTES
 from ringflow.device.host.ptx.ast import Function, Instruction
 
 if TYPE_CHECKING:
+    from ringflow.device.host.emit.core import ModuleContext
     from ringflow.device.host.emit.region import RegionEmitter
 
 MEMORY_TRAP: Final = Trap(cta.TRAP_MEMORY, 0)
@@ -31,6 +34,19 @@ def site_count(function: Function) -> int:
         for statement in function.body or ()
     )
     return min(max(count, 1), SITES_MAX)
+
+
+def sites_offset_bytes(context: ModuleContext) -> int:
+    """Return where the sites begin: after the local variables of native calls."""
+    return LOCALS_BEGIN + (LOCALS_BYTES if context.guarded else 0)
+
+
+def reserved_bytes(context: ModuleContext, function: Function) -> int:
+    """Return what is kept in front of a kernel's shared variables."""
+    if not context.memcheck:
+        return 0
+    end = sites_offset_bytes(context) + site_count(function) * SITE_BYTES
+    return end + -end % 128
 
 
 def emit_check(
@@ -84,9 +100,10 @@ def _in_own_memory(emitter: RegionEmitter, address: str, space: str, size_bytes:
 
 
 def _next_site(emitter: RegionEmitter) -> str:
-    number = emitter.sites % (emitter.memory.reserved_bytes // SITE_BYTES)
+    begin = sites_offset_bytes(emitter.context)
+    number = emitter.sites % ((emitter.memory.reserved_bytes - begin) // SITE_BYTES)
     emitter.sites += 1
-    return emitter.pointer(emitter.shared_base(), number * SITE_BYTES)
+    return emitter.pointer(emitter.shared_base(), begin + number * SITE_BYTES)
 
 
 def _hits(emitter: RegionEmitter, address: str, site: str) -> str:

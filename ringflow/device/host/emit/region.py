@@ -28,7 +28,8 @@ from ringflow.device.host.emit.collective import MAIL_A, MAIL_B, collective_of, 
 from ringflow.device.host.emit.core import ModuleContext
 from ringflow.device.host.emit.families import emit_plain
 from ringflow.device.host.emit.function import ASSERTIONS, FunctionEmitter, time_register
-from ringflow.device.host.emit.memcheck import emit_check
+from ringflow.device.host.emit.guarded import enter_native, note_fault, was_abandoned
+from ringflow.device.host.emit.memcheck import MEMORY_TRAP, emit_check
 from ringflow.device.host.ptx.ast import (
     Address,
     Call,
@@ -230,6 +231,26 @@ class RegionEmitter(FunctionEmitter):
     def check_access(self, pointer: str, space: str, kind: int, size_bytes: int) -> None:
         if self.context.memcheck:
             emit_check(self, pointer, space, kind, size_bytes)
+
+    def before_call(self) -> None:
+        self._end_if(was_abandoned(self))  # one endless call is enough, other threads make none
+        enter_native(self)
+
+    def after_call(self) -> None:
+        self._end_if(was_abandoned(self))
+
+    def no_function(self, condition: str) -> None:
+        self._end_if(condition, cta.ACCESS_CALL)
+
+    def _end_if(self, condition: str, kind: int = 0) -> None:
+        """End the thread as a trap; what went wrong is noted first if not yet."""
+        wrong, on = self.label("wrong"), self.label("on")
+        self.emit(f"br i1 {condition}, label %{wrong}, label %{on}, !prof !2")
+        self.place(wrong)
+        if kind:
+            note_fault(self, kind)
+        self.finish(str(cta.STATE_TRAPPED | self.plan.traps.index(MEMORY_TRAP)))
+        self.place(on)
 
     def print_message(self, form: str, arguments: str) -> str:
         return self.extern(

@@ -52,6 +52,7 @@ struct Header {
     u64 fault_address;
     u64 log;  // where prints go, or 0
     unsigned short arrived[BARRIERS];  // threads that came to a barrier and went on
+    u64 stack;  // where the native stack of a call from a kernel begins
 };
 
 typedef u32 (*Run)(Header* cta, u32 low, u32 high);

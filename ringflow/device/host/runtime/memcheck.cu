@@ -45,13 +45,17 @@ EXPORT int ringflow_memcheck(
         const Bounds* bounds = *(const Bounds* volatile*)cta->bounds;
         const Range* range = find(bounds, address);
         if (range && size <= range->end - address && (kind == LOAD || !(range->flags & READ_ONLY))) {
-            site->bounds = (u64)bounds;
-            site->begin = range->begin;
-            site->length = range->end - range->begin - size + 1;
+            if (site) {
+                site->bounds = (u64)bounds;
+                site->begin = range->begin;
+                site->length = range->end - range->begin - size + 1;
+            }
             return 1;
         }
         u64 shared = cta->shared + cta->reserved_bytes;
         if (within(address, size, shared, cta->shared_bytes - cta->reserved_bytes)) return 1;
+        u64 calls_end = *(const u64*)cta->shared;  // local variables of native calls lie below
+        if (!site && within(address, size, cta->shared, calls_end)) return 1;
         u64 local = cta->local + (u64)thread * cta->local_bytes;
         if (within(address, size, local, cta->local_bytes)) return 1;
     }
