@@ -63,6 +63,23 @@ RINGFLOW_VECTORS(unsigned long long, ulonglong, 16, 16)
 RINGFLOW_VECTORS(float, float, 8, 16)
 RINGFLOW_VECTORS(double, double, 16, 16)
 #undef RINGFLOW_VECTORS
+// The names that CUDA 13 gives to the wide ones, by their alignment.
+#define RINGFLOW_WIDE_VECTOR(T, name)                                                             \
+  typedef name name##_16a;                                                                        \
+  struct __align__(32) name##_32a { T x, y, z, w; };
+#define RINGFLOW_MAKE_WIDE(T, name)                                                               \
+  RINGFLOW_FN name make_##name##_16a(T x, T y, T z, T w) { return {x, y, z, w}; }                 \
+  RINGFLOW_FN name##_32a make_##name##_32a(T x, T y, T z, T w) { return {x, y, z, w}; }
+RINGFLOW_WIDE_VECTOR(long, long4)
+RINGFLOW_WIDE_VECTOR(unsigned long, ulong4)
+RINGFLOW_WIDE_VECTOR(long long, longlong4)
+RINGFLOW_WIDE_VECTOR(unsigned long long, ulonglong4)
+RINGFLOW_WIDE_VECTOR(double, double4)
+RINGFLOW_MAKE_WIDE(long long, longlong4)
+RINGFLOW_MAKE_WIDE(unsigned long long, ulonglong4)
+RINGFLOW_MAKE_WIDE(double, double4)
+#undef RINGFLOW_MAKE_WIDE
+#undef RINGFLOW_WIDE_VECTOR
 
 struct dim3 {
   unsigned int x, y, z;
@@ -93,11 +110,14 @@ struct dim3 {
     extra                                                                                         \
   };                                                                                              \
   extern const __device__ __attribute__((weak)) __ringflow_##name name;
+#define RINGFLOW_TO_UINT3                                                                         \
+  __device__ __forceinline__ operator uint3() const { return {get_x(), get_y(), get_z()}; }
 RINGFLOW_REGISTER(threadIdx, tid, uint3, typedef uint3 ringflow_index;)
 RINGFLOW_REGISTER(blockIdx, ctaid, uint3, typedef uint3 ringflow_index;)
-RINGFLOW_REGISTER(blockDim, ntid, dim3, )
-RINGFLOW_REGISTER(gridDim, nctaid, dim3, )
+RINGFLOW_REGISTER(blockDim, ntid, dim3, RINGFLOW_TO_UINT3)
+RINGFLOW_REGISTER(gridDim, nctaid, dim3, RINGFLOW_TO_UINT3)
 #undef RINGFLOW_REGISTER
+#undef RINGFLOW_TO_UINT3
 static constexpr int warpSize = 32;
 
 RINGFLOW_FN long long clock64() { return __nvvm_read_ptx_sreg_clock64(); }

@@ -40,6 +40,33 @@ extern "C" __global__ void k(float4* f, double2* d, uchar4* u, longlong2* l, int
   static_assert(alignof(ulonglong2) == 16 && alignof(long2) == 16 && alignof(char2) == 2);
 }
 """,
+    "wide vectors": """
+extern "C" __global__ void k(double4_16a* a, double4_32a* b, ulonglong4_32a* c, long4_16a* d) {
+  a[0] = make_double4_16a(1, 2, 3, a[1].w);
+  b[0] = make_double4_32a(1, 2, 3, b[1].w);
+  c[0] = make_ulonglong4_32a(1, 2, 3, c[1].w);
+  d[0].x = d[1].w;
+  static_assert(alignof(double4_16a) == 16 && alignof(double4_32a) == 32);
+  static_assert(alignof(ulonglong4_32a) == 32 && alignof(long4_16a) == 16);
+}
+""",
+    "overloads": """
+extern "C" __global__ void k(float* f, double* d, int* i, uint3* u) {
+  static_assert(sizeof(frexp(f[0], i)) == 4 && sizeof(ldexp(f[0], 1)) == 4);
+  static_assert(sizeof(scalbn(f[0], 1)) == 4 && sizeof(scalbln(f[0], 1l)) == 4);
+  static_assert(sizeof(logb(f[0])) == 4 && sizeof(nextafter(f[0], f[1])) == 4);
+  static_assert(sizeof(modf(f[0], f)) == 4 && sizeof(fdim(f[0], f[1])) == 4);
+  static_assert(sizeof(sinpi(f[0])) == 4 && sizeof(cospi(f[0])) == 4);
+  static_assert(sizeof(rcbrt(f[0])) == 4 && sizeof(normcdf(f[0])) == 4);
+  static_assert(sizeof(exp10(f[0])) == 4 && sizeof(exp10(d[0])) == 8);
+  sincos(f[0], f, f + 1); sincospi(f[0], f, f + 1);
+  __stcg(f, 1); __stwt(d, f[0]);
+  dim3 a(threadIdx), b = blockIdx;
+  a = threadIdx; b = blockDim;
+  uint3 c = blockDim, e(gridDim);
+  u[0] = a; u[1] = b; u[2] = c; u[3] = e;
+}
+""",
     "warp": """
 template <class T> __device__ T all(unsigned mask, T v) {
   v += __shfl_sync(mask, v, 3);

@@ -72,6 +72,7 @@ RINGFLOW_EXACT_2(copysign)
 #undef RINGFLOW_EXACT_2
 RINGFLOW_FN float fdimf(float a, float b) { return a <= b ? 0.0f : a - b; }
 RINGFLOW_FN double fdim(double a, double b) { return a <= b ? 0.0 : a - b; }
+RINGFLOW_FN float fdim(float a, float b) { return fdimf(a, b); }
 RINGFLOW_FN float fmaf(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 RINGFLOW_FN double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 RINGFLOW_FN float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -171,6 +172,13 @@ RINGFLOW_FN float __frsqrt_rn(float v) {
 RINGFLOW_PARTS(float, f, int, __float_as_int, __int_as_float, 23, 127, 0x1p64)
 RINGFLOW_PARTS(double, , long long, __double_as_longlong, __longlong_as_double, 52, 1023, 0x1p64)
 #undef RINGFLOW_PARTS
+RINGFLOW_FN int ilogb(float v) { return ilogbf(v); }
+RINGFLOW_FN float logb(float v) { return logbf(v); }
+RINGFLOW_FN float ldexp(float v, int n) { return ldexpf(v, n); }
+RINGFLOW_FN float scalbn(float v, int n) { return scalbnf(v, n); }
+RINGFLOW_FN float scalbln(float v, long n) { return scalblnf(v, n); }
+RINGFLOW_FN float frexp(float v, int* exponent) { return frexpf(v, exponent); }
+RINGFLOW_FN float modf(float v, float* whole) { return modff(v, whole); }
 #define RINGFLOW_WHOLE(name, T, round)                                                            \
   RINGFLOW_FN T name(double v) { return static_cast<T>(__double2ll_rz(round(v))); }               \
   RINGFLOW_FN T name##f(float v) { return static_cast<T>(__float2ll_rz(round(v))); }

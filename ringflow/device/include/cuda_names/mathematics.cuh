@@ -47,8 +47,10 @@ RINGFLOW_FN double rsqrt(double v) { return 1.0 / __builtin_sqrt(v); }
 RINGFLOW_FN float rsqrt(float v) { return rsqrtf(v); }
 RINGFLOW_FN float exp10f(float v) { return powf(10.0f, v); }
 RINGFLOW_FN double exp10(double v) { return pow(10.0, v); }
+RINGFLOW_FN float exp10(float v) { return exp10f(v); }
 RINGFLOW_FN void sincosf(float v, float* s, float* c) { *s = sinf(v); *c = cosf(v); }
 RINGFLOW_FN void sincos(double v, double* s, double* c) { *s = sin(v); *c = cos(v); }
+RINGFLOW_FN void sincos(float v, float* s, float* c) { sincosf(v, s, c); }
 // The angle is reduced before it is multiplied by pi, so that whole and half numbers are exact.
 RINGFLOW_FN double sinpi(double v) {
   const double turn = fmod(v, 2.0), half = rint(2.0 * turn), rest = turn - 0.5 * half;
@@ -64,12 +66,16 @@ RINGFLOW_FN double cospi(double v) {
   const double value = quarter & 1 ? -sin(angle) : cos(angle);
   return value == 0.0 ? 0.0 : quarter & 2 ? -value : value;
 }
-RINGFLOW_FN float sinpif(float v) { return static_cast<float>(sinpi(v)); }
-RINGFLOW_FN float cospif(float v) { return static_cast<float>(cospi(v)); }
+RINGFLOW_FN float sinpif(float v) { return static_cast<float>(sinpi(double(v))); }
+RINGFLOW_FN float cospif(float v) { return static_cast<float>(cospi(double(v))); }
 RINGFLOW_FN void sincospi(double v, double* s, double* c) { *s = sinpi(v); *c = cospi(v); }
 RINGFLOW_FN void sincospif(float v, float* s, float* c) { *s = sinpif(v); *c = cospif(v); }
+RINGFLOW_FN float sinpi(float v) { return sinpif(v); }
+RINGFLOW_FN float cospi(float v) { return cospif(v); }
+RINGFLOW_FN void sincospi(float v, float* s, float* c) { sincospif(v, s, c); }
 RINGFLOW_FN double rcbrt(double v) { return 1.0 / cbrt(v); }
-RINGFLOW_FN float rcbrtf(float v) { return static_cast<float>(rcbrt(v)); }
+RINGFLOW_FN float rcbrtf(float v) { return static_cast<float>(rcbrt(double(v))); }
+RINGFLOW_FN float rcbrt(float v) { return rcbrtf(v); }
 RINGFLOW_FN double rhypot(double a, double b) { return 1.0 / hypot(a, b); }
 RINGFLOW_FN float rhypotf(float a, float b) { return static_cast<float>(rhypot(a, b)); }
 RINGFLOW_FN double norm3d(double a, double b, double c) { return hypot(hypot(a, b), c); }
@@ -93,7 +99,8 @@ RINGFLOW_FN float rnorm4df(float a, float b, float c, float d) {
   return static_cast<float>(rnorm4d(a, b, c, d));
 }
 RINGFLOW_FN double normcdf(double v) { return 0.5 * erfc(v * -0.70710678118654752440); }
-RINGFLOW_FN float normcdff(float v) { return static_cast<float>(normcdf(v)); }
+RINGFLOW_FN float normcdff(float v) { return static_cast<float>(normcdf(double(v))); }
+RINGFLOW_FN float normcdf(float v) { return normcdff(v); }
 RINGFLOW_FN float fdividef(float a, float b) { return a / b; }
 // The fast intrinsics are more accurate here than on a GPU.
 RINGFLOW_FN float __sinf(float v) { return sinf(v); }

@@ -15,8 +15,8 @@ RINGFLOW_LOAD(__ldlu)
 template <class T>
 RINGFLOW_FN T __ldcv(const T* p) { return *const_cast<const volatile T*>(p); }
 #define RINGFLOW_STORE(name)                                                                      \
-  template <class T>                                                                              \
-  RINGFLOW_FN void name(T* p, T v) { *p = v; }
+  template <class T, class V>                                                                     \
+  RINGFLOW_FN void name(T* p, V v) { *p = v; }
 RINGFLOW_STORE(__stwb)
 RINGFLOW_STORE(__stcg)
 RINGFLOW_STORE(__stcs)
