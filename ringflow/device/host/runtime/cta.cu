@@ -7,10 +7,13 @@
 
 #include "cta.cuh"
 
+constexpr u32 UNPADDED_LINES = 4;  // units that are no longer than this don't alias in the L1 cache
+
 EXPORT void ringflow_cta_initialise(
     Header* cta, const Record* record, u32 index, u32 units, u32 local_bytes, u32 static_shared) {
     u32 threads = record->block[0] * record->block[1] * record->block[2];
-    u32 stride = ((threads * 4 + 63) / 64 | 1) * 64;
+    u32 lines = (threads * 4 + 63) / 64;
+    u32 stride = (lines > UNPADDED_LINES ? lines | 1 : lines) * 64;
     u64 local = HEADER + (u64)units * stride;
     u64 shared = (local + (u64)threads * local_bytes + 127) / 128 * 128;
     u64 end = (shared + static_shared + record->dynamic_shared + 63) / 64 * 64;
@@ -189,6 +192,23 @@ INLINE bool is_plain_barrier(Header* cta, const Table* table, u32 word) {
            cta->arrived[fact->constant] == 0;
 }
 
+// Where all threads wait at plain barriers of one number, at whatever places, lets them go on.
+static DEVICE __attribute__((noinline)) bool release_plain(Header* cta, const Table* table) {
+    u32* state = unit(cta, 0);
+    const u32* count = unit(cta, 2);
+    const Fact first = table->fact[state[0] & REGION];
+    if (first.code != BAR || first.constant >= BARRIERS || cta->arrived[first.constant])
+        return false;
+    u32 threads = cta->threads, wrong = 0;
+    for (u32 t = 0; t < threads; ++t) {
+        const Fact fact = table->fact[state[t] & REGION];
+        wrong |= (fact.code ^ BAR) | (fact.constant ^ first.constant) | count[t];
+    }
+    if (wrong) return false;
+    for (u32 t = 0; t < threads; ++t) state[t] &= REGION;
+    return true;
+}
+
 // Lets collectives of one warp complete; threads whose state is ready still run.
 static DEVICE __attribute__((noinline)) bool release_warp(
     Header* cta, const Table* table, u32 first) {
@@ -345,7 +365,8 @@ static DEVICE __attribute__((noinline)) int mixed(Header* cta, const Table* tabl
             return flags & OUT_OF_FUEL ? PREEMPTED : -1;
         }
         if (cta->misuse && ((Misuse)cta->misuse)(cta, table, false)) return TRAPPED;
-        if (release(cta, table)) {
+        bool waiting = low >= BARRIER && high < WARP;
+        if ((waiting && release_plain(cta, table)) || release(cta, table)) {
             progress = true;
             return -1;
         }
