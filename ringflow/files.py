@@ -20,10 +20,19 @@ Buffer = bytes | bytearray | memoryview
 
 
 class OpenFile(Protocol):
-    """A file that is open for appending."""
+    """A file that is open for writing, one piece after the other from its end on."""
 
     def write(self, data: Buffer) -> None:
-        """Append all of ``data``; raises ``OSError`` as the system does."""
+        """Write all of ``data`` behind what was written; raises ``OSError`` as the system does."""
+
+    def reserve(self, size_bytes: int) -> None:
+        """Write zeros behind what was written; ``write`` then replaces them.
+
+        To sync what replaces bytes is cheaper than to sync a file that grows.
+        """
+
+    def trim(self) -> None:
+        """Cut what is reserved and was not written; durable with the next sync."""
 
     def datasync(self) -> None:
         """Make all that was written durable, with the length (fdatasync)."""
@@ -96,6 +105,18 @@ class _SystemFile:
         while view:
             view = view[os.write(self._descriptor, view) :]
 
+    def reserve(self, size_bytes: int) -> None:
+        at, end = self._position(), self._position() + size_bytes
+        zeros = bytes(size_bytes)
+        while at < end:
+            at += os.pwrite(self._descriptor, zeros[: end - at], at)
+
+    def trim(self) -> None:
+        os.ftruncate(self._descriptor, self._position())
+
+    def _position(self) -> int:
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
     def datasync(self) -> None:
         os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
 
@@ -149,10 +170,12 @@ class SystemFiles:
         path.mkdir(parents=True, exist_ok=True)
 
     def create(self, path: Path) -> OpenFile:
-        return _SystemFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644))
+        return _SystemFile(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
 
     def append(self, path: Path) -> OpenFile:
-        return _SystemFile(os.open(path, os.O_WRONLY | os.O_APPEND))
+        descriptor = os.open(path, os.O_WRONLY)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        return _SystemFile(descriptor)
 
     def read(self, path: Path) -> bytes:
         try:

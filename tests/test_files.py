@@ -43,6 +43,29 @@ def test_files_are_created_once_and_appended_to(files: FileSystem, tmp_path: Pat
     assert files.size_bytes(folder / "x") == 7
 
 
+def test_reserved_zeros_are_replaced_and_the_rest_is_cut(files: FileSystem, tmp_path: Path) -> None:
+    """Writing goes on where it was, also past what is reserved; an opened file starts behind it."""
+    files.make_folder(tmp_path)
+    file = files.create(tmp_path / "x")
+    file.write(b"one")
+    file.reserve(8)
+    assert files.read(tmp_path / "x") == b"one" + bytes(8)
+    file.write(b"two")
+    assert files.read(tmp_path / "x") == b"onetwo" + bytes(5)
+    file.trim()
+    assert files.read(tmp_path / "x") == b"onetwo"
+    file.reserve(2)
+    file.write(b"three")
+    file.trim()
+    file.reserve(1)
+    file.close()
+    assert files.read(tmp_path / "x") == b"onetwothree\0"
+    file = files.append(tmp_path / "x")
+    file.write(b"end")
+    file.close()
+    assert files.read(tmp_path / "x") == b"onetwothree\0end"
+
+
 def test_names_are_sorted_and_absent_things_are_said_to_be(
     files: FileSystem, tmp_path: Path
 ) -> None:
@@ -129,6 +152,30 @@ def test_the_double_loses_tears_and_keeps_what_was_not_synced() -> None:
     assert set(holes[SECTOR_BYTES : 2 * SECTOR_BYTES]) == {ord("u")}
     assert files.after_crash(Loss.ALL).names(Path("/f")) == ["x"]
     assert files.after_crash(Loss.NONE).names(Path("/f")) == ["x", "y"]
+
+
+def test_the_double_loses_what_replaced_synced_bytes() -> None:
+    """Sectors that were overwritten and not synced read as they were, each for itself."""
+    files = CrashingFiles()
+    files.make_folder(Path("/f"))
+    file = files.create(Path("/f/x"))
+    file.write(b"s" * 100)
+    file.reserve(3 * SECTOR_BYTES)
+    file.datasync()
+    files.fsync_folder(Path("/f"))
+    file.write(b"u" * 1000)
+    zeros = 3 * SECTOR_BYTES - 1000
+
+    def after(loss: Loss) -> bytes:
+        return files.after_crash(loss).read(Path("/f/x"))
+
+    assert after(Loss.ALL) == b"s" * 100 + bytes(3 * SECTOR_BYTES)
+    assert after(Loss.NONE) == b"s" * 100 + b"u" * 1000 + bytes(zeros)
+    kept = SECTOR_BYTES - 100
+    assert after(Loss.TAIL) == b"s" * 100 + b"u" * kept + bytes(1000 - kept + zeros)
+    holes = after(Loss.HOLES)
+    assert holes[:SECTOR_BYTES] == b"s" * 100 + bytes(kept)
+    assert set(holes[SECTOR_BYTES : 2 * SECTOR_BYTES]) == {ord("u")}
 
 
 def test_the_double_never_writes_pages_of_a_failed_sync() -> None:

@@ -3,13 +3,15 @@
 - Calls block and come one at a time; the writer makes them in a worker thread.
 - A batch is durable when ``write`` returns; after an exception its outcome is unknown.
 - Sequence, time and links are given here, in the order of the batch.
+- Small batches replace zeros that were reserved in larger steps: their sync is cheaper.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, final
+from typing import Final, Protocol, final
 
 from ringflow.clock import Clock
 from ringflow.errors import CorruptError, CorruptJournalError
@@ -27,6 +29,9 @@ from ringflow.journal.record import (
     record_line,
 )
 from ringflow.journal.segments import Chain, Segment, SegmentName
+
+_RESERVE_BYTES: Final = 2**20
+_SMALL_BATCH_BYTES: Final = 2**16  # larger ones would be written twice for little
 
 
 class Log(Protocol):
@@ -138,6 +143,7 @@ class SegmentLog:
             clock, epoch=epoch, sequence=chain.sequence, at_ns=chain.at_ns, head=chain.head
         )
         self._file: OpenFile
+        self._reserved_bytes = 0
         self._begin_segment()
 
     @property
@@ -154,6 +160,7 @@ class SegmentLog:
             last.size_bytes >= self._segment_bytes
             and last.last_sequence >= last.name.first_sequence
         ):
+            self._file.trim()
             self._file.close()
             self._begin_segment()
         records, lines = self._sealer.seal(batch)
@@ -164,6 +171,7 @@ class SegmentLog:
     def close(self) -> None:
         try:
             self._write(self._sealer.close())
+            self._file.trim()
         finally:
             self._file.close()
 
@@ -203,7 +211,10 @@ class SegmentLog:
                 yield record
 
     def _write(self, data: bytes) -> None:
+        if self._reserved_bytes < len(data) <= _SMALL_BATCH_BYTES:
+            self._reserve()
         self._file.write(data)
+        self._reserved_bytes = max(0, self._reserved_bytes - len(data))
         self._file.datasync()
         last = self._segments[-1]
         self._segments[-1] = Segment(
@@ -212,6 +223,15 @@ class SegmentLog:
             last_sequence=self._sealer.sequence,
             hash=self._sealer.head,
         )
+
+    def _reserve(self) -> None:
+        try:
+            self._file.reserve(min(_RESERVE_BYTES, self._segment_bytes))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return  # what is left is for records
+        self._reserved_bytes = min(_RESERVE_BYTES, self._segment_bytes)
 
     def _begin_segment(self) -> None:
         """Create the next segment with a durable header that pins the one before."""
@@ -229,6 +249,8 @@ class SegmentLog:
         self._file = self._files.create(self._folder / str(name))
         try:
             self._file.write(line)
+            self._reserved_bytes = 0
+            self._reserve()
             self._file.datasync()
             self._files.fsync_folder(self._folder)
         except BaseException:

@@ -24,7 +24,7 @@ from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
 from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
 from ringflow.journal.log import SegmentLog
 from ringflow.journal.reader import Scan, Tear
-from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain
+from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain, Segment
 from ringflow.journal.writer import JournalWriter
 
 T = TypeVar("T")
@@ -104,6 +104,7 @@ def _prepare(
     scan = Scan(files, folder).finish()
     epoch = max((name.epoch for name in scan.names), default=0) + 1
     torn = tuple(_cut(files, folder, tear) for tear in scan.torn)
+    _trim(files, folder, scan.segments)
     report = OpeningReport(
         epoch=epoch,
         last_sequence=scan.chain.sequence,
@@ -124,13 +125,23 @@ def _prepare(
     return log, scan.chain, report
 
 
+def _trim(files: FileSystem, folder: Path, segments: Sequence[Segment]) -> None:
+    """Cut the space that a writer had reserved in the newest segment when it was stopped."""
+    if segments:
+        path, size_bytes = folder / str(segments[-1].name), segments[-1].size_bytes
+        if files.size_bytes(path) > size_bytes:
+            files.truncate(path, size_bytes)
+
+
 def _cut(files: FileSystem, folder: Path, tear: Tear) -> TornTail:
     """Back up and cut a torn tail; a segment without a whole header is deleted."""
     path = folder / str(tear.segment)
     backup = ""
     if tear.size_bytes:
         backup = f"torn-{path.stem}-at-{tear.offset_bytes}"
-        write_atomic(files, folder / backup, [files.read(path)[tear.offset_bytes :]])
+        write_atomic(
+            files, folder / backup, [files.read(path)[tear.offset_bytes :][: tear.size_bytes]]
+        )
     if tear.offset_bytes:
         files.truncate(path, tear.offset_bytes)
     else:

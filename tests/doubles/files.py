@@ -45,26 +45,33 @@ class _Inode:
         """Return the bytes after a crash; the length may have grown without its content."""
         if loss in (Loss.ALL, Loss.NAMES_ONLY) or self.lost_pages:
             return self.synced
-        if loss is Loss.NONE or len(self.content) <= len(self.synced):
+        if loss is Loss.NONE or len(self.content) < len(self.synced):
             return bytes(self.content)
-        start = len(self.synced)
-        first = start // SECTOR_BYTES
-        last = (len(self.content) - 1) // SECTOR_BYTES
-        kept = bytearray(self.content)
-        if loss is Loss.TAIL:
-            sectors = last - first + 1
-            return bytes(kept[: max(start, (first + sectors // 2) * SECTOR_BYTES)])
-        for sector in range(first, last + 1, 2):
-            begin = max(start, sector * SECTOR_BYTES)
-            end = min(len(kept), (sector + 1) * SECTOR_BYTES)
-            kept[begin:end] = bytes(end - begin)
+        kept, old = bytearray(self.content), self.synced.ljust(len(self.content), b"\0")
+        begins = self._unsynced_sectors(old)
+        lost = begins[len(begins) // 2 :] if loss is Loss.TAIL else begins[::2]
+        for begin in lost:
+            kept[begin : begin + SECTOR_BYTES] = old[begin : begin + SECTOR_BYTES]
+        if loss is Loss.TAIL and lost:
+            grown = [begin for begin in lost if begin + SECTOR_BYTES > len(self.synced)]
+            del kept[max(len(self.synced), min(grown, default=len(kept))) :]
         return bytes(kept)
+
+    def _unsynced_sectors(self, old: bytes) -> list[int]:
+        """Return where the sectors begin whose bytes or presence a sync would change."""
+        return [
+            begin
+            for begin in range(0, len(self.content), SECTOR_BYTES)
+            if begin + SECTOR_BYTES > len(self.synced) < len(self.content)
+            or self.content[begin : begin + SECTOR_BYTES] != old[begin : begin + SECTOR_BYTES]
+        ]
 
 
 class _DoubleFile:
     def __init__(self, files: CrashingFiles, inode: _Inode) -> None:
         self._files = files
         self._inode = inode
+        self._at = len(inode.content)
         self.closed = False
 
     def write(self, data: Buffer) -> None:
@@ -73,12 +80,36 @@ class _DoubleFile:
         try:
             self._files.step("write")
         except CrashError:
-            self._inode.content += view  # on its way when the power went
+            self._put(view)  # on its way when the power went
             raise
         except OSError:
-            self._inode.content += view[: len(view) // 2]
+            self._put(view[: len(view) // 2])
             raise
-        self._inode.content += view
+        self._put(view)
+
+    def _put(self, view: bytes) -> None:
+        self._inode.content[self._at : self._at + len(view)] = view
+        self._at += len(view)
+
+    def reserve(self, size_bytes: int) -> None:
+        assert not self.closed
+        try:
+            self._files.step("reserve")
+        except CrashError:
+            self._fill(size_bytes)
+            raise
+        except OSError:
+            self._fill(size_bytes // 2)
+            raise
+        self._fill(size_bytes)
+
+    def _fill(self, size_bytes: int) -> None:
+        self._inode.content[self._at : self._at + size_bytes] = bytes(size_bytes)
+
+    def trim(self) -> None:
+        assert not self.closed
+        self._files.step("trim")
+        del self._inode.content[self._at :]
 
     def datasync(self) -> None:
         assert not self.closed

@@ -82,6 +82,12 @@ class _Lying:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._file.write(data)
 
+    def reserve(self, size_bytes: int) -> None:
+        self._file.reserve(size_bytes)
+
+    def trim(self) -> None:
+        self._file.trim()
+
     def datasync(self) -> None:
         if not self._files.lies:
             self._file.datasync()

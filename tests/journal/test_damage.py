@@ -18,12 +18,13 @@ TEXTS = ["one", "two", "three", "four"]
 
 
 async def crashed_journal(texts: list[str] = TEXTS) -> tuple[CrashingFiles, Path]:
-    """Return a journal whose writer died, and its only segment."""
+    """Return a journal whose writer died, and its only segment, without what it had reserved."""
     files = CrashingFiles()
     async with opened(files) as journal:
         await write_durably(journal, texts)
         after = files.after_crash()
     (name,) = [name for name in after.names(JOURNAL) if name.endswith(".jsonl")]
+    after.poke(JOURNAL / name, after.read(JOURNAL / name).rstrip(b"\0"))
     return after, JOURNAL / name
 
 
@@ -39,27 +40,29 @@ def durable_below(data: bytes) -> int:
     return last.durable
 
 
-async def test_replay_stops_at_a_tail_torn_at_any_byte() -> None:
+@pytest.mark.parametrize("reserved_bytes", [0, 700])
+async def test_replay_stops_at_a_tail_torn_at_any_byte(reserved_bytes: int) -> None:
     """Cut at every byte: the whole records before the cut are read, the rest is reported."""
     files, segment = await crashed_journal()
     data = files.read(segment)
     ends = line_ends(data)
     for size in range(len(data) + 1):
         whole = max(0, sum(end <= size for end in ends) - 1)
-        files.poke(segment, data[:size])
+        files.poke(segment, data[:size] + bytes(reserved_bytes))
         assert texts_on_disk(files) == TEXTS[:whole]
         report = verify(FOLDER, files=files)
         assert len(report.torn) == (size not in ends)
 
 
-async def test_every_torn_tail_is_backed_up_and_cut() -> None:
+@pytest.mark.parametrize("reserved_bytes", [0, 700])
+async def test_every_torn_tail_is_backed_up_and_cut(reserved_bytes: int) -> None:
     """After the opening the journal is whole, the cut bytes are beside it, and it goes on."""
     original, segment = await crashed_journal(["one", "two"])
     data = original.read(segment)
     ends = line_ends(data)
     for size in range(0, len(data), 7):
         files = original.after_crash()
-        files.poke(segment, data[:size])
+        files.poke(segment, data[:size] + bytes(reserved_bytes))
         whole = max(0, sum(end <= size for end in ends) - 1)
         async with opened(files) as journal:
             assert len(journal.report.torn) == (size not in ends)
