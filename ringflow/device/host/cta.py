@@ -19,7 +19,6 @@ HEADER_BYTES: Final = 256
 ALIGN_BYTES: Final = 64
 FIRST_SPILL_UNIT: Final = 5
 UNPADDED_LINES: Final = 4
-UNPADDED_LINES: Final = 4
 
 # Offsets in the header; u32 unless said otherwise.
 STATUS: Final = 0  # what the last step returned
