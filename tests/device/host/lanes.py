@@ -115,13 +115,16 @@ def check(
     edges: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     *,
     floats: int = 0,
+    registers: str = "",
 ) -> None:
     """Compare rows of (text, result, bits, model); ``floats`` is the width in which NaNs match."""
     a, b, c = combinations(*edges)
     inputs = [(int(x), int(y), int(z)) for x, y, z in zip(a, b, c, strict=True)]
     for first in range(0, len(rows), 30):
         part = rows[first : first + 30]
-        program = program_of([Row(text, result) for text, result, _, _ in part])
+        program = program_of(
+            [Row(text, result) for text, result, _, _ in part], registers=registers
+        )
         for block in BLOCKS:
             got = results_of(program, len(part), a, b, c, block=block)
             for (text, _, bits, reference), words in zip(part, got, strict=True):
