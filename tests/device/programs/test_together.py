@@ -63,9 +63,9 @@ def _bits(flags: npt.NDArray[np.bool_]) -> int:
 
 def test_votes(load: Build) -> None:
     """Ballot, any, all, uni, match and reduce, by warp."""
-    n = 64
+    n = 96
     values = np.random.default_rng(3).integers(0, 110, n).astype(np.int32)
-    values[32:] = 7
+    values[32:64], values[64:] = 7, 2
     out = np.zeros((8, n), np.uint32)
     run(load("warps"), "votes", 1, n, out, values)
     for t in range(n):
