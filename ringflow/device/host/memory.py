@@ -24,6 +24,8 @@ _CHUNK_BYTES: Final = 1 << 20
 class HostAllocation:
     """Zeroed, page-aligned memory; kernels and the host see it at the same address."""
 
+    __slots__ = ("__weakref__", "_address", "_label", "_pages", "_size_bytes")
+
     def __init__(self, size_bytes: int, *, label: str, gap_bytes: int = 0) -> None:
         """Take memory; ``gap_bytes`` of addresses after it belong to no other piece."""
         assert size_bytes > 0, f"{label} has no bytes"

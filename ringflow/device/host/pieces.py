@@ -54,6 +54,8 @@ _store: Final = _Store()
 class Piece(HostAllocation):
     """A small piece; released when nobody has it any longer, at the latest."""
 
+    __slots__ = ("_offset", "_return", "_shared")
+
     def __init__(self, size_bytes: int, *, label: str) -> None:
         assert 0 < size_bytes <= PIECE_BYTES_MAX, f"{label} has {size_bytes} bytes"
         rounded = (size_bytes + _ALIGN_BYTES - 1) // _ALIGN_BYTES * _ALIGN_BYTES
