@@ -13,6 +13,7 @@ import numpy as np
 
 from ringflow.device.host import cta
 from ringflow.device.host.bounds import EVERYTHING, Bounds, Range
+from ringflow.device.host.faults import describe_trap
 from ringflow.device.host.log import KernelLog
 from ringflow.device.host.program import Program
 from ringflow.errors import KernelStalledError, KernelTrappedError, LimitExceededError
@@ -56,6 +57,8 @@ class Grid:
     _step: Callable[[int, int], int]
     _keep: object
     log: KernelLog | None = None
+    _entry: str = ""
+    _ranges: Sequence[Range] = ()
 
     def round(self, budget: int) -> None:
         """Step each CTA that is not done once.
@@ -68,7 +71,18 @@ class Grid:
                 continue
             self.status[index] = self._step(address, budget)
             if self.status[index] == cta.TRAPPED:
-                raise _trapped(index, address)
+                raise self._trapped(index, address)
+
+    def _trapped(self, index: int, address: int) -> KernelTrappedError:
+        words = [
+            ctypes.c_uint32.from_address(address + offset).value
+            for offset in (cta.TRAP_KIND, cta.TRAP_THREAD, cta.TRAP_LINE)
+        ]
+        name = cta.TRAP_NAMES.get(words[0], "unknown")
+        told = f"{name} in thread {words[1]} of block {index}, PTX line {words[2]}"
+        if words[0] >= cta.TRAP_MEMORY:
+            told = describe_trap(address, self._entry, self.program, self._ranges)
+        return KernelTrappedError(f"{told}; mend the kernel", call="step", code=name)
 
     @property
     def done(self) -> bool:
@@ -78,19 +92,6 @@ class Grid:
     def idle(self) -> bool:
         """Whether nothing can happen before memory changes from outside."""
         return all(status in (cta.DONE, cta.IDLE) for status in self.status)
-
-
-def _trapped(index: int, address: int) -> KernelTrappedError:
-    words = [
-        ctypes.c_uint32.from_address(address + offset).value
-        for offset in (cta.TRAP_KIND, cta.TRAP_THREAD, cta.TRAP_LINE)
-    ]
-    name = cta.TRAP_NAMES.get(words[0], "unknown")
-    return KernelTrappedError(
-        f"{name} in thread {words[1]} of block {index}, PTX line {words[2]}; mend the kernel",
-        call="step",
-        code=name,
-    )
 
 
 def open_grid(
@@ -137,7 +138,8 @@ def open_grid(
     log = KernelLog() if program.prints else None
     if log is not None:
         log.attach(addresses)
-    return Grid(program, memory, addresses, [cta.PROGRESS] * count, step, keep, log)
+    status = [cta.PROGRESS] * count
+    return Grid(program, memory, addresses, status, step, keep, log, entry, bounds.ranges)
 
 
 def run_grid(
