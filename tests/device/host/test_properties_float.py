@@ -410,6 +410,16 @@ def test_what_llvm_knows_of_an_operand_changes_nothing() -> None:
             32,
             lambda a, b, c: model.larger(a, model.encode(Fraction(b & M32), 32, "rn"), 32),
         ),
+        (
+            "cvt.rn.f32.u32 %w, %wb; min.NaN.f32 %w, %w, %wa; max.NaN.f32 %w, %w, 0fFF800000",
+            "%w",
+            32,
+            lambda a, b, c: (
+                model.nan(32)
+                if model.is_nan(a, 32)
+                else model.smaller(a, model.encode(Fraction(b & M32), 32, "rn"), 32)
+            ),
+        ),
     ]
     check(rows[:1], ((0, 1, 1 << 63, mask(64)), (0,), (0,)))
     check(rows[1:], (FLOATS32, (0, 6, 1 << 31), (0,)), floats=32)

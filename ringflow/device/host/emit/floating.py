@@ -18,6 +18,7 @@ from ringflow.device.host.emit.rounding import (
     directed,
     extreme,
     flush,
+    quiet_nan,
     saturate,
     truncate,
 )
@@ -128,11 +129,12 @@ def _minimum_or_maximum(emitter: Emitter, ins: Instruction) -> None:
         raise ValueError("two are needed")
     name, bits = form.name, form.bits
     for other in others:
+        least = extreme(emitter, ins.parts[0], value, other, bits)
         if "NaN" in form.found:
-            intrinsic = f"llvm.{ins.parts[0]}imum.f{bits}"
-            value = emitter.call(intrinsic, name, f"{name} {value}", f"{name} {other}")
-        else:
-            value = extreme(emitter, ins.parts[0], value, other, bits)
+            lost = emitter.value(f"fcmp uno {name} {value}, {other}")
+            quiet = emitter.value(f"bitcast i{bits} {quiet_nan(bits)} to {name}")
+            least = emitter.value(f"select i1 {lost}, {name} {quiet}, {name} {least}")
+        value = least
     form.finish(value)
 
 

@@ -80,7 +80,7 @@ def call_mathematics(emitter: Emitter, name: str, arguments: list[str]) -> str:
         root = emitter.call(f"llvm.sqrt.f{bits}", kind, *typed)
         result = emitter.value(f"fdiv {kind} 1.0, {root}")
     elif stem in ("fmin", "fmax"):
-        result = extreme(emitter, stem[1:], *floats, bits)
+        result = extreme(emitter, stem[1:], floats[0], floats[1], bits)
     elif stem == "ldexp":
         result = emitter.extern(name, kind, *typed, f"i32 {arguments[1]}")
     elif _split(name) is not None:

@@ -53,6 +53,12 @@ def flush(emitter: Emitter, value: str, bits: int) -> str:
     return emitter.value(f"bitcast i{bits} {word} to {kind}")
 
 
+def quiet_nan(bits: int) -> int:
+    """Return the bits of the NaN without a sign or payload."""
+    mantissa = _MANTISSA_BITS[bits]
+    return ((1 << (bits - mantissa)) - 1) << (mantissa - 1) | 1 << (mantissa - 2)
+
+
 def extreme(emitter: Emitter, kind: str, a: str, b: str, bits: int) -> str:
     """Return the "min" or "max" of two floats: a number wins over NaN, -0 is less than +0.
 
