@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.host_kernels import BARRIERS, ONE_BLOCK, PERSISTENT, PRODUCT, STENCIL_CPP
+from benchmarks.host_kernels import BARRIERS, ONE_BLOCK, PRODUCT, STENCIL_CPP, persistent
 from benchmarks.table import Row, at_least, at_most, median
 from ringflow.device.compiler.api import HOST, compile_source
 from ringflow.device.compiler.clang import compile_to_ptx
@@ -244,10 +244,11 @@ def stencil_kernel(
     device: HostDevice, entry: str, shape: tuple[int, int], blocks: int
 ) -> ResidentKernel:
     """Return a launched stencil kernel whose code is optimised."""
+    source = persistent(entry)
     spec = KernelSpec(
         kernel_id=entry,
         kernel_type=entry,
-        code=KernelCodeSource.from_cuda(PERSISTENT, entry),
+        code=KernelCodeSource.from_cuda(source, entry),
         regions=[Region(name, dtype="float32", shape=shape) for name in ("from", "to")],
         arguments=[
             Argument(name, "int32", struct.pack("<i", value))
@@ -255,7 +256,7 @@ def stencil_kernel(
         ],
         block=(256, 1, 1),
     )
-    code = device.load(compile_source(PERSISTENT, entry_point=entry, target=HOST, cache=None))
+    code = device.load(compile_source(source, entry_point=entry, target=HOST, cache=None))
     wait_idle(DEADLINE_S)
     kernel = ResidentKernel(device, code, spec, grid=(blocks, 1, 1), base_sequence=0, epoch=1)
     kernel.launch(gate_open=True, timeout_s=DEADLINE_S)

@@ -65,40 +65,30 @@ extern "C" __global__ void tiled(float* from, float* to, int nx, int ny, int tur
 """
 )
 
-PERSISTENT: Final = (
-    "#include <ringflow.cuh>\n"
-    + STENCIL
-    + """
+_LOOP = """
 struct Steps {
     static constexpr unsigned id = 1;
     unsigned count;
 };
 
-extern "C" __global__ void direct(ringflow::control* control, float* from, float* to, int nx,
-                                  int ny) {
-    ringflow::kernel self(control);
-    ringflow::message m;
-    while (self.receive(m))
-        for (unsigned turn = 0; turn < m.as<Steps>().count; ++turn) {
-            direct_band(from, to, nx, ny);
-            self.sync();
-            swap(from, to);
-        }
-}
-
-extern "C" __global__ void tiled(ringflow::control* control, float* from, float* to, int nx,
+extern "C" __global__ void ENTRY(ringflow::control* control, float* from, float* to, int nx,
                                  int ny) {
     ringflow::kernel self(control);
     ringflow::message m;
     while (self.receive(m))
         for (unsigned turn = 0; turn < m.as<Steps>().count; ++turn) {
-            tiled_band(from, to, nx, ny);
+            ENTRY_band(from, to, nx, ny);
             self.sync();
             swap(from, to);
         }
 }
 """
-)
+
+
+def persistent(entry: str) -> str:
+    """Return the persistent kernel ``direct`` or ``tiled``."""
+    return "#include <ringflow.cuh>\n" + STENCIL + _LOOP.replace("ENTRY", entry)
+
 
 STENCIL_CPP: Final = """
 extern "C" void direct(float* from, float* to, int nx, int ny, int turns) {

@@ -19,6 +19,7 @@ GOALS = {
     "barrier, a thread: divergent",
     "round trip, worker spins",
     "round trip, worker parked",
+    "messages in a row, send_many, volatile",
     "50 parked kernels: a core's share",
     "50 parked kernels: memory",
     "50 parked kernels: stop all",
