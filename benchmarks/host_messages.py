@@ -287,7 +287,7 @@ print(time.perf_counter() - start)
 
 
 def compile_rows(*, quick: bool) -> list[Row]:
-    """Time source to loaded code of a persistent stencil, where another kernel was loaded before."""
+    """Time source to loaded code of a persistent stencil; another kernel was loaded before."""
     cold, optimised, cached = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(1 if quick else 5):
