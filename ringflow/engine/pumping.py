@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -17,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from ringflow.device.pump import Pump, PumpReport
-from ringflow.journal.thread import LoopCaller, loop_caller
+from ringflow.journal.thread import Bell, LoopCaller, loop_caller
 
 _WAIT_S: Final = 5.0
 _BATCHES_MAX: Final = 256
@@ -29,14 +28,15 @@ class PumpThread:
     def __init__(self, pump: Pump, on_report: Callable[[PumpReport], None]) -> None:
         self._pump = pump
         self._on_report = on_report
-        self._room = threading.Semaphore(_BATCHES_MAX)
+        self._given = self._taken = 0  # batches: the thread counts the one, the loop the other
+        self._room = Bell()
         self._closed = False
         self._failure: Exception | None = None
 
     def close(self) -> None:
         """Make ``run`` return; what the loop has not taken in yet is dropped."""
         self._closed = True
-        self._room.release()
+        self._room.ring()
         self._pump.wake()
 
     async def run(self) -> None:
@@ -51,12 +51,18 @@ class PumpThread:
         while not self._closed:
             reports = self._pump.wait(_WAIT_S)
             if reports:
-                self._room.acquire()
+                self._await_room()
+                self._given += 1
                 soon(partial(self._take, reports))
+
+    def _await_room(self) -> None:
+        while self._given - self._taken >= _BATCHES_MAX and not self._closed:
+            self._room.wait()
 
     def _take(self, reports: list[PumpReport]) -> None:
         """Take a batch in, in the event loop; the first error is the last batch."""
-        self._room.release()
+        self._taken += 1
+        self._room.ring()
         if self._closed:
             return
         try:

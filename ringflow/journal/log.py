@@ -213,16 +213,17 @@ class SegmentLog:
     def _write(self, data: bytes) -> None:
         if self._reserved_bytes < len(data) <= _SMALL_BATCH_BYTES:
             self._reserve()
-        self._file.write(data)
-        self._reserved_bytes = max(0, self._reserved_bytes - len(data))
-        self._file.datasync()
         last = self._segments[-1]
-        self._segments[-1] = Segment(
+        grown = Segment(
             name=last.name,
             size_bytes=last.size_bytes + len(data),
             last_sequence=self._sealer.sequence,
             hash=self._sealer.head,
         )
+        self._file.write(data)
+        self._reserved_bytes = max(0, self._reserved_bytes - len(data))
+        self._file.datasync()
+        self._segments[-1] = grown
 
     def _reserve(self) -> None:
         try:
