@@ -100,8 +100,12 @@ class BoundsKeeper:
             self._open[made] = program
         return made
 
-    def changed(self) -> None:
-        """Note that the device has allocated or freed something."""
+    def changed(self, *, leaving: int = 0) -> None:
+        """Note that the device has allocated something, or is about to free what is at an address.
+
+        Code learns of it at its next access; the one that it is at may still be made.
+        """
         with self._lock:
             for bounds, program in self._open.items():
-                bounds.replace([*self._allocations(), *globals_of(program)])
+                left = [piece for piece in self._allocations() if piece.begin != leaving]
+                bounds.replace([*left, *globals_of(program)])

@@ -162,14 +162,19 @@ class HostDevice:
         """
         assert _NAME.match(name), name
         self._name = name
+        if memcheck is None:
+            memcheck = os.environ.get("RINGFLOW_HOST_MEMCHECK") == "1"
         if poison_freed is None:
             poison_freed = os.environ.get("RINGFLOW_HOST_POISON") == "1"
         limit_bytes = memory_limit_bytes or system_memory_bytes()
-        if memcheck is None:
-            memcheck = os.environ.get("RINGFLOW_HOST_MEMCHECK") == "1"
         self._memcheck = memcheck
-        gap_bytes = MEMCHECK_GAP_BYTES if memcheck else 0
-        self._arena = Arena(name, limit_bytes, poison_freed=poison_freed, gap_bytes=gap_bytes)
+        self._arena = Arena(
+            name,
+            limit_bytes,
+            poison_freed=poison_freed,
+            keep_freed=memcheck,
+            gap_bytes=MEMCHECK_GAP_BYTES if memcheck else 0,
+        )
         self._own_pool: Pool | None = None
         if deterministic_seed is not None:
             self._own_pool = Pool(0, seed=deterministic_seed)
@@ -271,9 +276,9 @@ class HostDevice:
 
     def free(self, allocation: Allocation) -> None:
         """Give memory back; raises ``DeviceError`` if it is not this device's."""
-        self._arena.free(allocation.address)
         if self._memcheck:
-            self._bounds.changed()
+            self._bounds.changed(leaving=allocation.address)
+        self._arena.free(allocation.address)
 
     def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None:
         """Copy bytes to device memory; raises ``DeviceError`` if they reach past its end."""

@@ -72,7 +72,9 @@ class HostAllocation:
 class Poisoned:
     """Freed memory that is kept for a while, filled with ``POISON``; its bytes are bounded."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, verify: bool = True) -> None:
+        """``verify``: look for writes to it; else it is kept only so that none harms others."""
+        self._verify = verify
         self._kept: deque[HostAllocation] = deque()
         self._kept_bytes = 0
 
@@ -92,7 +94,7 @@ class Poisoned:
         while self._kept_bytes > bytes_max:
             oldest = self._kept.popleft()
             self._kept_bytes -= oldest.size_bytes
-            if not _is_poison(oldest.view):
+            if self._verify and not _is_poison(oldest.view):
                 written.append(oldest.label)
             oldest.release()
         return written
@@ -116,11 +118,19 @@ class Arena:
     """Accounts for a device's allocations against its limit."""
 
     def __init__(
-        self, device: str, limit_bytes: int, *, poison_freed: bool = False, gap_bytes: int = 0
+        self,
+        device: str,
+        limit_bytes: int,
+        *,
+        poison_freed: bool = False,
+        keep_freed: bool = False,
+        gap_bytes: int = 0,
     ) -> None:
+        """``keep_freed``: as ``poison_freed``, but nobody looks whether it is written to."""
         self._device = device
         self._gap_bytes = gap_bytes
-        self._poisoned = Poisoned() if poison_freed else None
+        keeps = poison_freed or keep_freed
+        self._poisoned = Poisoned(verify=poison_freed) if keeps else None
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._used_bytes = 0

@@ -250,6 +250,36 @@ def test_freed_memory_is_no_longer_allowed(device: HostDevice) -> None:
     device.free(kept)
 
 
+def test_memory_freed_while_a_launch_runs_is_no_longer_allowed(device: HostDevice) -> None:
+    """Code that has hit a piece a million times learns that it has gone."""
+    mail, target = device.allocate(128, label="mail"), device.allocate(128, label="target")
+    body = """
+    if (i == 0)
+        for (unsigned turn = 1;; ++turn) {
+            *(volatile float*)b = turn;
+            ((volatile unsigned*)a)[1] = turn;
+        }
+    """
+    compiled = compile_source(
+        BEFORE + body + AFTER, entry_point="k", target=device.target, cache=None
+    )
+    launch = device.launch(
+        device.load(compiled),
+        "k",
+        grid=(1, 1, 1),
+        block=(32, 1, 1),
+        parameters=(pointer(mail), pointer(target), bytes(4)),
+        dynamic_shared_bytes=128,
+    )
+    while np.frombuffer(device.copy_out(mail), np.uint32)[1] < 1_000_000:
+        assert launch.status is LaunchStatus.RUNNING, launch.detail
+    address = target.address
+    device.free(target)
+    assert launch.wait(DEADLINE_S) is LaunchStatus.TRAPPED
+    assert f"store of 4 bytes at {address:#x}" in launch.detail
+    device.free(mail)
+
+
 def test_memory_allocated_while_a_launch_runs_is_allowed(device: HostDevice) -> None:
     """The table of a plain launch follows the device's allocations; sites notice."""
     mail = device.allocate(128, label="mail")

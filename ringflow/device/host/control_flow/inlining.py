@@ -90,9 +90,10 @@ def _has_loop(function: Function) -> bool:
     for statement in function.body or ():
         if isinstance(statement, Label):
             seen.add(statement.name)
-        elif isinstance(statement, Instruction) and statement.parts[0] == "bra":
-            target = statement.operands[0]
-            if isinstance(target, Symbol) and target.name in seen:
+        elif isinstance(statement, Instruction) and statement.parts[0] in ("bra", "brx"):
+            target = statement.operands[-1]
+            name = target.name if isinstance(target, Symbol) else ""
+            if not seen.isdisjoint(function.targets.get(name, (name,))):
                 return True
     return False
 
