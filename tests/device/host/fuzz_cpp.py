@@ -105,7 +105,7 @@ static u32 op_guarded(u32 a, u32 b, bool p) { return p ? a : a + b; }
     static F op_maxf##n(F a, F b) { return most<F, U>(a, b); }                                    \
     static F op_negf##n(F a) { return -a; }                                                       \
     static F op_absf##n(F a) { return std::fabs(a); }                                             \
-    static F op_signf##n(F a, F b) { return std::copysign(b, a); }                                \
+    static F op_signf##n(F a, F b) { return std::copysign(b, a == a ? a : F(0)); }                \
     static F op_rnif##n(F a) { return std::nearbyint(a); }                                        \
     static F op_rzif##n(F a) { return std::trunc(a); }                                            \
     static F op_rmif##n(F a) { return std::floor(a); }                                            \

@@ -100,7 +100,14 @@ def _floats(kind: str) -> None:
             )
     define(f"negf{n}", kind * 2, f"neg.f{n} {{0}}, {{1}}", np.negative)
     define(f"absf{n}", kind * 2, f"abs.f{n} {{0}}, {{1}}", np.abs)
-    define(f"signf{n}", two, f"copysign.f{n} {{0}}, {{1}}, {{2}}", lambda a, b: np.copysign(b, a))
+    # A NaN's sign is nobody's: it counts as +.
+    define(
+        f"signf{n}",
+        two,
+        f"{{{{ .reg .pred q; .reg .{unit} s; testp.notanumber.f{n} q, {{1}}; "
+        f"selp.{unit} s, 0, {{1}}, q; copysign.f{n} {{0}}, s, {{2}}; }}}}",
+        lambda a, b: np.copysign(b, np.where(np.isnan(a), 0, a)),
+    )
     for mode, f in _ROUND.items():
         define(f"{mode}f{n}", kind * 2, f"cvt.{mode}.f{n}.f{n} {{0}}, {{1}}", f)
         for sign, to in (("s", 32), ("u", 32), ("s", 64), ("u", 64)):
