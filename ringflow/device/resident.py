@@ -147,6 +147,7 @@ class ResidentKernel:
         self._collected_address = 0
         self._base_sequence, self._epoch = base_sequence, epoch
         self._posted_sequence = base_sequence
+        self._output_index = 0
         try:
             self._allocate()
             self._prepare_entry()
@@ -242,11 +243,20 @@ class ResidentKernel:
         )
 
     def relaunch(
-        self, *, base_sequence: int, epoch: int, gate_open: bool, timeout_s: float
+        self,
+        *,
+        base_sequence: int,
+        epoch: int,
+        gate_open: bool,
+        timeout_s: float,
+        output_index: int = 0,
     ) -> None:
         """Launch the code again on the same regions; what was not finished is posted anew.
 
         Also for the first launch, where the base sequence was not known before.
+
+        Args:
+            output_index: what an output before the next message is numbered.
 
         Raises:
             KernelStateError: the last launch has not ended, or its outputs are not all taken.
@@ -257,6 +267,7 @@ class ResidentKernel:
             raise KernelStateError(self.spec.kernel_id, "not drained", "drained by the pump first")
         self._base_sequence, self._epoch = base_sequence, epoch
         self._posted_sequence = base_sequence
+        self._output_index = output_index
         self.launch(gate_open=gate_open, timeout_s=timeout_s)
 
     def _prepare(self, command: Command) -> int:
@@ -288,6 +299,7 @@ class ResidentKernel:
                 kind.from_address(self._control_host + word.offset_bytes).value = values[word.name]
         work = bytearray(abi.WORKSPACE.size_bytes)  # the batch after it is overwritten as it fills
         struct.pack_into("<Q", work, abi.WORKSPACE["sequence"], self._base_sequence)
+        struct.pack_into("<I", work, abi.WORKSPACE["output_index"], self._output_index)
         self.device.copy_in(self._workspace, work)
         self._prepare_entry()
         return generation

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import attrs
 
 from ringflow.engine.core import Core
@@ -13,7 +15,7 @@ from ringflow.engine.instances import CopiedState, Instance, build_checkpoint, c
 from ringflow.engine.outputs import encode_outbox
 from ringflow.engine.quiescing import held
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import NotFoundError
+from ringflow.errors import StorageError
 from ringflow.events.lifecycle import CheckpointRetired, RecoveryPointCommitted
 from ringflow.spec import encode_spec
 from ringflow.statemachines.lifecycle import retirable_points
@@ -26,6 +28,7 @@ class Captured:
 
     state: CopiedState
     outbox: bytes
+    output_index: int
     pause_ns: int
 
 
@@ -40,8 +43,9 @@ async def capture_held(core: Core, runtime: KernelRuntime, *, purpose: str) -> C
 async def capture_resting(core: Core, runtime: KernelRuntime, applied: int) -> Captured:
     """Copy the state of a kernel that is held or quiesced already."""
     outbox = encode_outbox(runtime.outputs.unacknowledged(applied))
+    output_index = runtime.outputs.next_index(applied)
     state = await core.in_thread(lambda: copy_state(runtime.instance, applied))
-    return Captured(state, outbox, 0)
+    return Captured(state, outbox, output_index, 0)
 
 
 def checkpoint_of(core: Core, instance: Instance, captured: Captured) -> Checkpoint:
@@ -52,6 +56,7 @@ def checkpoint_of(core: Core, instance: Instance, captured: Captured) -> Checkpo
         grid=instance.resident.grid,
         epoch=core.epoch,
         outbox=captured.outbox,
+        output_index=captured.output_index,
         at_ns=core.clock.now_ns(),
     )
 
@@ -103,11 +108,10 @@ async def retire(core: Core, kernel_id: str) -> None:
     )
     await core.journal.until_durable(append)
     for point in points:
-        await delete_if_there(core, point.checkpoint)
+        await delete_orphan(core, point.checkpoint)
 
 
-async def delete_if_there(core: Core, name: str) -> None:
-    try:
+async def delete_orphan(core: Core, name: str) -> None:
+    """Delete a checkpoint that no event names; what can't be deleted now is at the next opening."""
+    with contextlib.suppress(StorageError):
         await core.checkpoints.delete(name)
-    except NotFoundError:
-        return

@@ -22,6 +22,7 @@ from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.pump import Pump
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state import EngineState
+from ringflow.engine.waiting import Condition
 from ringflow.errors import (
     EngineClosedError,
     KernelBusyError,
@@ -41,6 +42,10 @@ T = TypeVar("T")
 class RunningOperation(Protocol):
     """What the core knows of an operation that runs."""
 
+    @property
+    def id(self) -> str: ...
+    @property
+    def kernel_id(self) -> str: ...
     async def cancel(self) -> bool: ...
 
 
@@ -62,8 +67,12 @@ class Core:
     tasks: TaskGroup
     runtimes: dict[str, KernelRuntime] = attrs.field(factory=dict)
     busy: dict[str, str] = attrs.field(factory=dict)
+    stranded: dict[str, str] = attrs.field(factory=dict)
+    rested: Condition = attrs.field(factory=Condition)
     running: dict[str, RunningOperation] = attrs.field(factory=dict)
     closed: str = ""
+    closing: bool = False
+    lease_ended: Callable[[str], None] = lambda kernel_id: None
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
 
     def record(
@@ -76,6 +85,8 @@ class Core:
     ) -> Append:
         """Append one decision and evolve the state; ``then`` is called once it is durable."""
         self.check_open()
+        if control:
+            self.state.check(events)  # what can't be folded must never be written
         append = self.journal.append(stream, events, control=control)
         if then is not None:
             append.then(then)
@@ -100,9 +111,19 @@ class Core:
             raise UnknownDeviceError(name, tuple(self.devices))
         return device
 
+    def check_accepting(self) -> None:
+        """Raise ``EngineClosedError`` once the engine takes no new work any more."""
+        self.check_open()
+        if self.closing:
+            raise EngineClosedError("the engine is being closed; open the folder again")
+
     def check_free(self, kernel_id: str) -> None:
         """Raise ``KernelBusyError`` while anything holds the kernel's lease."""
         self.state.check_free(kernel_id)
+        for operation in self.running.values():  # its last record is there, its work is not done
+            if operation.kernel_id == kernel_id:
+                raise KernelBusyError(kernel_id, operation.id)
+        self.check_accepting()
         if kernel_id in self.busy:
             raise KernelBusyError(kernel_id, self.busy[kernel_id])
 
@@ -115,11 +136,17 @@ class Core:
             yield
         finally:
             del self.busy[kernel_id]
+            self.lease_ended(kernel_id)
 
     def runtime(self, kernel_id: str) -> KernelRuntime:
         """Return a live kernel; raises ``UnknownKernelError`` or ``KernelStateError``."""
         self.check_open()
         life = self.state.kernel(kernel_id)
+        if kernel_id in self.stranded:
+            reason = f"not restarted ({self.stranded[kernel_id]})"
+            raise KernelStateError(
+                kernel_id, reason, "running; mend that and open the folder again"
+            )
         runtime = self.runtimes.get(kernel_id)
         if runtime is None or runtime.halted:
             raise KernelStateError(kernel_id, life.state.value, "running")

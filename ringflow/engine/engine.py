@@ -13,7 +13,7 @@ from ringflow.device.api import Device
 from ringflow.engine import checkpoints, instances, launching, messaging, requests
 from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
-from ringflow.engine.quiescing import held, launch, quiesce, resumed
+from ringflow.engine.quiescing import held, quiesce, resume
 from ringflow.engine.restoring import replay
 from ringflow.engine.state import kind_of
 from ringflow.errors import DeviceError, RegionMismatchError, StorageError
@@ -113,7 +113,7 @@ class Engine:
             next_sequence=self._core.state.marks[kernel_id].next_sequence,
             applied_sequence=runtime.done_sequence if runtime else 0,
             parked_count=runtime.inbox.parked_count if runtime else 0,
-            reason=life.reason,
+            reason=self._core.stranded.get(kernel_id, life.reason),
         )
 
     async def stop(self, kernel_id: str, *, actor: str = "", reason: str = "") -> None:
@@ -245,8 +245,9 @@ class Engine:
         halted = {
             life.kernel_id: life.reason
             for life in core.state.kernels.values()
-            if life.state.value in ("halted", "failed")
+            if life.state.value == "halted"
         }
+        halted.update(core.stranded)
         return {
             "ok": not core.closed and not halted,
             "closed": core.closed,
@@ -341,8 +342,13 @@ class Engine:
         core.check_free(kernel_id)
         _check_layout(runtime.spec, checkpoint)
         with core.lease(kernel_id, "restore()"), anyio.CancelScope(shield=True):
-            applied = await quiesce(core, runtime, purpose="restore")
             instance = runtime.instance
+            try:
+                applied = await quiesce(core, runtime, purpose="restore")
+            except DeviceError:  # nothing was written: it works on as it is
+                if not runtime.trapped:
+                    core.record_kernel(kernel_id, *await resume(core, runtime))
+                raise
             try:
                 await core.in_thread(lambda: instances.write_checkpoint(instance, checkpoint))
                 await launching.commit_resting(
@@ -353,9 +359,7 @@ class Engine:
                 facts = await replay(core, runtime, instance.device, applied_sequence=applied)
                 core.record_kernel(kernel_id, *facts)
                 raise
-            await launch(core, runtime, applied_sequence=applied)
-            core.record_kernel(kernel_id, resumed(runtime, applied))
-            runtime.flow()
+            core.record_kernel(kernel_id, *await resume(core, runtime))
 
     def spec(self, kernel_id: str) -> KernelSpec:
         return self._core.runtime(kernel_id).spec

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
@@ -18,6 +19,8 @@ from ringflow.device.resident import ResidentKernel
 from ringflow.errors import CorruptError, DeviceError, KernelStalledError, SpecError
 from ringflow.spec import CodeFormat, Dim3, KernelSpec
 from ringflow.storage import Checkpoint, CheckpointBuilder, region_digest
+
+OUTPUT_INDEX_KEY: Final = "output_index"
 
 
 @attrs.frozen(eq=False)
@@ -125,7 +128,14 @@ def copy_state(instance: Instance, applied_sequence: int) -> CopiedState:
 
 
 def build_checkpoint(
-    spec: KernelSpec, state: CopiedState, *, grid: Dim3, epoch: int, outbox: bytes, at_ns: int
+    spec: KernelSpec,
+    state: CopiedState,
+    *,
+    grid: Dim3,
+    epoch: int,
+    outbox: bytes,
+    output_index: int,
+    at_ns: int,
 ) -> Checkpoint:
     """Return the checkpoint of a copied state and the outputs that nobody acknowledged."""
     builder = (
@@ -140,6 +150,7 @@ def build_checkpoint(
             epoch=epoch,
             replay_mode=spec.replay,
         )
+        .custom(OUTPUT_INDEX_KEY, str(output_index))
         .k2h_queue(outbox)
     )
     for region in spec.regions:

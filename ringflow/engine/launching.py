@@ -15,7 +15,7 @@ from ringflow.engine.instances import Instance
 from ringflow.engine.outputs import Outputs
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import launch as launch_grid
-from ringflow.engine.quiescing import quiesce
+from ringflow.engine.quiescing import quiesce, resume
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import DuplicateKernelError
 from ringflow.events import lifecycle as e
@@ -32,7 +32,7 @@ async def launch(
             nothing was changed.
         DeviceError: the grid did not start; the kernel's id is used up.
     """
-    core.check_open()
+    core.check_accepting()
     kernel_id = spec.kernel_id
     core.state.check_new(kernel_id)
     if kernel_id in core.busy:
@@ -78,25 +78,29 @@ async def _commit_and_start(core: Core, instance: Instance, actor: str, reason: 
     state = await core.in_thread(lambda: instances.copy_state(instance, 0))
     name = f"{kernel_id}@{core.ids.new('launch')}"
     point = await checkpoints.save(
-        core, instance, Captured(state, b"", 0), name=name, barrier=True, reason="launch"
+        core, instance, Captured(state, b"", 1, 0), name=name, barrier=True, reason="launch"
     )
     runtime = KernelRuntime(
         kernel_id, core.clock, core.pump, instance, Outputs(bound=core.limits.waiting_outputs)
     )
+    core.runtimes[kernel_id] = runtime  # from here on its reports have somewhere to go
     await launch_grid(core, runtime, applied_sequence=0)
     launched = e.KernelLaunched(kernel_id=kernel_id, device=instance.device.name)
     try:
-        await core.journal.until_durable(core.record_kernel(kernel_id, point, launched))
+        append = core.record_kernel(kernel_id, point, launched)
+        with anyio.CancelScope(shield=True):  # it is launched once this is durable
+            await core.journal.until_durable(append)
     except BaseException:
         runtime.end()
         raise
-    core.runtimes[kernel_id] = runtime
     runtime.release_outputs(0)
     runtime.flow()
 
 
 async def _undo(core: Core, instance: Instance, error: BaseException) -> None:
     kernel_id = instance.spec.kernel_id
+    if (runtime := core.runtimes.pop(kernel_id, None)) is not None:
+        runtime.end()
     await core.in_thread(instance.close)
     life = core.state.kernels.get(kernel_id)
     if life is not None and not life.is_terminal and not core.closed:
@@ -109,13 +113,22 @@ async def stop(core: Core, runtime: KernelRuntime, *, actor: str, reason: str) -
     kernel_id = runtime.kernel_id
     core.check_free(kernel_id)
     with core.lease(kernel_id, "stop"):
-        applied = await quiesce(core, runtime, purpose="stop")
-        await commit_resting(core, runtime, applied, reason="stop")
-        requested = e.StopRequested(kernel_id=kernel_id, actor=actor, reason=reason)
-        core.record_kernel(kernel_id, requested)
-        await dismantle(core, runtime)
-        stopped = e.KernelStopped(kernel_id=kernel_id, applied_sequence=applied)
-        await core.journal.until_durable(core.record_kernel(kernel_id, stopped))
+        try:
+            applied = await quiesce(core, runtime, purpose="stop")
+            await commit_resting(core, runtime, applied, reason="stop")
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                if not core.closed and not runtime.trapped:
+                    facts = await resume(core, runtime)
+                    if facts:
+                        core.record_kernel(kernel_id, *facts)
+            raise
+        with anyio.CancelScope(shield=True):
+            requested = e.StopRequested(kernel_id=kernel_id, actor=actor, reason=reason)
+            core.record_kernel(kernel_id, requested)
+            await dismantle(core, runtime)
+            stopped = e.KernelStopped(kernel_id=kernel_id, applied_sequence=applied)
+            await core.journal.until_durable(core.record_kernel(kernel_id, stopped))
 
 
 async def commit_resting(

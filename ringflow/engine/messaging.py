@@ -205,6 +205,10 @@ async def call(
             f"kernel {runtime.kernel_id!r} has not replied within {timeout_s} s; the message "
             "stays accepted"
         )
+    if waiter.lost:
+        raise KernelStateError(
+            runtime.kernel_id, runtime.halted or "closed", "running; the message stays accepted"
+        )
     if waiter.output is None:
         raise RingflowError(
             f"kernel {runtime.kernel_id!r} finished the message without a reply; use send"
@@ -245,12 +249,12 @@ class QueueConsumer:
 
     async def acknowledge(self, sequence: int, index: int) -> None:
         runtime, name = self._runtime, self._queue.name
+        await self._core.journal.room()
         if not self._queue.acknowledge((sequence, index)):
             return
         acknowledged = OutputsAcknowledged(
             kernel_id=runtime.kernel_id, consumer=name, sequence=sequence, index=index
         )
-        await self._core.journal.room()
         self._core.record(f"consumers/{runtime.kernel_id}", [acknowledged], control=False)
         runtime.deliver()
         runtime.changed.notify()
@@ -285,8 +289,12 @@ async def consume(core: Core, runtime: KernelRuntime, name: str) -> AsyncIterato
 
 async def forget(core: Core, runtime: KernelRuntime, name: str) -> None:
     """Drop a named consumer and what is kept for it."""
-    if runtime.outputs.consumers.pop(name, None) is None:
+    queue = runtime.outputs.consumers.get(name)
+    if queue is None:
         raise UsageError(f"kernel {runtime.kernel_id!r} has no consumer {name!r}")
+    if queue.has_reader:
+        raise UsageError(f"consumer {name!r} is being read; leave its block first")
+    del runtime.outputs.consumers[name]
     append = core.record(
         f"consumers/{runtime.kernel_id}",
         [ConsumerForgotten(kernel_id=runtime.kernel_id, consumer=name)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from ringflow.device.abi import Command, KernelState
 from ringflow.engine import instances
 from ringflow.engine.core import Core
@@ -11,6 +13,7 @@ from ringflow.engine.quiescing import quiesce, resume, resumed
 from ringflow.engine.restoring import restore
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state import Operation
+from ringflow.errors import DeviceError
 from ringflow.events import migration as e
 from ringflow.statemachines import effects
 from ringflow.statemachines.effects import Effect
@@ -62,6 +65,13 @@ class MigrationPerformer:
     async def finish(self, state: Operation) -> None:
         """Nothing is left to do: the source was freed, or works on."""
 
+    async def abandon(self) -> None:
+        """Free the target unless the kernel runs on it; a failed free keeps nobody from work."""
+        target = self._target
+        if target is not None and target is not self._runtime.instance:
+            with contextlib.suppress(DeviceError):
+                await self._core.in_thread(target.close)
+
     @property
     def _prepared(self) -> Instance:
         assert self._target is not None
@@ -89,6 +99,7 @@ class MigrationPerformer:
 
     async def _restore(self) -> dict[str, str]:
         core, target = self._core, self._prepared
+        output_index = self._runtime.outputs.next_index(self._applied)
 
         def digest_and_launch() -> dict[str, str]:
             digests = instances.region_digests(target)
@@ -97,6 +108,7 @@ class MigrationPerformer:
                 epoch=core.epoch,
                 gate_open=False,
                 timeout_s=core.limits.launch_timeout_s,
+                output_index=output_index,
             )
             return digests
 
@@ -126,11 +138,10 @@ class MigrationPerformer:
         return ""
 
     async def _resume_source(self, ids: dict[str, str]) -> Outcome:
-        if self._target is not None:
-            await self._core.in_thread(self._target.close)
         runtime = self._runtime
         if runtime.trapped:
             facts = await restore(self._core, runtime, self._source.device)
         else:
             facts = await resume(self._core, runtime)
+        await self.abandon()
         return Outcome(e.MigrationRolledBack(**ids), facts)

@@ -86,6 +86,7 @@ async def open_engine(
                 limits=limits or EngineLimits(),
                 tasks=tasks,
             )
+            core.lease_ended = partial(_after_lease, core)
             pump = PumpThread(core.pump, partial(_on_report, core))
             try:
                 tasks.start_soon(pump.run)
@@ -97,8 +98,10 @@ async def open_engine(
                 failure = error
             finally:
                 with anyio.CancelScope(shield=True):
-                    await _close(core)
-                    pump.close()
+                    try:
+                        await _close(core)
+                    finally:
+                        pump.close()
                 tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
@@ -156,6 +159,12 @@ def _on_report(core: Core, report: PumpReport) -> None:
             return
 
 
+def _after_lease(core: Core, kernel_id: str) -> None:
+    """A trap that was reported while something held the kernel waits for its recovery."""
+    if (runtime := core.runtimes.get(kernel_id)) is not None and not core.closing:
+        requests.recover_if_trapped(core, runtime)
+
+
 async def _watch_journal(core: Core, failed: anyio.Event) -> None:
     """Close the engine when its journal has failed: what was evolved ahead is never seen."""
     await failed.wait()
@@ -165,6 +174,7 @@ async def _watch_journal(core: Core, failed: anyio.Event) -> None:
 
 
 async def _close(core: Core) -> None:
+    core.closing = True
     for operation in tuple(core.running.values()):
         await operation.cancel()
     for runtime in tuple(core.runtimes.values()):

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar, final
 
@@ -26,6 +27,8 @@ from ringflow.statemachines.effects import (
     OperationInput,
     QuiesceKernel,
     Restarted,
+    ResumeOldCode,
+    ResumeSource,
     StepFailure,
     WatchProbation,
 )
@@ -49,6 +52,9 @@ class Performer(Protocol):
 
     async def finish(self, state: OperationState) -> None:
         """Called once the last record is durable."""
+
+    async def abandon(self) -> None:
+        """Called instead when the journal failed: give back what the kernel does not run on."""
 
 
 def decide(state: OperationState, given: Event | OperationInput) -> tuple[Event, ...]:
@@ -113,6 +119,10 @@ class Operation(Generic[R]):
         self._cancel_requested = False
         self._scope: anyio.CancelScope | None = None
         self._lost = ""
+
+    @property
+    def kernel_id(self) -> str:
+        return self.state.kernel_id
 
     @property
     def state(self) -> OperationState:
@@ -186,6 +196,9 @@ async def run_operation(operation: Operation[Any], performer: Performer, last: A
     finally:
         if not operation.state.is_terminal and not operation._lost:
             operation._lost = "the engine was closed"
+        if operation._lost:
+            with anyio.CancelScope(shield=True), contextlib.suppress(RingflowError):
+                await performer.abandon()
         operation._done.set()
         operation._changed.notify()
 
@@ -232,7 +245,7 @@ async def _attempt(
 def _deadline_s(core: Core, effect: Effect) -> float | None:
     """Return a step's deadline: its own time and, where it waits on purpose, that as well."""
     match effect:
-        case QuiesceKernel():
+        case QuiesceKernel() | ResumeSource() | ResumeOldCode():
             return (
                 None  # it waits for its sequence, then has deadlines of its own, also to withdraw
             )

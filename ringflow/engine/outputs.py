@@ -131,16 +131,27 @@ class Outputs:
             return self.seen
         return min(self.seen, (self.held_after, INDEX_MAX))
 
-    def forget_after(self, sequence: int) -> None:
-        """Unmake the held outputs of messages after ``sequence``: they will be made again."""
+    def next_index(self, applied_sequence: int) -> int:
+        """Return what an output before the next message is numbered, so that none is taken twice.
+
+        A kernel's very first one is 1: (0, 0) is where consumers start.
+        """
+        if self.seen[0] == applied_sequence and self.seen[1] < INDEX_MAX:
+            return self.seen[1] + 1
+        return 0
+
+    def forget_after(self, sequence: int, *, seen: OutputId | None = None) -> None:
+        """Unmake the held outputs of messages after ``sequence``: they will be made again.
+
+        Args:
+            seen: the last output that stays; by default the last one of ``sequence``.
+        """
         while self._held and self._held[-1].sequence > sequence:
             self._held.pop()
-        self.seen = min(self.seen, (sequence, INDEX_MAX))
+        self.seen = min(self.seen, seen or (sequence, INDEX_MAX))
 
     def unacknowledged(self, through: int) -> tuple[Output, ...]:
         """Return the outbox: outputs up to ``through`` that a consumer lacks, held ones too."""
-        if not self.consumers:
-            return ()
         waiting = {
             id_of(output): output
             for queue in self.consumers.values()
@@ -155,7 +166,7 @@ class Outputs:
         return queue
 
     def recover(
-        self, outbox: Iterable[Output], *, applied_sequence: int, positions: Mapping[str, OutputId]
+        self, outbox: Iterable[Output], *, seen: OutputId, positions: Mapping[str, OutputId]
     ) -> None:
         """Start after a restart: consumers at their positions, the outbox waiting for them."""
         for name, position in positions.items():
@@ -163,14 +174,14 @@ class Outputs:
         for output in outbox:
             for queue in self.consumers.values():
                 queue.offer(output)
-        self.seen = (applied_sequence, INDEX_MAX)
+        self.seen = seen
 
     def close(self) -> None:
         """Wake every waiter; nothing comes any more."""
         for queue in self.consumers.values():
             queue.close()
         for waiter in self.calls.values():
-            waiter.resolve(None)
+            waiter.lose()
         self.calls.clear()
 
 
@@ -183,6 +194,12 @@ class CallWaiter:
 
     done: anyio.Event = attrs.field(factory=anyio.Event)
     output: Output | None = None
+    lost: bool = False
+
+    def lose(self) -> None:
+        """Nothing runs any more that could reply."""
+        self.lost = True
+        self.done.set()
 
     def resolve(self, output: Output | None) -> None:
         self.output = output

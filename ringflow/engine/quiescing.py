@@ -21,6 +21,7 @@ from ringflow.events.lifecycle import (
     KernelResumed,
     QuiesceStarted,
 )
+from ringflow.statemachines.lifecycle import LifecycleState
 
 
 async def quiesce(core: Core, runtime: KernelRuntime, *, purpose: str, at_sequence: int = 0) -> int:
@@ -32,7 +33,7 @@ async def quiesce(core: Core, runtime: KernelRuntime, *, purpose: str, at_sequen
         KernelStalledError, KernelTrappedError: the grid did not complete.
     """
     if at_sequence:
-        await runtime.until_done(at_sequence - 1)
+        await runtime.until_handled(at_sequence - 1)
     runtime.pause()
     core.record_kernel(
         runtime.kernel_id, QuiesceStarted(kernel_id=runtime.kernel_id, purpose=purpose)
@@ -63,7 +64,8 @@ async def resume(core: Core, runtime: KernelRuntime) -> tuple[Event, ...]:
         runtime.detach()
         runtime.inbox.rewind(applied)
         await launch(core, runtime, applied_sequence=applied)
-        facts = (resumed(runtime, applied),)
+    if core.state.kernels[runtime.kernel_id].state is not LifecycleState.RUNNING:
+        facts = (resumed(runtime, runtime.done_sequence),)
     runtime.deliver_through = None
     runtime.flow()
     return facts
@@ -88,6 +90,7 @@ async def launch(
             epoch=core.epoch,
             gate_open=gate_open,
             timeout_s=core.limits.launch_timeout_s,
+            output_index=runtime.outputs.next_index(applied_sequence),
         )
     )
     runtime.done_sequence = applied_sequence
@@ -104,7 +107,8 @@ async def held(core: Core, runtime: KernelRuntime, *, purpose: str) -> AsyncIter
         yield runtime.done_sequence
     finally:
         # Also after a cancellation: a kernel that nobody releases is lost.
-        runtime.instance.resident.command(Command.RUN)
-        if not core.closed:
+        if not runtime.closed:
+            runtime.instance.resident.command(Command.RUN)
+        if not core.closed and not runtime.closed:
             core.record_kernel(kernel_id, HoldReleased(kernel_id=kernel_id))
         runtime.deliver()

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from ringflow.engine.checkpoints import delete_if_there
+from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
+from ringflow.engine.instances import OUTPUT_INDEX_KEY
 from ringflow.engine.operations import restart_events
 from ringflow.engine.outputs import INDEX_MAX, Outputs, decode_outbox
 from ringflow.engine.placing import choose_device
@@ -28,7 +29,7 @@ async def recover(core: Core) -> None:
     for operation in core.state.unfinished():
         core.record(f"operation/{operation.operation_id}", restart_events(operation))
         if isinstance(operation, Snapshot):
-            await delete_if_there(core, operation.checkpoint)
+            await delete_orphan(core, operation.checkpoint)
     await _delete_orphans(core)
     for life in tuple(core.state.kernels.values()):
         match life.state:
@@ -51,7 +52,16 @@ async def _delete_orphans(core: Core) -> None:
     }
     for name in await core.checkpoints.list():
         if name not in committed:
-            await delete_if_there(core, name)
+            await delete_orphan(core, name)
+
+
+def _seen(rebuilt: Rebuilt) -> OutputId:
+    """Return the last output that the recovery point's state has made."""
+    applied = rebuilt.applied_sequence
+    text = rebuilt.checkpoint.metadata.custom.get(OUTPUT_INDEX_KEY, "")
+    if not text.isdecimal() or not 0 < int(text) <= INDEX_MAX:
+        return (applied - 1, INDEX_MAX) if applied and text == "0" else (applied, INDEX_MAX)
+    return applied, int(text) - 1
 
 
 def _positions(core: Core, kernel_id: str, rebuilt: Rebuilt) -> dict[str, OutputId]:
@@ -85,7 +95,7 @@ async def _relaunch(core: Core, life: KernelLife) -> None:
         queue = rebuilt.checkpoint.get_chunk(ChunkType.K2H_QUEUE)
         outputs.recover(
             decode_outbox(memoryview(queue.data)) if queue is not None else (),
-            applied_sequence=rebuilt.applied_sequence,
+            seen=_seen(rebuilt),
             positions=_positions(core, kernel_id, rebuilt),
         )
         runtime = KernelRuntime(kernel_id, core.clock, core.pump, rebuilt.instance, outputs)
@@ -94,11 +104,10 @@ async def _relaunch(core: Core, life: KernelLife) -> None:
         if runtime.spec.durability == "volatile":
             _forget_later_messages(core, kernel_id, rebuilt.applied_sequence)
         await restart_from(core, runtime, rebuilt, applied_sequence=None)
-    except RingflowError as error:
-        halted = e.KernelHalted(
-            kernel_id=kernel_id, applied_sequence=0, reason=f"restart failed: {error}"
-        )
-        core.record_kernel(kernel_id, halted)
-        core.runtimes.pop(kernel_id, None)
+    except RingflowError as error:  # nothing is given up: the next opening tries again
+        core.stranded[kernel_id] = str(error)
+        if (started := core.runtimes.pop(kernel_id, None)) is not None:
+            started.end(halted=str(error))
+            await core.in_thread(started.instance.close)
         return
     core.record_kernel(kernel_id, resumed(runtime, rebuilt.applied_sequence))

@@ -6,16 +6,22 @@ import contextlib
 
 from ringflow.clock import within
 from ringflow.device.abi import Command
+from ringflow.device.api import LaunchStatus
 from ringflow.device.compiler.api import CompiledCode
 from ringflow.engine import checkpoints, instances
 from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance
 from ringflow.engine.operations import Outcome
 from ringflow.engine.quiescing import launch, quiesce, resume, resumed
-from ringflow.engine.restoring import restore
+from ringflow.engine.restoring import replay, restore
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.engine.state import Operation
-from ringflow.errors import EntryPointError, KernelStalledError
+from ringflow.engine.state import Operation, OutputId
+from ringflow.errors import (
+    DeviceError,
+    EntryPointError,
+    KernelStalledError,
+    KernelTrappedError,
+)
 from ringflow.events import reload as e
 from ringflow.events.codec import Event
 from ringflow.spec import KernelSpec
@@ -36,7 +42,10 @@ class ReloadPerformer:
         self._applied = 0
         self._shared = instances.shared_regions(self._old.spec, new)
         self._covered = 0
+        self._old_digests: dict[str, str] = {}
+        self._converted = False
         self._held_before: int | None = None
+        self._seen_before: OutputId = (0, 0)
         self._swapped = False
 
     async def perform(self, effect: Effect) -> Outcome:
@@ -50,15 +59,17 @@ class ReloadPerformer:
                 await self._validate(convert)
                 return Outcome(e.ReloadValidated(**ids))
             case effects.QuiesceKernel(at_sequence=at_sequence):
-                await self._runtime.until_done(self._runtime.replay_through)
+                await self._runtime.until_handled(self._runtime.replay_through)
                 self._applied = await quiesce(
                     self._core, self._runtime, purpose="reload", at_sequence=at_sequence
                 )
                 return Outcome(e.ReloadDrained(**ids, applied_sequence=self._applied))
             case effects.DigestSource():
                 digests = await self._core.in_thread(lambda: instances.region_digests(self._old))
+                self._old_digests = digests
                 return Outcome(e.ReloadCheckpointed(**ids, digests=digests))
             case effects.SwapCode(convert=convert):
+                self._converted = bool(convert)
                 digests = await self._core.in_thread(lambda: self._swap(convert))
                 kept = tuple(sorted(self._shared))
                 return Outcome(e.ReloadSwapped(**ids, kept=kept, digests=digests))
@@ -81,6 +92,13 @@ class ReloadPerformer:
         runtime.release_outputs(self._covered)
         await self._core.in_thread(self._old.close)
         await checkpoints.retire(self._core, runtime.kernel_id)
+
+    async def abandon(self) -> None:
+        """Free the instance that the kernel does not run on; a failed free is no failure."""
+        for instance in (self._old, self._new):
+            if instance is not None and instance is not self._runtime.instance:
+                with contextlib.suppress(DeviceError):
+                    await self._core.in_thread(instance.close)
 
     @property
     def _loaded(self) -> Instance:
@@ -134,6 +152,7 @@ class ReloadPerformer:
         runtime.instance = self._loaded
         self._swapped = True
         self._held_before = runtime.outputs.held_after
+        self._seen_before = runtime.outputs.seen
         runtime.outputs.hold_after(applied if self._held_before is None else self._held_before)
         runtime.retain_after = applied
         await launch(self._core, runtime, applied_sequence=applied, gate_open=False)
@@ -159,7 +178,7 @@ class ReloadPerformer:
             self._loaded,
             captured,
             name=f"{runtime.kernel_id}@{ids['operation_id']}",
-            barrier=self._old.spec.regions != self._spec.regions,
+            barrier=True,
             reason="reload",
         )
         runtime.raise_if_dead()
@@ -169,28 +188,44 @@ class ReloadPerformer:
         )
         return Outcome(completed, (point,))
 
+    async def _old_is_untouched(self) -> bool:
+        """Whether the old regions are what they were: a convert kernel can write to them."""
+        if not self._converted:
+            return True
+        digests = await self._core.in_thread(lambda: instances.region_digests(self._old))
+        return digests == self._old_digests
+
     async def _resume_old(self, ids: dict[str, str]) -> Outcome:
         core, runtime = self._core, self._runtime
-        facts: tuple[Event, ...]
         if self._swapped:
-            runtime.pause()
-            with contextlib.suppress(KernelStalledError):
-                if runtime.pump_key is not None and not runtime.trapped:
-                    await runtime.until_completed(timeout_s=core.limits.step_timeout_s)
-            runtime.detach()
-            runtime.instance = self._old
-            runtime.outputs.forget_after(self._applied)
-            runtime.outputs.release(hold_after=self._held_before)
-            runtime.inbox.rewind(self._applied)
+            await self._leave_new()
+        facts: tuple[Event, ...]
+        if runtime.trapped and not self._swapped:
+            facts = await restore(core, runtime, self._old.device)
+        elif not await self._old_is_untouched():
+            await core.in_thread(self._old.close)
+            facts = await replay(core, runtime, self._old.device, applied_sequence=self._applied)
+        elif self._swapped:
             await launch(core, runtime, applied_sequence=self._applied)
-            runtime.retain_after = None
             runtime.deliver_through = None
             runtime.flow()
             facts = (resumed(runtime, self._applied),)
-        elif runtime.trapped:
-            facts = await restore(core, runtime, self._old.device)
         else:
             facts = await resume(core, runtime)
-        if self._new is not None:
-            await core.in_thread(self._new.close)
+        runtime.retain_after = None
+        await self.abandon()
         return Outcome(e.ReloadRolledBack(**ids, applied_sequence=self._applied), facts)
+
+    async def _leave_new(self) -> None:
+        """Take the kernel away from the new instance, as if it had never run."""
+        runtime = self._runtime
+        runtime.pause()
+        with contextlib.suppress(KernelStalledError, KernelTrappedError):
+            if runtime.pump_key is not None:
+                await runtime.until_completed(timeout_s=self._core.limits.step_timeout_s)
+        runtime.detach()
+        runtime.instance = self._old
+        runtime.status = LaunchStatus.COMPLETED
+        runtime.outputs.forget_after(self._applied, seen=self._seen_before)
+        runtime.outputs.release(hold_after=self._held_before)
+        runtime.inbox.rewind(self._applied)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -11,7 +12,7 @@ from ringflow.engine.core import Core
 from ringflow.engine.migrating import MigrationPerformer
 from ringflow.engine.operations import Operation, Performer, record, run_operation
 from ringflow.engine.reloading import ReloadPerformer
-from ringflow.engine.restoring import halt, restore
+from ringflow.engine.restoring import halt, replay, restore
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.snapshotting import SnapshotPerformer
 from ringflow.errors import KernelTrappedError, RingflowError, SpecError, UsageError
@@ -115,7 +116,7 @@ async def start_reload(
     )
     if at_sequence is not None:
         runtime.deliver_through = at_sequence - 1
-    operation = Operation(core, operation_id, _reload_result)
+    operation = Operation(core, operation_id, partial(_reload_result, new.state_bytes))
     _start(core, operation, requested, ReloadPerformer(core, runtime, new), runtime)
     return operation
 
@@ -133,17 +134,16 @@ def _check_reload(
         )
 
 
-def _reload_result(operation: Operation[ReloadResult]) -> ReloadResult:
+def _reload_result(state_bytes: int, operation: Operation[ReloadResult]) -> ReloadResult:
     state = operation.state
     assert isinstance(state, hot_reload.Reload)
-    spec = operation.core.runtimes[state.kernel_id].spec
     return ReloadResult(
         operation_id=state.operation_id,
         kernel_id=state.kernel_id,
         old_version=state.old_version,
         new_version=state.new_version,
         at_sequence=state.applied_sequence + 1,
-        state_bytes=spec.state_bytes,
+        state_bytes=state_bytes,
         pause_s=state.pause_ns / NS_PER_S,
         parked_count=state.parked_count,
         digests=state.digests,
@@ -210,9 +210,28 @@ def _start(
             await run_operation(operation, performer, last)
         finally:
             core.running.pop(operation.id, None)
+        if operation.state.state.value == "failed" and not isinstance(performer, SnapshotPerformer):
+            await _rescue(core, runtime)
         recover_if_trapped(core, runtime)
 
     core.tasks.start_soon(run)
+
+
+async def _rescue(core: Core, runtime: KernelRuntime) -> None:
+    """Rebuild a kernel whose operation failed on its way forth and on its way back."""
+    if core.closed or core.closing or runtime.halted or runtime.closed:
+        return
+    with core.lease(runtime.kernel_id, "recovery"):
+        instance, applied = runtime.instance, runtime.done_sequence
+        runtime.pause()
+        runtime.detach()
+        try:
+            await core.in_thread(instance.close)
+            facts = await replay(core, runtime, instance.device, applied_sequence=applied)
+            core.record_kernel(runtime.kernel_id, *facts)
+        except RingflowError as error:
+            if not runtime.halted and not core.closed:
+                halt(core, runtime, str(error))
 
 
 def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
@@ -223,11 +242,15 @@ def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
     if kernel_id in core.busy or kernel_id in core.state.leases:
         return
 
+    core.busy[kernel_id] = "recovery"  # at once: nobody may come between report and task
+
     async def run() -> None:
         try:
-            with core.lease(kernel_id, "recovery"):
+            try:
                 facts = await restore(core, runtime, runtime.instance.device)
                 core.record_kernel(kernel_id, *facts)
+            finally:
+                del core.busy[kernel_id]
         except KernelTrappedError:
             if not runtime.halted:  # it trapped again while it was launched
                 halt(core, runtime, "the kernel trapped while it was restored")

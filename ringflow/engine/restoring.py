@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 
 from ringflow.device.api import Device
@@ -41,25 +43,25 @@ async def rebuild(core: Core, kernel_id: str, device: Device) -> Rebuilt:
         StorageError: no recovery point is usable.
         DeviceError: the device refused code or memory.
     """
-    for point in fallback_points(core.state.kernels[kernel_id]):
+    life, fallen = core.state.kernels[kernel_id], []
+    for point in fallback_points(life):
         try:
             checkpoint = await _load(core, point)
             spec = await core.spec_of(point.spec_digest)
+            fill = partial(_fill, core, device, spec, point, checkpoint, life.grid)
+            instance = await core.in_thread(fill)
         except StorageError as error:
-            core.record_kernel(
-                kernel_id,
-                RecoveryFellBack(
-                    kernel_id=kernel_id, checkpoint=point.checkpoint, reason=str(error)
-                ),
+            fell = RecoveryFellBack(
+                kernel_id=kernel_id, checkpoint=point.checkpoint, reason=str(error)
             )
+            fallen.append(fell)
             continue
-        life = core.state.kernels[kernel_id]
-        instance = await core.in_thread(
-            lambda: _fill(core, device, spec, point, checkpoint, life.grid)  # noqa: B023
-        )
+        if fallen:  # only now: with no usable point nothing is given up
+            core.record_kernel(kernel_id, *fallen)
         return Rebuilt(instance, checkpoint, point.replay_from - 1)
     raise StorageError(
-        f"kernel {kernel_id!r} has no usable recovery point; restore a checkpoint file from a copy"
+        f"kernel {kernel_id!r} has no usable recovery point "
+        f"({'; '.join(one.reason for one in fallen)}); restore a checkpoint file from a copy"
     )
 
 
@@ -178,6 +180,7 @@ async def restart_from(
         if applied_sequence is not None and applied_sequence > base:
             core.record(f"messages/{runtime.kernel_id}", [_lost(runtime, base, applied_sequence)])
             base = applied_sequence
+        runtime.inbox.rewind(base)
     else:
         messages = await history(core, runtime.kernel_id, base + 1)
         runtime.inbox.refill(messages, posted_through=base)

@@ -136,9 +136,11 @@ class KernelRuntime:
 
     def settle_calls(self) -> None:
         """Tell the calls whose message is done and has no reply that none will come."""
-        if not self.outputs.held_count:
-            for waiting in [one for one in self.outputs.calls if one <= self.done_sequence]:
-                self.outputs.calls.pop(waiting).resolve(None)
+        final = self.done_sequence
+        if self.outputs.held_after is not None:  # what is held may still be unmade
+            final = min(final, self.outputs.held_after)
+        for waiting in [one for one in self.outputs.calls if one <= final]:
+            self.outputs.calls.pop(waiting).resolve(None)
 
     def release_outputs(self, covered: int) -> None:
         """Let the outputs go that may be seen now that a recovery point holds ``covered``."""
@@ -156,6 +158,15 @@ class KernelRuntime:
             event = anyio.Event()
             heapq.heappush(self._done_waiters, (sequence, id(event), event))
             await event.wait()
+
+    async def until_handled(self, sequence: int) -> None:
+        """Like ``until_done``, but for an operation: raises also when the grid has trapped."""
+
+        def handled() -> bool:
+            self.raise_if_dead()
+            return self.done_sequence >= sequence
+
+        await self.changed.until(handled)
 
     def _check_alive(self) -> None:
         if self.halted or self.closed:
@@ -237,6 +248,7 @@ class KernelRuntime:
         """Wake every waiter: nothing comes any more from this runtime."""
         self.halted = halted
         self.closed = not halted
+        self.delivering = False
         self.detach()
         for _, _, event in self._done_waiters:
             event.set()

@@ -62,6 +62,10 @@ class SnapshotPerformer:
             case _:
                 raise AssertionError(effect)
 
+    async def abandon(self) -> None:
+        """Release the hold."""
+        await self._hold.aclose()
+
     async def finish(self, state: Operation) -> None:
         """Release the hold of a snapshot that did not come to its copy; retire old files."""
         await self._hold.aclose()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -49,7 +49,8 @@ class MessageMarks:
             case message_events.ConsumerRegistered():
                 self.consumers[event.consumer] = (event.after_sequence, event.after_index)
             case message_events.OutputsAcknowledged():
-                self.consumers[event.consumer] = (event.sequence, event.index)
+                if event.consumer in self.consumers:
+                    self.consumers[event.consumer] = (event.sequence, event.index)
             case message_events.ConsumerForgotten():
                 self.consumers.pop(event.consumer, None)
 
@@ -110,6 +111,13 @@ class EngineState:
             self.leases[operation.kernel_id] = operation.operation_id
         elif (operation_id := getattr(event, "operation_id", None)) is not None:
             self._evolve_operation(operation_id, event)
+
+    def check(self, events: Sequence[Event]) -> None:
+        """Raise ``IllegalTransitionError`` if ``events`` can't come next; changes nothing."""
+        trial = EngineState(dict(self.kernels), {}, dict(self.operations), dict(self.leases))
+        for event in events:
+            if not isinstance(event, _MESSAGE_EVENTS):
+                trial.apply(event)
 
     def _evolve_life(self, kernel_id: str, event: Event) -> None:
         self.kernels[kernel_id] = lifecycle.evolve(self.kernels[kernel_id], event)

@@ -63,6 +63,7 @@ def test_forgotten_outputs_are_made_again_by_the_old_code() -> None:
     bad = Output(sequence=2, index=0, type=1, flags=0, payload=b"bad")
     outputs.take([_output(1), bad])
     outputs.forget_after(1)
+    outputs.release()
     outputs.take([_output(1), _output(2)])
     read = list(iter(queue.take, None))
     assert read == [_output(1), _output(2)]
@@ -144,7 +145,7 @@ def test_after_a_restart_the_outbox_comes_first_and_the_replay_adds_the_rest() -
     queue.acknowledge((1, 0))
     saved = decode_outbox(memoryview(encode_outbox(before.unacknowledged(2))))
     after = Outputs(bound=100)
-    after.recover(saved, applied_sequence=2, positions={"reader": queue.position})
+    after.recover(saved, seen=(2, 2**32 - 1), positions={"reader": queue.position})
     after.take([_output(2), _output(3)])
     assert list(iter(after.consumers["reader"].take, None)) == [_output(2), _output(3)]
 
@@ -229,6 +230,7 @@ class OutputsAgainstModel(RuleBasedStateMachine):
     def roll_back(self) -> None:
         assert self.held_after is not None
         self.outputs.forget_after(self.held_after)
+        self.outputs.release()
         self.done, self.held_after = self.held_after, None
         del self.taken[self.released :]
 
