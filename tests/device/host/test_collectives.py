@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ringflow.errors import KernelStalledError
 from tests.device.host.programs import cuda, run
 
 SOURCE = r"""
@@ -118,3 +119,106 @@ def test_redux_and_match() -> None:
     for lane in range(32):
         same = sum(1 << other for other in range(32) if other // 3 == lane // 3)
         assert out[lane].tolist() == [496, (1 << 32) - 5, exclusive, same]
+
+
+NUMBERED = r"""
+#define KERNEL extern "C" __global__ void
+KERNEL hand_over(int* out, int n) {
+    __shared__ int slot[32];
+    int lane = threadIdx.x & 31, sum = 0;
+    for (int i = 0; i < n; ++i) {
+        if (threadIdx.x < 32) {
+            asm volatile("bar.sync 1, 64;" ::: "memory");
+            slot[lane] = i * 100 + lane;
+            asm volatile("barrier.cta.arrive 2, 64;" ::: "memory");
+        } else {
+            asm volatile("bar.arrive 1, 64;" ::: "memory");
+            asm volatile("bar.sync 2, 64;" ::: "memory");
+            sum += slot[lane];
+        }
+    }
+    out[threadIdx.x] = sum;
+}
+KERNEL groups(int* out) {
+    __shared__ int cells[128];
+    int t = threadIdx.x, group = t / 32, found;
+    cells[t] = t * 3;
+    asm volatile("bar.sync %0, %1;" :: "r"(group + 1), "r"(32) : "memory");
+    out[t] = cells[group * 32 + (t + 1) % 32];
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; bar.red.popc.u32 %0, %2, 32, !p; }"
+                 : "=r"(found) : "r"(t & group), "r"(group));
+    out[128 + t] = found;
+}
+KERNEL passing(int* out) {
+    int t = threadIdx.x;
+    if (t < 40) asm volatile("bar.sync 3, 32;" ::: "memory");
+    out[t] = 1;
+}
+KERNEL nowhere(int* out, int number) {
+    asm volatile("bar.sync %0, 32;" :: "r"(number) : "memory");
+    out[threadIdx.x] = 1;
+}
+KERNEL all_alike(unsigned* out, const unsigned* x) {
+    int t = threadIdx.x, alike;
+    out[4 * t] = __match_all_sync(0xffffffffu, x[t], &alike);
+    out[4 * t + 1] = alike;
+    unsigned long long wide = (unsigned long long)x[t] << 32 | 7;
+    if (t & 1) {
+        out[4 * t + 2] = __match_all_sync(0xaaaaaaaau, wide, &alike);
+        out[4 * t + 3] = alike;
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("budget", [1, 64])
+def test_arriving_without_waiting(budget: int) -> None:
+    """Producers and consumers meet at two barriers; each side only waits for the other."""
+    out = np.zeros(64, np.int32)
+    run(cuda(NUMBERED), "hand_over", 1, 64, out, 10, budget=budget)
+    total = sum(100 * i for i in range(10))
+    assert out.tolist() == [0] * 32 + [total + 10 * lane for lane in range(32)]
+
+
+def test_barriers_with_numbers_in_registers() -> None:
+    """Warps at one instruction wait at different barriers."""
+    out = np.zeros(256, np.int32)
+    run(cuda(NUMBERED), "groups", 1, 128, out)
+    for t in range(128):
+        group = t // 32
+        assert out[t] == 3 * (group * 32 + (t + 1) % 32)
+        members = range(group * 32, group * 32 + 32)
+        assert out[128 + t] == sum(not m & group for m in members)
+
+
+def test_a_barrier_lets_as_many_go_as_it_counts() -> None:
+    """Of 40 threads at a barrier of 32, eight wait for others that never come."""
+    out = np.zeros(64, np.int32)
+    with pytest.raises(KernelStalledError):
+        run(cuda(NUMBERED), "passing", 1, 64, out)
+    assert out[40:].tolist() == [1] * 24
+    assert out[:40].sum() == 32
+
+
+def test_a_barrier_that_does_not_exist_stalls() -> None:
+    """There are sixteen."""
+    out = np.zeros(32, np.int32)
+    run(cuda(NUMBERED), "nowhere", 1, 32, out, 15)
+    assert out.all()
+    with pytest.raises(KernelStalledError):
+        run(cuda(NUMBERED), "nowhere", 1, 32, out, 16)
+
+
+def test_match_all() -> None:
+    """The mask and true where all are alike, else nothing; 64 bits count."""
+    x = np.zeros(64, np.uint32)
+    x[32:] = 5
+    x[40] = 6
+    out = np.zeros((64, 4), np.uint32)
+    run(cuda(NUMBERED), "all_alike", 1, 64, out, x)
+    assert (out[:32, :2] == [0xFFFFFFFF, 1]).all()
+    assert (out[32:, :2] == 0).all()
+    assert (out[1:64:2, 2:] == [0xAAAAAAAA, 1]).all()
+    x[41] = 7
+    run(cuda(NUMBERED), "all_alike", 1, 64, out, x)
+    assert (out[33:64:2, 2:] == 0).all()
