@@ -105,8 +105,8 @@ WRONG_ACCESSES = {
         f"store of 16 bytes .*, thread (9, 0, 0), wave.cu:{LINE}: 16 bytes past",
     ),
     "misaligned": (
-        "*(float*)((char*)a + 2) = v;",
-        "store of 4 bytes .*: the address is no multiple of 4",
+        "#pragma unroll 1\nfor (int j = 0; j <= n; ++j) *(float*)((char*)a + j / 4 * 2) = v;",
+        f"store of 4 bytes .*, wave.cu:{LINE + 1}: the address is no multiple of 4",
     ),
     "null pointer": (
         "a = (float*)(unsigned long long)(n - 4); a[i + 1] = v;",
