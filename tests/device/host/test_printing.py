@@ -8,16 +8,21 @@ import struct
 import numpy as np
 import pytest
 
+from ringflow.device.abi import Command
 from ringflow.device.api import LaunchStatus
-from ringflow.device.compiler.api import CompiledCode
+from ringflow.device.compiler.api import HOST, CompiledCode, compile_source
 from ringflow.device.compiler.clang import compile_to_ptx
 from ringflow.device.host import cta
 from ringflow.device.host.device import HostDevice
 from ringflow.device.host.log import HEAD_BYTES, SLOT_BYTES, SLOTS, words
 from ringflow.device.host.runner import Grid
 from ringflow.device.host.translate import translate
+from ringflow.device.resident import Posting, ResidentKernel
 from ringflow.errors import EntryPointError, KernelTrappedError
+from ringflow.spec import KernelCodeSource, KernelSpec
 from tests.device.host.programs import HEAD, Array, cuda, start
+
+DEADLINE_S = 20.0
 
 SOURCE = r"""
 #define KERNEL extern "C" __global__ void
@@ -218,4 +223,47 @@ def test_a_launch_has_its_log() -> None:
     )
     assert launch.wait(10.0) is LaunchStatus.COMPLETED
     assert sorted(launch.log.splitlines()) == ["0", "0", "1", "1", "2", "2"]
+    device.close()
+
+
+TALKING = r"""
+#include <ringflow.cuh>
+extern "C" __global__ void talking(ringflow::control* control) {
+    ringflow::kernel self(control);
+    ringflow::message m;
+    while (self.receive(m)) {
+        unsigned x = m.as<unsigned>();
+        if (self.leader()) printf("got %u\n", x);
+        assert(x < 3 || threadIdx.x != 1);
+    }
+}
+"""
+
+
+def test_a_persistent_kernel_has_its_log() -> None:
+    """It can be read while the kernel runs; a failed assertion says its condition there."""
+    device = HostDevice("host:7", memory_limit_bytes=1 << 24)
+    compiled = compile_source(TALKING, entry_point="talking", target=HOST, cache=None)
+    spec = KernelSpec(
+        kernel_id="talking",
+        kernel_type="talking",
+        code=KernelCodeSource.from_cuda(TALKING, "talking"),
+        block=(32, 1, 1),
+    )
+    kernel = ResidentKernel(
+        device, device.load(compiled), spec, grid=(1, 1, 1), base_sequence=0, epoch=1
+    )
+    kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+    kernel.post([Posting(n, 1, struct.pack("<I", n)) for n in (1, 2)])
+    while kernel.done_sequence < 2:
+        kernel.await_generation(kernel.command(Command.RUN), DEADLINE_S)
+    assert kernel.log == "got 1\ngot 2\n"
+    kernel.post([Posting(3, 1, struct.pack("<I", 3))])
+    assert kernel.wait_ended(DEADLINE_S) is LaunchStatus.TRAPPED
+    assert "thread (1, 0, 0)" in kernel.detail
+    got, failed = kernel.log.splitlines()[2:]
+    assert got == "got 3"
+    assert failed.startswith("kernel.cu:9: ")
+    assert "'x < 3 || threadIdx.x != 1' failed" in failed
+    kernel.close()
     device.close()
