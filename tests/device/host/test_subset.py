@@ -11,6 +11,7 @@ import pytest
 
 from ringflow.device.host import jit
 from ringflow.device.host.control_flow.names import SUSPENDING
+from ringflow.device.host.emit.bits import BITS
 from ringflow.device.host.emit.convert import CONVERT
 from ringflow.device.host.emit.floating import FLOATING
 from ringflow.device.host.emit.integer import INTEGER
@@ -199,7 +200,7 @@ def test_what_is_out_is_refused_by_name_and_line(opcode: str) -> None:
 def test_every_instruction_that_the_code_has_is_listed() -> None:
     """What the emitters take stands in the tables, and nothing of it under Out alone."""
     listed = {opcode.split(".")[0] for title in ("In", "Approximate") for opcode in opcodes(title)}
-    have = {*MEMORY, *CONVERT, *FLOATING, *INTEGER, *SUSPENDING, *CONTROL}
+    have = {*MEMORY, *CONVERT, *FLOATING, *BITS, *INTEGER, *SUSPENDING, *CONTROL}
     assert have == listed
 
 

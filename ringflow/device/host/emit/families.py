@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ringflow.device.host.emit.bits import BITS
 from ringflow.device.host.emit.convert import CONVERT
 from ringflow.device.host.emit.core import Emitter
 from ringflow.device.host.emit.floating import FLOATING
@@ -24,6 +25,8 @@ def emit_plain(emitter: Emitter, ins: Instruction) -> None:
         family = CONVERT[root]
     elif ins.parts[-1] in ("f16", "f32", "f64") and root in FLOATING:
         family = FLOATING[root]
+    elif root in BITS:
+        family = BITS[root]
     elif root in INTEGER:
         family = INTEGER[root]
     else:
