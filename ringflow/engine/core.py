@@ -136,6 +136,7 @@ class Core:
             yield
         finally:
             del self.busy[kernel_id]
+            self.rested.notify()
             self.lease_ended(kernel_id)
 
     def runtime(self, kernel_id: str) -> KernelRuntime:

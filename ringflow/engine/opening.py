@@ -68,40 +68,29 @@ async def open_engine(
     opened, owned = await _open_devices(devices)
     failure: Exception | None = None
     try:
-        async with (
-            open_journal(root, files=files, clock=clock, limits=journal_limits) as journal,
-            anyio.create_task_group() as tasks,
-        ):
-            core = Core(
-                folder=root,
-                journal=journal,
-                clock=clock,
-                ids=ids or Ids(),
-                state=await anyio.to_thread.run_sync(_fold, journal),
-                devices=opened,
-                checkpoints=FileStorage(root / "checkpoints", files=files),
-                objects=ObjectStore(root / "objects", files=files),
-                cache=compile_cache or CompileCache.default(),
-                pump=await anyio.to_thread.run_sync(Pump),
-                limits=limits or EngineLimits(),
-                tasks=tasks,
-            )
-            core.lease_ended = partial(_after_lease, core)
-            pump = PumpThread(core.pump, partial(_on_report, core))
-            try:
-                tasks.start_soon(pump.run)
-                tasks.start_soon(_watch_journal, core, journal.failed)
-                core.record("engine", _opened(core))
-                await recover(core)
-                yield Engine(core)
-            except Exception as error:  # raised below as it is, not wrapped in a group
-                failure = error
-            finally:
-                with anyio.CancelScope(shield=True):
-                    try:
-                        await _close(core)
-                    finally:
-                        pump.close()
+        async with open_journal(root, files=files, clock=clock, limits=journal_limits) as journal:
+            state = await anyio.to_thread.run_sync(_fold, journal)
+            native_pump = await anyio.to_thread.run_sync(Pump)
+            async with anyio.create_task_group() as tasks:
+                core = Core(
+                    folder=root,
+                    journal=journal,
+                    clock=clock,
+                    ids=ids or Ids(),
+                    state=state,
+                    devices=opened,
+                    checkpoints=FileStorage(root / "checkpoints", files=files),
+                    objects=ObjectStore(root / "objects", files=files),
+                    cache=compile_cache or CompileCache.default(),
+                    pump=native_pump,
+                    limits=limits or EngineLimits(),
+                    tasks=tasks,
+                )
+                try:
+                    async with _serving(core):
+                        yield Engine(core)
+                except Exception as error:  # raised below as it is, not wrapped in a group
+                    failure = error
                 tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
@@ -109,6 +98,25 @@ async def open_engine(
                 await anyio.to_thread.run_sync(device.close)
     if failure is not None:
         raise failure
+
+
+@asynccontextmanager
+async def _serving(core: Core) -> AsyncIterator[None]:
+    """Recover what the folder holds, serve it for the block, and close in order."""
+    core.lease_ended = partial(_after_lease, core)
+    pump = PumpThread(core.pump, partial(_on_report, core))
+    core.tasks.start_soon(pump.run)
+    core.tasks.start_soon(_watch_journal, core, core.journal.failed)
+    try:
+        core.record("engine", _opened(core))
+        await recover(core)
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            try:
+                await _close(core)
+            finally:
+                pump.close()
 
 
 async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device], list[Device]]:
@@ -177,6 +185,7 @@ async def _close(core: Core) -> None:
     core.closing = True
     for operation in tuple(core.running.values()):
         await operation.cancel()
+    await core.rested.until(lambda: "recovery" not in core.busy.values())
     for runtime in tuple(core.runtimes.values()):
         await _rest(core, runtime)
     if not core.closed:

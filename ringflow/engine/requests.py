@@ -251,6 +251,7 @@ def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
                 core.record_kernel(kernel_id, *facts)
             finally:
                 del core.busy[kernel_id]
+                core.rested.notify()
         except KernelTrappedError:
             if not runtime.halted:  # it trapped again while it was launched
                 halt(core, runtime, "the kernel trapped while it was restored")

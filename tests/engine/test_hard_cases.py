@@ -1,0 +1,246 @@
+"""Cancellations, traps and ends at the wrong moment: no kernel is left dead, no folder shut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+import ringflow
+from ringflow.files import SystemFiles
+from tests.engine.doubles import FaultyDevice
+from tests.engine.kernels import Add, Spin, Total, Trap, adder, code, expected_state
+from tests.engine.story import send_all, state_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def total_of(kernel: ringflow.KernelHandle) -> int:
+    return int((await kernel.call(Total(), timeout_s=60)).array("uint64")[0])
+
+
+async def until_state(operation: Any, wire_name: str) -> None:
+    async for event in operation.events():
+        if event.wire_name == wire_name:
+            return
+
+
+async def test_a_migration_cancelled_while_it_waits_for_the_grid(folder: Path) -> None:
+    """The next operation works, and the folder opens again."""
+    async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        await kernel.send(Spin(100_000))
+        operation = engine.start_migration("adder", to="host:1")
+        await until_state(operation, "migration.target_prepared.v1")
+        assert await operation.cancel()
+        assert engine.kernels()[0].state == "running"
+        await engine.checkpoint("adder")
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        assert engine.kernels()[0].state == "running"
+
+
+async def test_leaving_the_block_while_somebody_holds_a_kernel(folder: Path) -> None:
+    """The hold ends with the engine, and the folder opens again."""
+    ready, go = anyio.Event(), anyio.Event()
+
+    async def hold(kernel: ringflow.KernelHandle) -> None:
+        async with kernel.held():
+            ready.set()
+            await go.wait()
+
+    async with anyio.create_task_group() as tasks:
+        async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+            kernel = await engine.launch(adder(), device="host:0")
+            tasks.start_soon(hold, kernel)
+            await ready.wait()
+        go.set()
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        assert engine.kernels()[0].state == "running"
+
+
+async def test_a_trap_under_a_lease_is_recovered_when_it_ends(engine: ringflow.Engine) -> None:
+    """Here the message halts the kernel in the end, since it is still in the journal."""
+    kernel = await engine.launch(adder(), device="host:0")
+    receipt = await kernel.send(Trap())
+    with pytest.raises(ringflow.RingflowError):
+        async with kernel.held():
+            await receipt.done()
+    with anyio.fail_after(30), pytest.raises(ringflow.KernelStalledError, match="3 times"):
+        await receipt.done()
+
+
+async def test_a_trap_ends_a_reload_that_waits_for_its_sequence(engine: ringflow.Engine) -> None:
+    """It does not wait for ever."""
+    kernel = await engine.launch(adder(), device="host:0")
+    operation = await engine.start_reload("adder", code("adder_double"), at_sequence=10)
+    await until_state(operation, "reload.validated.v1")
+    await kernel.send(Trap())
+    with anyio.fail_after(30), pytest.raises(ringflow.OperationFailedError, match="trap"):
+        await operation.result()
+
+
+async def test_new_code_that_stalls_on_probation_rolls_back(folder: Path) -> None:
+    """The old code goes on with every message, and other operations work."""
+    hang = "while (((volatile unsigned long long*)state)[3] != 77ull) { }"
+    source = code().text.replace("case Add::id:", f"case Add::id: {hang}", 1)
+    new = ringflow.KernelCodeSource.from_cuda(source, "adder", version_id="hang")
+    limits = ringflow.EngineLimits(step_timeout_s=1.0)
+    async with ringflow.open_engine(folder, devices=["host:0", "host:1"], limits=limits) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        await send_all(kernel, [1])
+        operation = await engine.start_reload(
+            "adder", new, probation_messages=5, probation_timeout_s=0.2
+        )
+        await until_state(operation, "reload.restored.v1")
+        await send_all(kernel, [2])
+        with pytest.raises(ringflow.OperationFailedError) as raised:
+            await operation.result()
+        assert raised.value.state == "rolled_back"
+        assert await total_of(kernel) == 3
+        assert (await engine.migrate("adder", to="host:1")).target_device == "host:1"
+
+
+async def test_an_engine_without_a_device_gives_no_kernel_up(folder: Path) -> None:
+    """It says why nothing runs; with the device the kernel is there again."""
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        await send_all(await engine.launch(adder(), device="host:0"), [1, 2])
+    async with ringflow.open_engine(folder, devices=[]) as engine:
+        assert "no device" in engine.kernels()[0].reason
+        assert not engine.health()["ok"]
+        with pytest.raises(ringflow.KernelStateError, match="not restarted"):
+            await engine.kernel("adder").send(Add(1))
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        assert await total_of(engine.kernel("adder")) == 3
+
+
+async def test_checkpoints_that_come_back_are_used_and_not_deleted(folder: Path) -> None:
+    """A kernel whose files are all gone waits for their copies."""
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        await send_all(await engine.launch(adder(), device="host:0"), [1, 2])
+    saved = {path: path.read_bytes() for path in (folder / "checkpoints").glob("*.rkcp")}
+    for path in saved:
+        path.unlink()
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        assert "no usable recovery point" in engine.kernels()[0].reason
+    for path, content in saved.items():
+        path.write_bytes(content)
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        assert await total_of(engine.kernel("adder")) == 3
+
+
+TICKER = """
+#include <ringflow.cuh>
+#include <ringflow_messages.cuh>
+extern "C" __global__ void ticker(ringflow::control* control, unsigned long long* state) {
+    ringflow::kernel self(control);
+    ringflow::message m;
+    while (self.step()) {
+        while (self.poll(m)) {
+            if (self.leader()) { state[1] += 3; self.reply(m, state[1]); }
+            self.sync();
+        }
+        if (self.leader() && state[0] < state[1] && self.emit(9, state[0])) state[0] += 1;
+    }
+}
+"""
+
+
+async def test_unsolicited_outputs_are_numbered_on_over_a_migration(folder: Path) -> None:
+    """None is taken for one that was seen already, the very first one included."""
+    spec = ringflow.KernelSpec(
+        kernel_id="ticker",
+        kernel_type="ticker",
+        code=ringflow.KernelCodeSource.from_cuda(TICKER, "ticker"),
+        messages=[Add],
+        block=(32, 1, 1),
+        replay="checkpoint",
+        release="at_once",
+        regions=[
+            ringflow.Region(
+                "state", dtype="uint64", shape=(2,), initial=np.array([0, 3], np.uint64)
+            )
+        ],
+    )
+    async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
+        kernel = await engine.launch(spec, device="host:0")
+        seen: list[int] = []
+        async with kernel.replies(consumer="all") as replies:
+            first = engine._core.runtimes["ticker"].outputs
+            assert first.next_index(0) >= 1
+            await kernel.send(Add(1))
+            await engine.migrate("ticker", to="host:1")
+            await kernel.send(Add(1))
+            async for reply in replies:
+                if reply.type == 9:
+                    seen.append(int(reply.array("uint64")[0]))
+                    if seen[-1] == 8:
+                        break
+        assert seen == list(range(seen[0], 9))
+        assert seen[0] <= 3
+
+
+async def test_a_convert_kernel_that_spoils_the_old_state_is_undone(
+    engine: ringflow.Engine,
+) -> None:
+    """The way back is then the recovery point and the messages, not the old regions."""
+    source = (
+        code().text
+        + """
+extern "C" __global__ void spoil(unsigned long long* old_state, float* old_cells,
+                                 unsigned long long* state, float* cells) {
+    if (threadIdx.x == 0 && blockIdx.x == 0) { old_state[1] += 1000; __trap(); }
+}
+"""
+    )
+    kernel = await engine.launch(adder(), device="host:0")
+    await send_all(kernel, [1, 2])
+    new = ringflow.KernelCodeSource.from_cuda(source, "adder", version_id="spoiler")
+    with pytest.raises(ringflow.OperationFailedError, match="trap"):
+        await engine.reload("adder", new, convert="spoil")
+    assert (await state_of(kernel))[:3] == expected_state([1, 2])
+
+
+async def test_a_call_to_a_kernel_that_halts_says_so(folder: Path) -> None:
+    """It does not claim that the message was finished."""
+    limits = ringflow.EngineLimits(traps_in_a_row=1)
+    async with ringflow.open_engine(folder, devices=["host:0"], limits=limits) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        with pytest.raises(ringflow.KernelStateError, match="trapped the kernel"):
+            await kernel.call(Trap(), timeout_s=30)
+
+
+class Undeletable(SystemFiles):
+    """Checkpoints cannot be deleted."""
+
+    def delete(self, path: Path) -> None:
+        if path.name.endswith(".rkcp"):
+            raise PermissionError(13, "injected", str(path))
+        super().delete(path)
+
+
+async def test_a_checkpoint_that_cannot_be_deleted_fails_nothing(folder: Path) -> None:
+    """The new one is durable and told so; the old file is an orphan."""
+    limits = ringflow.EngineLimits(recovery_points_kept=1)
+    async with ringflow.open_engine(
+        folder, devices=["host:0"], limits=limits, files=Undeletable()
+    ) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        await (await kernel.send(Add(1))).done()
+        assert (await engine.checkpoint("adder")).applied_sequence == 1
+        await engine.stop("adder")
+
+
+async def test_memory_that_cannot_be_freed_keeps_nobody_from_work(folder: Path) -> None:
+    """A failed migration's target is left behind, the source works on."""
+    source, target = FaultyDevice("host:0"), FaultyDevice("host:1")
+    devices: list[Any] = [source, target]
+    async with ringflow.open_engine(folder, devices=devices) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        source.fails_in, target.fails_in = "copy_to_peer", "free"
+        with pytest.raises(ringflow.OperationFailedError, match="copy_to_peer"):
+            await engine.migrate("adder", to="host:1")
+        await send_all(kernel, [5])
+        assert await total_of(kernel) == 5
