@@ -7,15 +7,13 @@
 from __future__ import annotations
 
 import functools
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 import cattrs
 import orjson
 
+from ringflow.device.compiler.cache import cache_folder
 from ringflow.device.host.control_flow.inlining import (
     inline,
     inlined_functions,
@@ -61,13 +59,8 @@ _EMPTY: Mapping[str, int] = {}
 
 @functools.cache
 def default_cache() -> ObjectCache:
-    """Return the cache in ``RINGFLOW_CACHE_DIR``, else in the user's cache folder."""
-    given = os.environ.get("RINGFLOW_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or (
-        str(Path(os.environ["HOME"]) / ".cache") if os.environ.get("HOME") else ""
-    )
-    folder = Path(given) if given else Path(home or tempfile.gettempdir()) / "ringflow"
-    return ObjectCache(folder / "objects")
+    """Return the cache of native code, in a folder that only this user writes."""
+    return ObjectCache(cache_folder() / "objects")
 
 
 def translate(
