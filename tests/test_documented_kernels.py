@@ -83,6 +83,7 @@ async def test_the_kernel_that_works_between_messages_can_be_asked(folder: Path)
         block=(32, 1, 1),
         regions=[ringflow.Region("ticks", dtype="uint32", shape=(1,))],
         replay="checkpoint",
+        release="at_once",
     )
     async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
         kernel = await engine.launch(spec, device="host:0")
