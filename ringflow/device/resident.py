@@ -67,19 +67,16 @@ def encode_slots(spec: KernelSpec, postings: Sequence[Posting]) -> bytearray:
     Raises:
         LimitExceededError: a payload is larger than the spec's slots carry.
     """
-    slots = bytearray(len(postings) * spec.slot_bytes)
-    for place, posting in enumerate(postings):
-        size = len(posting.payload)
-        if size > spec.payload_bytes_max:
-            raise LimitExceededError(
-                "payload bytes", size, spec.payload_bytes_max, "raise the spec's slot_bytes"
-            )
-        offset = place * spec.slot_bytes
-        _HEADER.pack_into(
-            slots, offset, posting.sequence, posting.type, size, posting.correlation, 0, 0
-        )
-        slots[offset + _HEADER.size : offset + _HEADER.size + size] = posting.payload
-    return slots
+    slot_bytes, size_max = spec.slot_bytes, spec.payload_bytes_max
+    pack, slots = _HEADER.pack, []
+    for posting in postings:
+        payload = posting.payload
+        size = len(payload)
+        if size > size_max:
+            raise LimitExceededError("payload bytes", size, size_max, "raise the spec's slot_bytes")
+        header = pack(posting.sequence, posting.type, size, posting.correlation, 0, 0)
+        slots.append((header + payload).ljust(slot_bytes, b"\0"))
+    return bytearray().join(slots)
 
 
 def check_parameters(spec: KernelSpec, code: LoadedCode) -> None:
