@@ -54,8 +54,8 @@ class FileSystem(Protocol):
     def append(self, path: Path) -> OpenFile:
         """Open an existing file at its end."""
 
-    def read(self, path: Path) -> bytes:
-        """Return a file's bytes; raises ``NotFoundError``."""
+    def read(self, path: Path, *, size_bytes: int = -1) -> bytes:
+        """Return a file's bytes, at most the first ``size_bytes``; raises ``NotFoundError``."""
 
     def names(self, folder: Path) -> list[str]:
         """Return the names in a folder, sorted; an absent folder has none."""
@@ -177,9 +177,10 @@ class SystemFiles:
         os.lseek(descriptor, 0, os.SEEK_END)
         return _SystemFile(descriptor)
 
-    def read(self, path: Path) -> bytes:
+    def read(self, path: Path, *, size_bytes: int = -1) -> bytes:
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return file.read(size_bytes)
         except FileNotFoundError:
             raise NotFoundError(f"no file {str(path)!r}; check the path") from None
 

@@ -29,6 +29,7 @@ from ringflow.journal.record import (
     record_line,
 )
 from ringflow.journal.segments import Chain, Segment, SegmentName
+from ringflow.journal.store import SegmentStore
 
 _RESERVE_BYTES: Final = 2**20
 _SMALL_BATCH_BYTES: Final = 2**16  # larger ones would be written twice for little
@@ -137,6 +138,7 @@ class SegmentLog:
     ) -> None:
         self._files = files
         self._folder = folder
+        self._store = SegmentStore(files, folder)
         self._segment_bytes = segment_bytes
         self._segments = list(segments)
         self._sealer = Sealer(
@@ -189,7 +191,7 @@ class SegmentLog:
                 yield from self._read_segment(segment, from_sequence, to_sequence)
 
     def _read_segment(self, segment: Segment, start: int, end: int) -> Iterator[RawRecord]:
-        data = self._files.read(self._folder / str(segment.name))
+        data = self._store.read(segment.name)
         expected = segment.name.first_sequence
         for number, line in enumerate(data[: segment.size_bytes].split(b"\n")[:-1], 1):
             try:

@@ -3,7 +3,6 @@
 - Segments are found through their pins, from the newest back; every line is verified.
 - Bytes behind a pin, and segments that no pin names, came from a writer that a later opening had
   fenced off: they are reported, never read.
-- Zeros at the end of a file are space that its writer had reserved, no part of the journal.
 - Damage at the end of the newest segment, above every durable mark behind it, is a torn tail;
   damage anywhere else raises ``CorruptJournalError``.
 """
@@ -31,6 +30,7 @@ from ringflow.journal.segments import (
     Segment,
     SegmentName,
 )
+from ringflow.journal.store import SegmentStore
 
 _LINE_START: Final = re.compile(rb'\n|(?=\{"(?:at_ns|closed_at_ns)":)')
 
@@ -81,14 +81,12 @@ class Scan:
     """
 
     def __init__(self, files: FileSystem, folder: Path) -> None:
-        self._files = files
-        self._folder = folder
+        self._store = SegmentStore(files, folder)
         self.chain = Chain()
         self.segments: list[Segment] = []
         self.torn: list[Tear] = []
         self.ignored: list[IgnoredBytes] = []
-        found = (SegmentName.parse(name) for name in files.names(folder))
-        self.names = sorted((name for name in found if name), key=lambda name: name.age)
+        self.names = self._store.names()
 
     def finish(self) -> Scan:
         """Verify everything; raises ``CorruptJournalError``."""
@@ -123,7 +121,7 @@ class Scan:
 
     def _newest_header(self, name: SegmentName) -> Header | None:
         """Return the newest segment's header, None if a crash left it torn."""
-        data = self._read(name)
+        data = self._store.read(name)
         try:
             return _parse_header(data, name)
         except CorruptError as error:
@@ -137,13 +135,13 @@ class Scan:
 
     def _header(self, name: SegmentName) -> Header:
         try:
-            return _parse_header(self._read(name), name)
+            return _parse_header(self._store.read_start(name), name)
         except CorruptError as error:
             raise CorruptJournalError(str(name), 1, name.first_sequence, str(error)) from error
 
     def _segment(self, name: SegmentName, header: Header, pin: Pin | None) -> Iterator[RawRecord]:
         """Verify one segment; ``pin`` is what the next one says of it, None for the newest."""
-        data = self._read(name)
+        data = self._store.read(name)
         if pin is not None and len(data) > pin.size_bytes:
             late = len(data) - pin.size_bytes
             self.ignored.append(
@@ -215,15 +213,11 @@ class Scan:
             raise CorruptJournalError(str(name), number + 1, self.chain.sequence + 1, reason)
         self.segments.append(segment)
 
-    def _read(self, name: SegmentName) -> bytes:
-        """Return what was written of a segment; a line holds no zero byte."""
-        return self._files.read(self._folder / str(name)).rstrip(b"\0")
-
     def _report_strays(self, used: set[SegmentName]) -> None:
         torn = {tear.segment for tear in self.torn}
         for name in self.names:
             if name not in used and name not in torn:
-                size = len(self._read(name))
+                size = len(self._store.read(name))
                 self.ignored.append(
                     IgnoredBytes(segment=str(name), offset_bytes=0, size_bytes=size)
                 )

@@ -215,10 +215,11 @@ class CrashingFiles:
             raise FileNotFoundError(path)
         return _DoubleFile(self, self._names[path])
 
-    def read(self, path: Path) -> bytes:
+    def read(self, path: Path, *, size_bytes: int = -1) -> bytes:
         if path not in self._names:
             raise NotFoundError(f"no file {str(path)!r}; check the path")
-        return bytes(self._names[path].content)
+        content = bytes(self._names[path].content)
+        return content if size_bytes < 0 else content[:size_bytes]
 
     def names(self, folder: Path) -> list[str]:
         entries = (*self._names, *self._folders)
