@@ -84,7 +84,7 @@ async def test_aiofiles_reads_under_asyncio_only(
 ) -> None:
     """aiofiles fails under trio, where the seam's own read serves; a double is always asked."""
 
-    def refuse(self: SystemFiles, path: Path) -> bytes:
+    def refuse(self: SystemFiles, path: Path, *, size_bytes: int = -1) -> bytes:
         raise OSError("the seam was asked")
 
     class Double(SystemFiles):
