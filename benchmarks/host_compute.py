@@ -23,8 +23,9 @@ from ringflow.device.host.improve import wait_idle
 from ringflow.device.host.program import Program
 from ringflow.device.host.runner import Dimensions, open_grid, pack_parameters
 from ringflow.device.host.translate import translate
+from ringflow.device.posting import Posting
 from ringflow.device.pump import Pump
-from ringflow.device.resident import Posting, ResidentKernel
+from ringflow.device.resident import ResidentKernel
 from ringflow.spec import Argument, KernelCodeSource, KernelSpec, Region
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

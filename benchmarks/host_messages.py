@@ -28,8 +28,9 @@ from ringflow.device.host.improve import wait_idle
 from ringflow.device.host.pool import shared_pool
 from ringflow.device.native import native
 from ringflow.device.native.layouts import REPORT
+from ringflow.device.posting import Posting, encode_slots
 from ringflow.device.pump import Pump
-from ringflow.device.resident import Posting, ResidentKernel, encode_slots
+from ringflow.device.resident import ResidentKernel
 from ringflow.device.slots import encode_array
 from ringflow.spec import KernelCodeSource, KernelSpec, Region
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
-
-import attrs
 
 from ringflow.device import abi
 from ringflow.device.abi import CONTROL, Command, KernelFault, KernelState
@@ -27,14 +25,14 @@ from ringflow.device.api import (
 )
 from ringflow.device.native import native, timeout_ns
 from ringflow.device.native.layouts import AWAIT_REACHED, AWAIT_TIMEOUT, ENTRY
+from ringflow.device.parameters import check_parameters
+from ringflow.device.posting import Posting, encode_slots
 from ringflow.device.pump import PumpReport, parse_reports
 from ringflow.errors import (
     DeviceError,
-    EntryPointError,
     KernelStalledError,
     KernelStateError,
     KernelTrappedError,
-    LimitExceededError,
     RegionMismatchError,
 )
 from ringflow.files import Buffer
@@ -45,64 +43,8 @@ if TYPE_CHECKING:
     from ringflow.device.pump import Pump
 
 COLLECT_BYTES: Final = 1 << 16
-_HEADER: Final = struct.Struct("<QIIQII")
 _SEQUENCE: Final = struct.Struct("<Q")
-assert _HEADER.size == abi.SLOT_HEADER_BYTES
 assert abi.MESSAGE_SLOT["sequence"] == 0
-
-
-@attrs.frozen
-class Posting:
-    """A message on its way into the ring."""
-
-    sequence: int
-    type: int
-    payload: bytes = b""
-    correlation: int = 0
-
-
-def encode_slots(spec: KernelSpec, postings: Sequence[Posting]) -> bytearray:
-    """Return the ring slots of messages, for ``ResidentKernel.post_slots``.
-
-    Raises:
-        LimitExceededError: a payload is larger than the spec's slots carry.
-    """
-    slot_bytes, size_max = spec.slot_bytes, spec.payload_bytes_max
-    pack, slots = _HEADER.pack, []
-    for posting in postings:
-        payload = posting.payload
-        size = len(payload)
-        if size > size_max:
-            raise LimitExceededError("payload bytes", size, size_max, "raise the spec's slot_bytes")
-        header = pack(posting.sequence, posting.type, size, posting.correlation, 0, 0)
-        slots.append((header + payload).ljust(slot_bytes, b"\0"))
-    return bytearray().join(slots)
-
-
-def check_parameters(spec: KernelSpec, code: LoadedCode) -> None:
-    """Compare the kernel's parameters with what the spec will pass.
-
-    Raises:
-        EntryPointError: no such kernel, or the sizes differ; the text names both lists.
-    """
-    name = spec.code.entry_point
-    sizes = code.parameter_sizes.get(name)
-    if sizes is None:
-        raise EntryPointError(
-            f"the code has no kernel {name!r}; it has {', '.join(code.parameter_sizes) or 'none'}",
-            call="load",
-            code="entry point",
-        )
-    passed = [("control", 8), *((region.name, 8) for region in spec.regions)]
-    passed += [(argument.name, len(argument.value)) for argument in spec.arguments]
-    if tuple(size for _, size in passed) != tuple(sizes):
-        listed = ", ".join(f"{what} {size}" for what, size in passed)
-        raise EntryPointError(
-            f"kernel {name!r} takes parameters of {list(sizes)} bytes, the spec passes "
-            f"[{listed}] bytes; parameters are control, then the regions, then the arguments",
-            call="load",
-            code="parameters",
-        )
 
 
 class ResidentKernel:

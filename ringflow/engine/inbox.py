@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
-from ringflow.device.resident import Posting
+from ringflow.device.posting import Posting
 
 
 class Inbox:

@@ -14,8 +14,8 @@ import anyio
 import attrs
 
 from ringflow.clock import within
+from ringflow.device.posting import Posting
 from ringflow.device.pump import Output
-from ringflow.device.resident import Posting
 from ringflow.engine.core import Core
 from ringflow.engine.outputs import CallWaiter, ConsumerQueue
 from ringflow.engine.runtime import KernelRuntime

@@ -12,7 +12,7 @@ import attrs
 
 from ringflow.device.api import Device
 from ringflow.device.compiler.api import CompiledCode
-from ringflow.device.resident import Posting
+from ringflow.device.posting import Posting
 from ringflow.engine import instances
 from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance

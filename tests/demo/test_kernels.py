@@ -14,9 +14,9 @@ from ringflow.demo.script import Answer, Command, Disturb, Energy, Gauge, comman
 from ringflow.demo.seafloor import Field, Seafloor, make_seafloor
 from ringflow.device.abi import Command as Order
 from ringflow.device.api import Device, LaunchStatus
+from ringflow.device.posting import Posting
 from ringflow.device.pump import Output
 from ringflow.device.registry import open_device
-from ringflow.device.resident import Posting
 from ringflow.engine.instances import (
     Instance,
     compile_for,

@@ -20,9 +20,10 @@ from ringflow.device.compiler.api import HOST, compile_source
 from ringflow.device.host.device import HostDevice, HostLaunch
 from ringflow.device.host.scheduler_layout import SLOT
 from ringflow.device.host.stepper import clocks_as_timers
+from ringflow.device.posting import Posting
 from ringflow.device.pump import Pump
 from ringflow.device.registry import open_device
-from ringflow.device.resident import Posting, ResidentKernel
+from ringflow.device.resident import ResidentKernel
 from ringflow.errors import KernelStalledError, UsageError
 from tests.device.kernels import resident, source, spec
 

@@ -12,7 +12,7 @@ from ringflow.device.api import Allocation, LaunchStatus
 from ringflow.device.compiler.api import compile_source
 from ringflow.device.host.device import HostDevice, HostLaunch
 from ringflow.device.host.pool import shared_pool
-from ringflow.device.resident import Posting
+from ringflow.device.posting import Posting
 from ringflow.errors import KernelStalledError
 from tests.device.kernels import resident
 

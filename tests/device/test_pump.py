@@ -9,8 +9,9 @@ import pytest
 
 from ringflow.device.abi import Command, KernelState
 from ringflow.device.api import LaunchStatus
+from ringflow.device.posting import Posting
 from ringflow.device.pump import Output, Pump, PumpReport
-from ringflow.device.resident import Posting, ResidentKernel
+from ringflow.device.resident import ResidentKernel
 from ringflow.errors import KernelStalledError, KernelStateError, KernelTrappedError
 from tests.device.doubles import PlayedCode, PlayedDevice, PlayedLaunch, played_spec
 

@@ -14,8 +14,9 @@ from ringflow.device.abi import Command, KernelFault, KernelState, OutputFlag
 from ringflow.device.api import LaunchStatus
 from ringflow.device.host.device import HostDevice
 from ringflow.device.host.pool import shared_pool
+from ringflow.device.posting import Posting
 from ringflow.device.pump import Output, Pump
-from ringflow.device.resident import Posting, ResidentKernel
+from ringflow.device.resident import ResidentKernel
 from ringflow.errors import (
     EntryPointError,
     KernelStalledError,

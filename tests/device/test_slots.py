@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ringflow.device.resident import Posting, encode_slots
+from ringflow.device.posting import Posting, encode_slots
 from ringflow.device.slots import encode_array
 from ringflow.errors import LimitExceededError
 from tests.device.kernels import spec

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ringflow.device.resident import Posting
+from ringflow.device.posting import Posting
 from ringflow.engine.inbox import Inbox
 
 

@@ -17,7 +17,8 @@ from ringflow.device.host.device import HostDevice
 from ringflow.device.host.log import HEAD_BYTES, SLOT_BYTES, SLOTS, words
 from ringflow.device.host.runner import Grid
 from ringflow.device.host.translate import translate
-from ringflow.device.resident import Posting, ResidentKernel
+from ringflow.device.posting import Posting
+from ringflow.device.resident import ResidentKernel
 from ringflow.errors import EntryPointError, KernelTrappedError
 from ringflow.spec import KernelCodeSource, KernelSpec
 from tests.device.host.programs import HEAD, Array, cuda, start
