@@ -7,6 +7,13 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of long tests."""
+    soak = parser.getgroup("soak", "processes killed from outside (tests/recovery/test_soak.py)")
+    soak.addoption("--soak-kills", type=int, default=10, help="how many workers are killed")
+    soak.addoption("--soak-seed", type=int, default=None, help="repeats the draws of a run")
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """The backend of an async test; ``pytestmark = pytest.mark.anyio`` asks for it."""
