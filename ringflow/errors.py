@@ -240,15 +240,15 @@ class DiskReserveError(StorageError):
         )
 
 
-class SubscriberLaggedError(StorageError):
-    """A subscriber fell behind its bound and was cut off; nothing waits for slow ones."""
+class ArchivedError(StorageError):
+    """The journal begins later: what was asked for was archived."""
 
-    def __init__(self, bound: int, next_sequence: int) -> None:
-        self.bound = bound
-        self.next_sequence = next_sequence
+    def __init__(self, sequence: int, first_sequence: int) -> None:
+        self.sequence = sequence
+        self.first_sequence = first_sequence
         super().__init__(
-            f"more than {bound} records waited for this subscriber; read from the journal's "
-            f"sequence {next_sequence} on and subscribe again"
+            f"sequence {sequence} was archived, the journal begins with {first_sequence}; "
+            "read the folder that the archive went to, or start from 0 for the oldest there is"
         )
 
 

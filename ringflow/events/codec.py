@@ -174,6 +174,17 @@ class EventCodec:
     def types(self) -> tuple[type[Event], ...]:
         return tuple(self._types.values())
 
+    @property
+    def wire_names(self) -> frozenset[str]:
+        """Every name that can be read, those of older shapes too."""
+        return frozenset((*self._types, *self._upcasters))
+
+    def newest_name(self, wire_name: str) -> str:
+        """Return the name that the upcasters lead to from ``wire_name``."""
+        while (step := self._upcasters.get(wire_name)) is not None:
+            wire_name = step.target
+        return wire_name
+
     def _add(self, kind: type[Event]) -> None:
         name = getattr(kind, "wire_name", None)
         is_attrs: bool = attrs.has(kind)

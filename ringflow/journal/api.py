@@ -8,18 +8,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, final
 
 import anyio
 import attrs
 
-from ringflow.errors import SubscriberLaggedError
 from ringflow.events.codec import Event
 from ringflow.journal.record import Record
-
-StreamFilter = Callable[[str], bool]
+from ringflow.journal.selection import StreamFilter, Streams, Types
 
 
 @attrs.frozen(kw_only=True)
@@ -33,7 +31,8 @@ class JournalLimits:
         control_queue_bytes: waiting control records; at the bound ``append`` refuses.
         batch_bytes: about as much is written with one fsync.
         segment_bytes: a segment that has reached this size is followed by a new one.
-        subscriber_records: records that may wait for one subscriber.
+        subscriber_records: live records that may wait for one subscriber; beyond that it reads
+            them from the disk when it comes to them.
         reserve_bytes: with less free disk space, message records are refused.
     """
 
@@ -145,22 +144,27 @@ class OpeningReport:
 
 
 class Subscription(Protocol):
-    """Durable records in order, from the moment of the subscription on.
+    """Durable records in order, without a gap or a repeat; an ``anyio`` receive stream.
 
-    Once the journal is closed the iteration ends. A subscriber that falls more than its bound
-    behind gets what waited for it and then ``SubscriberLaggedError``.
+    Once the journal is closed the iteration ends after the last durable record. One task reads;
+    a slow one loses nothing and holds up nobody.
     """
+
+    @property
+    def is_live(self) -> bool:
+        """Nothing durable is left to read from the history."""
 
     async def receive(self) -> Record:
         """Return the next record.
 
         Raises:
             anyio.EndOfStream: the journal was closed.
-            SubscriberLaggedError: this subscriber was too slow; nothing waits for it.
+            CorruptJournalError: the history was damaged after the opening.
+            ArchivedError: the next record was archived before it was read.
         """
 
-    def __aiter__(self) -> Subscription: ...
-    async def __anext__(self) -> Record: ...
+    def __aiter__(self) -> AsyncIterator[Record]: ...
+    async def aclose(self) -> None: ...
 
 
 class Journal(Protocol):
@@ -203,12 +207,40 @@ class Journal(Protocol):
         """Wait until the message lane is under its bound; an ``append`` without await fits then."""
 
     def records(
-        self, *, streams: StreamFilter | None = None, from_sequence: int = 0
+        self,
+        *,
+        streams: Streams = None,
+        types: Types = None,
+        from_sequence: int = 0,
+        to_sequence: int | None = None,
+        since_ns: int = 0,
+        until_ns: int | None = None,
     ) -> Iterator[Record]:
-        """Yield the records that were durable at the call, in order; reads the disk, blocking."""
+        """Yield the records that were durable at the call, in order; reads the disk, blocking.
 
-    def subscribe(self) -> AbstractAsyncContextManager[Subscription]:
-        """``async with journal.subscribe() as records``: live records from the entry on."""
+        Args:
+            streams: a stream, the start of streams' names and ``*``, or a function of the name.
+            types: event types or their wire names; a record is yielded whole if it holds one.
+            from_sequence, to_sequence: both included; 0 starts with the oldest there is.
+            since_ns, until_ns: wall time of the write; ``until_ns`` itself is not included.
+        Raises:
+            ArchivedError: ``from_sequence`` is not 0 and was archived.
+            UsageError: no event has this type.
+        """
+
+    def subscribe(
+        self,
+        *,
+        from_sequence: int | None = None,
+        streams: Streams = None,
+        types: Types = None,
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """``async with journal.subscribe(from_sequence=1) as records``: history, then live.
+
+        Args:
+            from_sequence: the first record; 0 for the oldest there is, None for live ones only.
+            streams, types: as for ``records``.
+        """
 
     def statistics(self) -> Mapping[str, int]:
         """Return counters: queued bytes by lane, records, batches (fsyncs), written bytes."""
@@ -225,7 +257,6 @@ __all__ = [
     "OpeningReport",
     "Record",
     "StreamFilter",
-    "SubscriberLaggedError",
     "Subscription",
     "TornTail",
 ]

@@ -101,6 +101,7 @@ class Sealer:
                 events=tuple(pending.events),
                 previous_hash=self.head,
                 hash=digest,
+                size_bytes=len(line),
             )
             self.sequence, self.head = record.sequence, digest
             records.append(record)

@@ -120,15 +120,22 @@ class Chain:
         self.closed = False
 
     def _follow_record(self, line: RawRecord) -> None:
-        _rule(not self.closed, "the record follows a closing line")
-        _rule(line.sequence == self.sequence + 1, f"sequence {line.sequence} is out of order")
-        _rule(line.epoch == self.epoch, "the record's epoch is not its segment's")
-        _rule(line.at_ns >= self.at_ns, "the record's time goes back")
-        _rule(self.durable <= line.durable <= self.sequence, "the durable mark is out of order")
-        version = self.versions.get(line.stream, 0) + 1
-        _rule(line.version == version, f"stream {line.stream!r} should be at version {version}")
+        sequence, stream = self.sequence, line.stream
+        version = self.versions.get(stream, 0) + 1
+        if self.closed:
+            raise BrokenRuleError("the record follows a closing line")
+        if line.sequence != sequence + 1:
+            raise BrokenRuleError(f"sequence {line.sequence} is out of order")
+        if line.epoch != self.epoch:
+            raise BrokenRuleError("the record's epoch is not its segment's")
+        if line.at_ns < self.at_ns:
+            raise BrokenRuleError("the record's time goes back")
+        if not self.durable <= line.durable <= sequence:
+            raise BrokenRuleError("the durable mark is out of order")
+        if line.version != version:
+            raise BrokenRuleError(f"stream {stream!r} should be at version {version}")
         self.sequence, self.at_ns, self.durable = line.sequence, line.at_ns, line.durable
-        self.versions[line.stream] = version
+        self.versions[stream] = version
 
     def _follow_closing(self, line: Closing) -> None:
         _rule(not self.closed, "the segment is closed twice")

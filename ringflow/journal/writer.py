@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 import anyio
 import anyio.lowlevel
@@ -30,13 +30,15 @@ from ringflow.journal.api import (
     JournalLimits,
     OpeningReport,
     Record,
-    StreamFilter,
 )
 from ringflow.journal.lanes import Lanes, Pending
 from ringflow.journal.log import Log
-from ringflow.journal.subscribers import LiveRecords, Subscribers
+from ringflow.journal.record import RawRecord
+from ringflow.journal.selection import Selection, Streams, Types
+from ringflow.journal.subscribers import CatchUp, Subscribers
 from ringflow.journal.thread import Bell, loop_caller
 
+T = TypeVar("T")
 _RESERVE_CHECK_BYTES: Final = 2**20  # the system is asked for the free space this often
 
 
@@ -65,7 +67,7 @@ class JournalWriter:
         self._versions = dict(versions)
         self._in_thread = in_thread
         self._lanes = Lanes()
-        self._subscribers = Subscribers(limits.subscriber_records)
+        self._subscribers = Subscribers(self, limits.subscriber_records)
         self._bell = Bell()
         self._work: anyio.Event | None = None
         self._room: anyio.Event | None = None
@@ -120,12 +122,42 @@ class JournalWriter:
         self._check_open()
 
     def records(
-        self, *, streams: StreamFilter | None = None, from_sequence: int = 0
+        self,
+        *,
+        streams: Streams = None,
+        types: Types = None,
+        from_sequence: int = 0,
+        to_sequence: int | None = None,
+        since_ns: int = 0,
+        until_ns: int | None = None,
     ) -> Iterator[Record]:
-        return self._records(streams, from_sequence, self._durable)
+        wanted = Selection.of(
+            self._codec, streams=streams, types=types, since_ns=since_ns, until_ns=until_ns
+        )
+        end = self._durable if to_sequence is None else min(to_sequence, self._durable)
+        return map(self.decode, filter(wanted.wants, self.read(from_sequence, end)))
 
-    def subscribe(self) -> AbstractAsyncContextManager[LiveRecords]:
-        return self._subscribers.subscribe()
+    def subscribe(
+        self,
+        *,
+        from_sequence: int | None = None,
+        streams: Streams = None,
+        types: Types = None,
+    ) -> AbstractAsyncContextManager[CatchUp]:
+        wanted = Selection.of(self._codec, streams=streams, types=types)
+        return self._subscribers.subscribe(wanted, from_sequence)
+
+    def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
+        """Yield verified records whose events are plain; both ends must be durable."""
+        return self._log.read(from_sequence, to_sequence)
+
+    def decode(self, record: RawRecord) -> Record:
+        """Return a record with its events; raises as ``EventCodec.from_plain``."""
+        return record.decoded(self._codec)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run blocking reads in a worker thread; at once where the log never blocks."""
+        return await anyio.to_thread.run_sync(work) if self._in_thread else work()
 
     def statistics(self) -> Mapping[str, int]:
         return {
@@ -254,13 +286,6 @@ class JournalWriter:
         self._wake_room()
         self.failed.set()
         self._ring()
-
-    def _records(
-        self, streams: StreamFilter | None, from_sequence: int, to_sequence: int
-    ) -> Iterator[Record]:
-        for raw in self._log.read(from_sequence, to_sequence):
-            if streams is None or streams(raw.stream):
-                yield raw.decoded(self._codec)
 
     def _check_open(self) -> None:
         if self.failure is not None:

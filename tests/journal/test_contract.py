@@ -15,7 +15,6 @@ from ringflow.clock import ManualClock
 from ringflow.errors import (
     JournalClosedError,
     LimitExceededError,
-    SubscriberLaggedError,
     UsageError,
 )
 from ringflow.journal.api import Journal, JournalLimits, Record
@@ -246,21 +245,6 @@ async def test_subscribers_see_durable_records_in_order(opener: Opener) -> None:
         history = list(journal.records(from_sequence=2))
     assert seen == history
     assert len(seen) == 2
-
-
-async def test_a_slow_subscriber_is_cut_off_with_an_error(opener: Opener) -> None:
-    """It gets what waited for it, then the error; the writer never waited."""
-    async with (
-        opener(limits=JournalLimits(subscriber_records=3)) as journal,
-        journal.subscribe() as records,
-    ):
-        await write_durably(journal, list("abcde"))
-        got = [(await records.receive()).sequence for _ in range(3)]
-        with pytest.raises(SubscriberLaggedError) as caught:
-            await records.receive()
-        assert got == [1, 2, 3]
-        assert caught.value.next_sequence == 4
-        await write_durably(journal, ["f"])
 
 
 async def test_time_never_goes_back(opener: Opener) -> None:
