@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ringflow.clock import ManualClock
 from ringflow.errors import CorruptJournalError, UsageError
+from ringflow.events.codec import Event
 from ringflow.journal.api import Journal, JournalLimits, Record, Subscription
 from ringflow.journal.log import MemoryLog
 from ringflow.journal.memory import open_memory_journal
@@ -172,14 +173,13 @@ async def test_streams_types_and_times_choose_records(opener: Opener) -> None:
     """The same choices hold for the history, for live records, and in any mix."""
     clock = ManualClock()
     async with opener(clock=clock) as journal:
-        for index, (stream, event) in enumerate(
-            [
-                ("kernel/a", Noted(text="1")),
-                ("kernel/b", Counted(count=2)),
-                ("engine", Noted(text="3")),
-                ("kernel/a", Counted(count=4)),
-            ]
-        ):
+        written: list[tuple[str, Event]] = [
+            ("kernel/a", Noted(text="1")),
+            ("kernel/b", Counted(count=2)),
+            ("engine", Noted(text="3")),
+            ("kernel/a", Counted(count=4)),
+        ]
+        for index, (stream, event) in enumerate(written):
             await journal.until_durable(journal.append(stream, [event]))
             clock.advance(float(index + 1))
 
