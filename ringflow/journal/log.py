@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, final
@@ -32,6 +33,7 @@ from ringflow.journal.segments import Chain, Segment, SegmentName
 from ringflow.journal.store import SegmentStore
 
 _RESERVE_BYTES: Final = 2**20
+_UNSEALED_MAX: Final = 4  # so many wait for a quiet moment
 _SMALL_BATCH_BYTES: Final = 2**16  # larger ones would be written twice for little
 
 
@@ -52,6 +54,9 @@ class Log(Protocol):
         """Yield the records from one sequence to the other, both included."""
 
     def free_bytes(self) -> int: ...
+    def tidy(self) -> bool:
+        """Do one piece of work that can wait; False if there is none."""
+
     def close(self) -> None:
         """Mark an orderly close; not called after a failed ``write``."""
 
@@ -122,6 +127,7 @@ class SegmentLog:
 
     Args:
         segments: the verified history; ``chain`` is the rules' state at its end.
+        unsealed: segments of the history, all pinned, that have a plain file still.
         epoch: of this opening.
         segment_bytes: a segment that has reached this size is followed by a new one.
     """
@@ -134,6 +140,7 @@ class SegmentLog:
         *,
         segments: Sequence[Segment],
         chain: Chain,
+        unsealed: Sequence[Segment],
         epoch: int,
         segment_bytes: int,
     ) -> None:
@@ -142,6 +149,7 @@ class SegmentLog:
         self._store = SegmentStore(files, folder)
         self._segment_bytes = segment_bytes
         self._segments = list(segments)
+        self._unsealed = deque(unsealed)
         self._sealer = Sealer(
             clock, epoch=epoch, sequence=chain.sequence, at_ns=chain.at_ns, head=chain.head
         )
@@ -166,6 +174,9 @@ class SegmentLog:
             self._file.trim()
             self._file.close()
             self._begin_segment()
+            self._unsealed.append(last)
+            while len(self._unsealed) > _UNSEALED_MAX:
+                self.tidy()
         records, lines = self._sealer.seal(batch)
         data = b"".join(lines)
         self._write(data)
@@ -173,10 +184,23 @@ class SegmentLog:
 
     def close(self) -> None:
         try:
+            while self.tidy():
+                pass
             self._write(self._sealer.close())
             self._file.trim()
         finally:
             self._file.close()
+
+    def tidy(self) -> bool:
+        """Seal one segment; with a full disk it stays plain until the next opening."""
+        if not self._unsealed:
+            return False
+        try:
+            self._store.seal(self._unsealed.popleft())
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+        return True
 
     def abandon(self) -> None:
         self._file.close()
@@ -318,6 +342,9 @@ class MemoryLog:
 
     def free_bytes(self) -> int:
         return 2**62
+
+    def tidy(self) -> bool:
+        return False
 
     def close(self) -> None:
         pass

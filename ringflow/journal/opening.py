@@ -25,6 +25,7 @@ from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
 from ringflow.journal.log import SegmentLog
 from ringflow.journal.reader import Scan, Tear
 from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain, Segment
+from ringflow.journal.store import SegmentStore
 from ringflow.journal.writer import JournalWriter
 
 T = TypeVar("T")
@@ -113,11 +114,13 @@ def _prepare(
         torn=torn,
         ignored=tuple(scan.ignored),
     )
+    plain = SegmentStore(files, folder).plain_names()
     log = SegmentLog(
         files,
         folder,
         clock,
         segments=scan.segments,
+        unsealed=[one for one in scan.segments[:-1] if str(one.name) in plain],
         chain=scan.chain,
         epoch=epoch,
         segment_bytes=limits.segment_bytes,
@@ -129,7 +132,7 @@ def _trim(files: FileSystem, folder: Path, segments: Sequence[Segment]) -> None:
     """Cut the space that a writer had reserved in the newest segment when it was stopped."""
     if segments:
         path, size_bytes = folder / str(segments[-1].name), segments[-1].size_bytes
-        if files.size_bytes(path) > size_bytes:
+        if files.exists(path) and files.size_bytes(path) > size_bytes:
             files.truncate(path, size_bytes)
 
 

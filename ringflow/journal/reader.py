@@ -112,19 +112,21 @@ class Scan:
             left.pop()
         while order and (pin := order[-1][1].previous) is not None:
             name = SegmentName.parse(pin.name)
-            if name is None or name not in left:
+            if name is None or not self._store.exists(name):
                 reason = f"the segment that {order[-1][0]} continues is missing"
                 raise CorruptJournalError(pin.name, 1, None, reason)
+            if name.age >= order[-1][0].age:
+                reason = "it continues a segment that is not older"
+                raise CorruptJournalError(str(order[-1][0]), 1, None, reason)
             order.append((name, self._header(name)))
-            left.remove(name)
         return order[::-1]
 
     def _newest_header(self, name: SegmentName) -> Header | None:
         """Return the newest segment's header, None if a crash left it torn."""
-        data = self._store.read(name)
         try:
-            return _parse_header(data, name)
+            return _parse_header(self._store.read_start(name), name)
         except CorruptError as error:
+            data = self._store.text(name).data
             written = any(not isinstance(line, Header) for line in _sealed_lines(data))
             if written or isinstance(error, BrokenRuleError):
                 raise CorruptJournalError(str(name), 1, name.first_sequence, str(error)) from error
@@ -141,7 +143,8 @@ class Scan:
 
     def _segment(self, name: SegmentName, header: Header, pin: Pin | None) -> Iterator[RawRecord]:
         """Verify one segment; ``pin`` is what the next one says of it, None for the newest."""
-        data = self._store.read(name)
+        text = self._store.text(name)
+        data = text.data
         if pin is not None and len(data) > pin.size_bytes:
             late = len(data) - pin.size_bytes
             self.ignored.append(
@@ -164,6 +167,8 @@ class Scan:
             if isinstance(line, RawRecord):
                 yield line
             offset = end + 1
+        if text.damage and (pin is None or offset < pin.size_bytes):
+            raise CorruptJournalError(str(name), number + 1, self.chain.sequence + 1, text.damage)
         self._end_segment(name, offset, number, pin)
 
     def _check_place(self, line: Line, header: Header, number: int) -> None:
@@ -217,7 +222,7 @@ class Scan:
         torn = {tear.segment for tear in self.torn}
         for name in self.names:
             if name not in used and name not in torn:
-                size = len(self._store.read(name))
+                size = len(self._store.text(name).data)
                 self.ignored.append(
                     IgnoredBytes(segment=str(name), offset_bytes=0, size_bytes=size)
                 )
@@ -277,7 +282,7 @@ def find_journal(path: Path, files: FileSystem | None = None) -> Path:
 
 
 def _is_journal(files: FileSystem, folder: Path) -> bool:
-    return any(SegmentName.parse(name) for name in files.names(folder))
+    return bool(SegmentStore(files, folder).names())
 
 
 def read_records(path: Path, *, files: FileSystem | None = None) -> Iterator[RawRecord]:

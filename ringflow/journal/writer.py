@@ -220,14 +220,17 @@ class JournalWriter:
     def _write_all(self, soon: Callable[[Callable[[], object]], None]) -> bool:
         """Write what is queued, have it settled in the event loop; False at the end."""
         closing = self._closing  # before the look into the lanes: nothing comes after it
-        while self.failure is None and (batch := self._lanes.take(self._limits.batch_bytes)):
-            try:
-                records, size = self._commit(batch)
-            except Exception as error:
-                soon(partial(self._fail, error, batch))
-                self._log.abandon()
-                return False
-            soon(partial(self._settle, batch, records, size))
+        batch: Sequence[Pending] = ()
+        try:
+            while self.failure is None:
+                if batch := self._lanes.take(self._limits.batch_bytes):
+                    soon(partial(self._settle, batch, *self._commit(batch)))
+                elif not self._log.tidy():
+                    break
+        except Exception as error:
+            soon(partial(self._fail, error, batch))
+            self._log.abandon()
+            return False
         if self.failure is not None:
             self._log.abandon()
             return False

@@ -193,6 +193,11 @@ class CrashingFiles:
         """Replace a file's bytes, durably."""
         self._names[path] = self._synced_names[path] = _Inode(bytearray(content), content)
 
+    def erase(self, path: Path) -> None:
+        """Remove a file, durably."""
+        del self._names[path]
+        self._synced_names.pop(path, None)
+
     def snapshot(self) -> dict[Path, bytes]:
         """Return all files' bytes."""
         return {path: bytes(inode.content) for path, inode in self._names.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import attrs
+import zstandard
 
 from ringflow.clock import Clock, ManualClock
 from ringflow.files import FileSystem
@@ -16,6 +17,7 @@ from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import read_records
 from ringflow.journal.record import RawRecord
 from ringflow.journal.writer import JournalWriter
+from tests.doubles.files import CrashingFiles
 
 FOLDER = Path("/engine")
 JOURNAL = FOLDER / "journal"
@@ -64,6 +66,15 @@ def texts_of(journal: Journal) -> list[str]:
 def texts_on_disk(files: FileSystem, path: Path = FOLDER) -> list[str]:
     """Return the texts as the read-only reader finds them."""
     return [text_of(record) for record in read_records(path, files=files)]
+
+
+def unseal(files: CrashingFiles) -> None:
+    """Put the plain file in the place of every sealed one, as ``zstd -d --rm`` would."""
+    for name in files.names(JOURNAL):
+        if name.endswith(".zst"):
+            text = zstandard.ZstdDecompressor().decompress(files.read(JOURNAL / name))
+            files.poke(JOURNAL / name.removesuffix(".zst"), text)
+            files.erase(JOURNAL / name)
 
 
 def text_of(record: RawRecord) -> str:

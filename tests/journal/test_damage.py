@@ -11,7 +11,15 @@ from ringflow.journal.api import JournalLimits
 from ringflow.journal.reader import find_journal, verify
 from ringflow.journal.record import Header, RawRecord, header_line, parse_line, record_line
 from tests.doubles.files import CrashingFiles
-from tests.journal.sample import FOLDER, JOURNAL, opened, texts_of, texts_on_disk, write_durably
+from tests.journal.sample import (
+    FOLDER,
+    JOURNAL,
+    opened,
+    texts_of,
+    texts_on_disk,
+    unseal,
+    write_durably,
+)
 
 pytestmark = pytest.mark.anyio
 TEXTS = ["one", "two", "three", "four"]
@@ -171,9 +179,10 @@ async def test_segments_roll_over_and_are_one_history() -> None:
     assert texts_on_disk(files) == [f"{e}{n}" for e in "ab" for n in range(5)]
 
 
-async def test_damage_in_any_segment_but_the_tail_is_refused() -> None:
+async def test_damage_in_any_plain_segment_but_the_tail_is_refused() -> None:
     """Every byte of every pinned segment counts, headers too; so does a missing file."""
     files = await segmented_journal()
+    unseal(files)
     names = files.names(JOURNAL)[:-1]
     for name in names:
         data = files.read(JOURNAL / name)
