@@ -30,6 +30,8 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
     "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4,
     "float32": 4, "int64": 8, "uint64": 8, "float64": 8,
 }  # fmt: skip
+BULK_UNIT_BYTES: Final = 64  # what the pieces of bulk arenas are aligned to
+BULK_BYTES_MAX: Final = 1 << 31
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,99}\Z")
 
 
@@ -216,8 +218,13 @@ class KernelSpec:
         release: when outputs of a ``checkpoint`` kernel may be seen: once a recovery point covers
             them, or at once, in which case a crash may contradict them. ``exact`` ones go at once.
         ring_slots: messages that the device's ring holds, a power of two.
-        slot_bytes: bytes of a slot, 32 of them header; bounds the payload.
+        slot_bytes: bytes of a slot, 32 of them header; larger payloads, and arrays, are bulk.
         max_replies: replies that one message may produce at most.
+        bulk_bytes: of the arena for the bulk of messages that the device has: a message with more
+            is refused, one for which there is no room waits. 0 for none.
+        max_reply_data_bytes: of arrays that the replies to one message may carry together.
+        reply_bulk_bytes: of the arena for such arrays; messages are delivered while it has room
+            for what their replies may carry.
     """
 
     kernel_id: str
@@ -235,6 +242,9 @@ class KernelSpec:
     reply_slots: int = 1024
     slot_bytes: int = 128
     max_replies: int = 1
+    bulk_bytes: int = 1 << 20
+    max_reply_data_bytes: int = 0
+    reply_bulk_bytes: int = 1 << 22
     dynamic_shared_bytes: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -279,6 +289,7 @@ class KernelSpec:
             raise SpecError(f"slot_bytes {self.slot_bytes} must be a power of two from 64 to 4096")
         if not 0 <= self.max_replies <= self.reply_slots:
             raise SpecError(f"max_replies {self.max_replies} must lie between 0 and reply_slots")
+        self._check_bulk()
         for layout in self.messages:
             if layout.size_bytes > self.payload_bytes_max:
                 raise SpecError(
@@ -286,9 +297,38 @@ class KernelSpec:
                     f"{self.payload_bytes_max}; raise slot_bytes"
                 )
 
+    def _check_bulk(self) -> None:
+        for what in ("bulk_bytes", "max_reply_data_bytes", "reply_bulk_bytes"):
+            if not 0 <= getattr(self, what) <= BULK_BYTES_MAX:
+                raise SpecError(
+                    f"{what} {getattr(self, what)} must lie between 0 and {BULK_BYTES_MAX}"
+                )
+        if self.max_reply_data_bytes and not self.max_replies:
+            raise SpecError("max_reply_data_bytes needs replies to carry it; raise max_replies")
+        if self.reply_share_bytes > self.reply_bulk_bytes:
+            raise SpecError(
+                f"the replies to one message may need {self.reply_share_bytes} bytes for their "
+                f"arrays, reply_bulk_bytes is {self.reply_bulk_bytes}; raise it"
+            )
+
     @property
     def payload_bytes_max(self) -> int:
         return self.slot_bytes - 32
+
+    @property
+    def reply_share_bytes(self) -> int:
+        """What the arrays of one message's replies need of the arena, their headers included."""
+        if not self.max_reply_data_bytes:
+            return 0
+        padded = self.max_reply_data_bytes + 2 * BULK_UNIT_BYTES * self.max_replies
+        return -(-padded // BULK_UNIT_BYTES) * BULK_UNIT_BYTES
+
+    @property
+    def reply_shares(self) -> int:
+        """Messages for whose replies' arrays there is room at once; 0 where they have none."""
+        if not self.max_reply_data_bytes:
+            return 0
+        return min(self.ring_slots, self.reply_bulk_bytes // self.reply_share_bytes)
 
     @property
     def holds_outputs(self) -> bool:
@@ -309,6 +349,7 @@ class KernelSpec:
 _PLAIN_FIELDS: Final = (
     *("kernel_id", "kernel_type", "grid", "block", "durability", "replay", "release"),
     *("ring_slots", "reply_slots", "slot_bytes", "max_replies", "dynamic_shared_bytes"),
+    *("bulk_bytes", "max_reply_data_bytes", "reply_bulk_bytes"),
 )
 
 

@@ -12,9 +12,10 @@ from enum import IntEnum
 from typing import Final
 
 from ringflow.device.layout import Layout, c_constants, u32, u64
+from ringflow.spec import BULK_UNIT_BYTES
 
 ABI_MAGIC: Final = 0x574C4652  # "RFLW"
-ABI_VERSION: Final = 1
+ABI_VERSION: Final = 2
 BATCH_SLOTS: Final = 32
 SLOT_HEADER_BYTES: Final = 32
 SHARED_PAYLOAD_BYTES: Final = 224
@@ -48,6 +49,7 @@ class KernelFault(IntEnum):
     ABI_MISMATCH = 1
     TOO_MANY_REPLIES = 2
     REPLY_TOO_LARGE = 3
+    REPLY_DATA_TOO_LARGE = 4
 
 
 class OutputFlag(IntEnum):
@@ -98,8 +100,8 @@ MESSAGE_SLOT: Final = Layout(
         u32("type", 8, "message type"),
         u32("size", 12, "payload bytes after this header"),
         u64("correlation", 16, "the sender's own number"),
-        u32("flags", 24, "reserved"),
-        u32("handle", 28, "reserved: bulk payload"),
+        u32("bulk_size", 24, "bytes in the bulk arena"),
+        u32("handle", 28, "where they lie: 1 + offset / BULK_UNIT_BYTES; 0 for none"),
     ),
 )
 
@@ -113,8 +115,14 @@ REPLY_SLOT: Final = Layout(
         u32("index", 16, "number among that message's outputs"),
         u32("correlation", 20, "low half of the message's"),
         u32("flags", 24, "OutputFlag bits"),
-        u32("handle", 28, "reserved: bulk payload"),
+        u32("handle", 28, "array: 1 + offset of its bulk_piece / BULK_UNIT_BYTES; 0 for none"),
     ),
+)
+
+BULK_PIECE: Final = Layout(
+    "bulk_piece",
+    BULK_UNIT_BYTES,
+    (u64("size", 0, "bytes of the array that follows"),),
 )
 
 WORKSPACE: Final = Layout(
@@ -137,6 +145,13 @@ WORKSPACE: Final = Layout(
         u64("obeyed", 568, "state word last reported"),
         u64("steps", 576, "step() boundaries passed"),
         u64("echo", 584, "last ping answered"),
+        u64("bulk", 592, "bulk arena of messages, device address"),
+        u64("reply_bulk", 600, "bulk arena of replies, device address"),
+        u64("share_bytes", 608, "what the replies to one message may fill of it"),
+        u32("shares", 616, "messages that have such a share; they take turns"),
+        u32("max_reply_data", 620, "bytes of arrays that one message's replies may carry"),
+        u64("share_used", 624, "bytes of its share that the message in progress has filled"),
+        u64("reply_data", 632, "bytes of arrays among them"),
         u64("dirty_bitmap_0", 640, "reserved"),
         u64("dirty_bitmap_1", 648, "reserved"),
     ),
@@ -149,17 +164,34 @@ def workspace_bytes(slot_bytes: int) -> int:
     return WORKSPACE.size_bytes + BATCH_SLOTS * slot_bytes
 
 
-def credits(ring_slots: int, reply_slots: int, max_replies: int) -> int:
+def credits(ring_slots: int, reply_slots: int, max_replies: int, reply_shares: int = 0) -> int:
     """Return how many unfinished messages a kernel may have at once.
 
     So many that their slots and all of their replies fit: a full ring never blocks a kernel.
+
+    Args:
+        reply_shares: messages whose replies' arrays fit into the bulk arena; 0: there are none.
     """
-    return min(ring_slots, reply_slots // max(max_replies, 1))
+    fitting = min(ring_slots, reply_slots // max(max_replies, 1))
+    return min(fitting, reply_shares) if reply_shares else fitting
 
 
-def emit_slots(ring_slots: int, reply_slots: int, max_replies: int) -> int:
+def emit_slots(ring_slots: int, reply_slots: int, max_replies: int, reply_shares: int = 0) -> int:
     """Return the reply slots that unsolicited outputs may fill without touching the credits."""
-    return reply_slots - credits(ring_slots, reply_slots, max_replies) * max_replies
+    credited = credits(ring_slots, reply_slots, max_replies, reply_shares)
+    return reply_slots - credited * max_replies
+
+
+def bulk_handle(offset_bytes: int) -> int:
+    """Return what a slot says of a piece of a bulk arena; 0 is for none."""
+    assert offset_bytes % BULK_UNIT_BYTES == 0, f"{offset_bytes} is no piece's offset"
+    return 1 + offset_bytes // BULK_UNIT_BYTES
+
+
+def bulk_offset(handle: int) -> int:
+    """Return a piece's offset in its arena, in bytes."""
+    assert handle > 0, "the handle names no piece"
+    return (handle - 1) * BULK_UNIT_BYTES
 
 
 def doorbell(posted: int, generation: int, command: int) -> int:
@@ -178,11 +210,12 @@ def generated_header() -> str:
         ("ABI_VERSION", ABI_VERSION),
         ("BATCH_SLOTS", BATCH_SLOTS),
         ("SHARED_PAYLOAD_BYTES", SHARED_PAYLOAD_BYTES),
+        ("BULK_UNIT_BYTES", BULK_UNIT_BYTES),
         ("GENERATION_MASK", GENERATION_MASK),
         *((f"COMMAND_{command.name}", command.value) for command in Command),
         *((f"STATE_{state.name}", state.value) for state in KernelState),
         *((f"FAULT_{fault.name}", fault.value) for fault in KernelFault),
         *((f"OUTPUT_{flag.name}", flag.value) for flag in OutputFlag),
     ]
-    structs = (CONTROL, MESSAGE_SLOT, REPLY_SLOT, WORKSPACE)
+    structs = (CONTROL, MESSAGE_SLOT, REPLY_SLOT, BULK_PIECE, WORKSPACE)
     return "\n\n".join([c_constants(constants), *(layout.c_struct() for layout in structs)])

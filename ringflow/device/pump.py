@@ -9,10 +9,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -21,7 +23,7 @@ from ringflow.device.abi import KernelFault, KernelState
 from ringflow.device.api import LaunchStatus, Stepping
 from ringflow.device.native import native, timeout_ns
 from ringflow.device.native.layouts import PUMP, REPORT
-from ringflow.errors import LimitExceededError
+from ringflow.errors import DeviceError, LimitExceededError
 
 if TYPE_CHECKING:
     from ringflow.device.resident import ResidentKernel
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 KERNELS_MAX: Final = 4096
 BUFFER_BYTES: Final = 1 << 20
 ROUNDS_A_LOOK: Final = 16
+NO_DATA: Final = memoryview(b"")
 
 _REPORT: Final = struct.Struct("<IIIIQQQQII8x")
 _SLOT: Final = struct.Struct("<QIIIIII")
@@ -42,6 +45,7 @@ class Output:
     Attributes:
         sequence: of the message that caused it.
         index: its number among that message's outputs, from 0.
+        data: the array that came with it, empty for none: uint8[n], read-only.
     """
 
     sequence: int
@@ -50,6 +54,7 @@ class Output:
     flags: int
     payload: bytes
     correlation: int = 0
+    data: memoryview = NO_DATA
 
 
 @attrs.frozen(kw_only=True)
@@ -81,8 +86,13 @@ _STATUSES: Final = {int(status): status for status in LaunchStatus}
 _FAULTS: Final = {int(fault): fault for fault in KernelFault}
 
 
-def parse_reports(data: bytes) -> list[PumpReport]:
-    """Return the reports that the native pump wrote."""
+def parse_reports(data: bytes, take_array: Callable[[int, int], memoryview]) -> list[PumpReport]:
+    """Return the reports that the native pump wrote.
+
+    Args:
+        take_array: returns a copy of the array that a kernel's output has, from the kernel's key
+            and the output's handle.
+    """
     reports, offset = [], 0
     while offset < len(data):
         key, count, slot_bytes, status, done, taken, state, steps, fault, _ = _REPORT.unpack_from(
@@ -91,10 +101,13 @@ def parse_reports(data: bytes) -> list[PumpReport]:
         offset += _REPORT.size
         outputs = []
         for _ in range(count):
-            sequence, type, size, index, correlation, flags, _ = _SLOT.unpack_from(data, offset)
+            sequence, type, size, index, correlation, flags, handle = _SLOT.unpack_from(
+                data, offset
+            )
             start = offset + _SLOT.size
             payload = data[start : start + size]
-            outputs.append(Output(sequence, index, type, flags, payload, correlation))
+            array = take_array(key, handle) if handle else NO_DATA
+            outputs.append(Output(sequence, index, type, flags, payload, correlation, array))
             offset += slot_bytes
         reports.append(
             PumpReport(
@@ -207,7 +220,21 @@ class Pump:
         size_bytes = self._native.wait(
             self._memory.address, self._buffer_address, BUFFER_BYTES, timeout_ns(timeout_s)
         )
-        return parse_reports(ctypes.string_at(self._buffer_address, size_bytes))
+        holding: set[ResidentKernel] = set()
+
+        def take_array(key: int, handle: int) -> memoryview:
+            kernel = self._kernels.get(key)
+            if kernel is None:
+                return NO_DATA
+            holding.add(kernel)
+            with contextlib.suppress(DeviceError):
+                return kernel.take_array(handle)
+            return NO_DATA  # unregistered or closed meanwhile: nobody looks at its report
+
+        reports = parse_reports(ctypes.string_at(self._buffer_address, size_bytes), take_array)
+        for kernel in holding:
+            kernel.release_arrays()
+        return reports
 
     def wake(self) -> None:
         """Make a ``wait`` in progress, or else the next one, return."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ringflow.device import abi
@@ -20,13 +20,15 @@ from ringflow.device.api import (
     Launch,
     LaunchStatus,
     LoadedCode,
+    MappedAllocation,
     Stepping,
     stepping_of,
 )
+from ringflow.device.bulk import MessageArena, ReplyArena
 from ringflow.device.native import native, timeout_ns
 from ringflow.device.native.layouts import AWAIT_REACHED, AWAIT_TIMEOUT, ENTRY
 from ringflow.device.parameters import check_parameters
-from ringflow.device.posting import Posting, encode_slots
+from ringflow.device.posting import Posting, check_bulk_size, encode_slots
 from ringflow.device.pump import PumpReport, parse_reports
 from ringflow.errors import (
     DeviceError,
@@ -80,6 +82,7 @@ class ResidentKernel:
         self._pump: Pump | None = None
         self._key = 0
         self._allocations: list[Allocation] = []
+        self.bulk, self._reply_bulk = MessageArena(None), ReplyArena(None)
         self._entry: HostAllocation | None = Piece(ENTRY.size_bytes, label="entry")
         self._entry_address = self._entry.address
         self._collected: ctypes.Array[ctypes.c_char] | None = None
@@ -113,6 +116,17 @@ class ResidentKernel:
         self._control, self._control_host = take_mapped(abi.CONTROL_BYTES, "control")
         self._messages = take_mapped(spec.ring_slots * spec.slot_bytes, "messages")
         self._replies = take_mapped(spec.reply_slots * spec.slot_bytes, "replies")
+
+        def take_arena(size_bytes: int, what: str) -> MappedAllocation | None:
+            if size_bytes == 0:
+                return None
+            arena = device.allocate_mapped(size_bytes, label=f"{label}/{what}")
+            self._allocations.append(arena)
+            return arena
+
+        self.bulk = MessageArena(take_arena(spec.bulk_bytes, "bulk"))
+        reply_bytes = spec.reply_shares * spec.reply_share_bytes
+        self._reply_bulk = ReplyArena(take_arena(reply_bytes, "reply bulk"))
 
     # State
 
@@ -228,7 +242,9 @@ class ResidentKernel:
             "max_replies": spec.max_replies,
             "base_sequence": self._base_sequence,
             "epoch": self._epoch,
-            "emit_slots": abi.emit_slots(spec.ring_slots, spec.reply_slots, spec.max_replies),
+            "emit_slots": abi.emit_slots(
+                spec.ring_slots, spec.reply_slots, spec.max_replies, spec.reply_shares
+            ),
             "done_sequence": self._base_sequence,
             "taken_sequence": self._base_sequence,
         }
@@ -236,12 +252,25 @@ class ResidentKernel:
             if word.name in values:
                 kind = ctypes.c_uint64 if word.size_bytes == 8 else ctypes.c_uint32
                 kind.from_address(self._control_host + word.offset_bytes).value = values[word.name]
-        work = bytearray(abi.WORKSPACE.size_bytes)  # the batch after it is overwritten as it fills
-        struct.pack_into("<Q", work, abi.WORKSPACE["sequence"], self._base_sequence)
-        struct.pack_into("<I", work, abi.WORKSPACE["output_index"], self._output_index)
-        self.device.copy_in(self._workspace, work)
+        self.device.copy_in(self._workspace, self._new_workspace())
+        self.bulk.reset()
         self._prepare_entry()
         return generation
+
+    def _new_workspace(self) -> bytearray:
+        """Return a workspace for a launch; the batch after it is overwritten as it fills."""
+        spec, work = self.spec, bytearray(abi.WORKSPACE.size_bytes)
+        for name, code, value in (
+            ("sequence", "<Q", self._base_sequence),
+            ("output_index", "<I", self._output_index),
+            ("bulk", "<Q", self.bulk.address),
+            ("reply_bulk", "<Q", self._reply_bulk.address),
+            ("share_bytes", "<Q", spec.reply_share_bytes),
+            ("shares", "<I", spec.reply_shares),
+            ("max_reply_data", "<I", spec.max_reply_data_bytes),
+        ):
+            struct.pack_into(code, work, abi.WORKSPACE[name], value)
+        return work
 
     def _prepare_entry(self) -> None:
         spec = self.spec
@@ -254,9 +283,10 @@ class ResidentKernel:
         self._put_entry("message_slots", "I", spec.ring_slots)
         self._put_entry("reply_slots", "I", spec.reply_slots)
         self._put_entry("slot_bytes", "I", spec.slot_bytes)
-        self._put_entry(
-            "credits", "I", abi.credits(spec.ring_slots, spec.reply_slots, spec.max_replies)
+        credits = abi.credits(
+            spec.ring_slots, spec.reply_slots, spec.max_replies, spec.reply_shares
         )
+        self._put_entry("credits", "I", credits)
         self._put_entry("seen_done", "Q", self._base_sequence)
 
     def _put_entry(self, word: str, code: str, value: int) -> None:
@@ -270,9 +300,42 @@ class ResidentKernel:
         return self._native.room_for(self._entry_address)
 
     def post(self, postings: Iterable[Posting]) -> int:
-        """Post messages in ascending order of sequence; return how many there was room for."""
-        postings = tuple(postings)
-        return self.post_slots(encode_slots(self.spec, postings), len(postings))
+        """Post messages in ascending order of sequence; return how many there was room for.
+
+        Bulk that is not in the arena yet (``reserve_bulk``, ``bulk.fill``) is copied here.
+        Raises:
+            LimitExceededError: a payload, or bulk, is larger than the spec has room for; messages
+                before it may have been posted.
+        """
+        waiting = tuple(postings)
+        ready = waiting if all(one.bulk is None for one in waiting) else self._with_bulk(waiting)
+        slots = encode_slots(self.spec, ready, place=self.bulk.offset_of)
+        return self.post_slots(slots, len(ready))
+
+    def _with_bulk(self, postings: Sequence[Posting]) -> tuple[Posting, ...]:
+        """Return the postings up to the first for whose bulk there is no room; copy the bulk."""
+        ready = []
+        for posting in postings[: self.room()]:
+            if posting.bulk is not None:
+                if not self.reserve_bulk(posting):
+                    break
+                if not self.bulk.is_filled(posting.sequence):
+                    self.bulk.fill(posting.sequence, posting.bulk)
+            ready.append(posting)
+        return tuple(ready)
+
+    def reserve_bulk(self, posting: Posting) -> bool:
+        """Take room in the arena for a message's bulk; False if messages must be done before.
+
+        It is called for messages in order, up to those that may be posted next.
+        Raises:
+            LimitExceededError: the arena is smaller than the bulk.
+        """
+        assert posting.bulk is not None, "the message has no bulk"
+        size_bytes = posting.bulk.size_bytes
+        check_bulk_size(self.spec, size_bytes)
+        done = self._load("done_sequence")
+        return self.bulk.reserve(posting.sequence, size_bytes, done_sequence=done)
 
     def post_slots(self, slots: bytearray, count: int) -> int:
         """Post encoded slots (``encode_slots``); return how many there was room for."""
@@ -425,7 +488,10 @@ class ResidentKernel:
         )
         if size_bytes == 0:
             return None
-        return parse_reports(ctypes.string_at(self._collected_address, size_bytes))[0]
+        data = ctypes.string_at(self._collected_address, size_bytes)
+        report = parse_reports(data, lambda _key, handle: self.take_array(handle))[0]
+        self.release_arrays()
+        return report
 
     def _load(self, word: str) -> int:
         return self._native.load(self._control_host + CONTROL[word])
@@ -446,6 +512,16 @@ class ResidentKernel:
     def entry_address(self) -> int:
         """The address of what the native pump knows of the kernel."""
         return self._entry_address
+
+    def take_array(self, handle: int) -> memoryview:
+        """Return a copy of an output's array: uint8[n]; raises ``DeviceError`` once closed."""
+        return self._reply_bulk.read(handle)
+
+    def release_arrays(self) -> None:
+        """Give the credits of messages whose outputs' arrays were reported: they are copied."""
+        with self._reply_bulk.kept() as is_open:
+            if is_open:
+                self._native.release(self._entry_address)
 
     def attach(self, pump: Pump, key: int) -> None:
         """Note the pump that watches the kernel; for ``Pump.register``."""
@@ -470,6 +546,8 @@ class ResidentKernel:
             self._launch.abort()
             if self._launch.status is LaunchStatus.RUNNING:
                 raise DeviceError(f"kernel {self.spec.kernel_id!r} cannot be stopped", call="abort")
+        self.bulk.close()
+        self._reply_bulk.close()
         while self._allocations:
             self.device.free(self._allocations.pop())
         if self._entry is not None:

@@ -27,9 +27,9 @@ def test_host_and_kernel_write_different_lines() -> None:
     assert abi.CONTROL.size_bytes == 256
 
 
-def test_offsets_of_version_1() -> None:
-    """Version 1's control block and slots lie where they lay; else the version must change."""
-    assert abi.ABI_VERSION == 1
+def test_offsets_of_version_2() -> None:
+    """Version 2's control block and slots lie where they lay; else the version must change."""
+    assert abi.ABI_VERSION == 2
     places = {word.name: (word.offset_bytes, word.size_bytes) for word in abi.CONTROL.words}
     assert places == {
         "doorbell": (0, 8), "reply_tail": (8, 8), "ping": (16, 8), "dirty_epoch": (24, 4),
@@ -102,13 +102,16 @@ def test_doorbell_keeps_its_three_parts(posted: int, generation: int, command: i
 @given(
     st.integers(1, 16).map(lambda n: 1 << n),
     st.integers(1, 16).map(lambda n: 1 << n),
+    st.integers(0, 64),
     st.data(),
 )
-def test_replies_of_all_credited_messages_fit(ring: int, replies: int, data: st.DataObject) -> None:
-    """Whatever the sizes: all credited replies and all emitted outputs fit into the ring."""
+def test_replies_of_all_credited_messages_fit(
+    ring: int, replies: int, shares: int, data: st.DataObject
+) -> None:
+    """Whatever the sizes: all credited replies, their arrays and all emitted outputs fit."""
     most = data.draw(st.integers(0, replies))
-    credited = abi.credits(ring, replies, most)
-    emitted = abi.emit_slots(ring, replies, most)
-    assert 1 <= credited <= ring
+    credited = abi.credits(ring, replies, most, shares)
+    emitted = abi.emit_slots(ring, replies, most, shares)
+    assert 1 <= credited <= (min(ring, shares) if shares else ring)
     assert emitted >= 0
     assert credited * most + emitted == replies

@@ -11,9 +11,10 @@ namespace ringflow {
 
 // <generated: python -m ringflow.device.native.build>
 constexpr unsigned ABI_MAGIC = 0x574c4652u;
-constexpr unsigned ABI_VERSION = 0x1u;
+constexpr unsigned ABI_VERSION = 0x2u;
 constexpr unsigned BATCH_SLOTS = 0x20u;
 constexpr unsigned SHARED_PAYLOAD_BYTES = 0xe0u;
+constexpr unsigned BULK_UNIT_BYTES = 0x40u;
 constexpr unsigned GENERATION_MASK = 0xffffffu;
 constexpr unsigned COMMAND_RUN = 0x0u;
 constexpr unsigned COMMAND_HOLD = 0x1u;
@@ -27,6 +28,7 @@ constexpr unsigned FAULT_NONE = 0x0u;
 constexpr unsigned FAULT_ABI_MISMATCH = 0x1u;
 constexpr unsigned FAULT_TOO_MANY_REPLIES = 0x2u;
 constexpr unsigned FAULT_REPLY_TOO_LARGE = 0x3u;
+constexpr unsigned FAULT_REPLY_DATA_TOO_LARGE = 0x4u;
 constexpr unsigned OUTPUT_EMITTED = 0x1u;
 
 struct alignas(128) control {
@@ -93,15 +95,15 @@ struct alignas(8) message_slot {
     unsigned int type;  // message type
     unsigned int size;  // payload bytes after this header
     unsigned long long correlation;  // the sender's own number
-    unsigned int flags;  // reserved
-    unsigned int handle;  // reserved: bulk payload
+    unsigned int bulk_size;  // bytes in the bulk arena
+    unsigned int handle;  // where they lie: 1 + offset / BULK_UNIT_BYTES; 0 for none
 };
 static_assert(sizeof(message_slot) == 32, "message_slot");
 static_assert(__builtin_offsetof(message_slot, sequence) == 0, "sequence");
 static_assert(__builtin_offsetof(message_slot, type) == 8, "type");
 static_assert(__builtin_offsetof(message_slot, size) == 12, "size");
 static_assert(__builtin_offsetof(message_slot, correlation) == 16, "correlation");
-static_assert(__builtin_offsetof(message_slot, flags) == 24, "flags");
+static_assert(__builtin_offsetof(message_slot, bulk_size) == 24, "bulk_size");
 static_assert(__builtin_offsetof(message_slot, handle) == 28, "handle");
 
 struct alignas(8) reply_slot {
@@ -111,7 +113,7 @@ struct alignas(8) reply_slot {
     unsigned int index;  // number among that message's outputs
     unsigned int correlation;  // low half of the message's
     unsigned int flags;  // OutputFlag bits
-    unsigned int handle;  // reserved: bulk payload
+    unsigned int handle;  // array: 1 + offset of its bulk_piece / BULK_UNIT_BYTES; 0 for none
 };
 static_assert(sizeof(reply_slot) == 32, "reply_slot");
 static_assert(__builtin_offsetof(reply_slot, sequence) == 0, "sequence");
@@ -121,6 +123,13 @@ static_assert(__builtin_offsetof(reply_slot, index) == 16, "index");
 static_assert(__builtin_offsetof(reply_slot, correlation) == 20, "correlation");
 static_assert(__builtin_offsetof(reply_slot, flags) == 24, "flags");
 static_assert(__builtin_offsetof(reply_slot, handle) == 28, "handle");
+
+struct alignas(8) bulk_piece {
+    unsigned long long size;  // bytes of the array that follows
+    unsigned char reserved_8[56];
+};
+static_assert(sizeof(bulk_piece) == 64, "bulk_piece");
+static_assert(__builtin_offsetof(bulk_piece, size) == 0, "size");
 
 struct alignas(128) workspace {
     unsigned int arrived;  // blocks that arrived at boundaries, counted on for ever
@@ -143,7 +152,13 @@ struct alignas(128) workspace {
     unsigned long long obeyed;  // state word last reported
     unsigned long long steps;  // step() boundaries passed
     unsigned long long echo;  // last ping answered
-    unsigned char reserved_592[48];
+    unsigned long long bulk;  // bulk arena of messages, device address
+    unsigned long long reply_bulk;  // bulk arena of replies, device address
+    unsigned long long share_bytes;  // what the replies to one message may fill of it
+    unsigned int shares;  // messages that have such a share; they take turns
+    unsigned int max_reply_data;  // bytes of arrays that one message's replies may carry
+    unsigned long long share_used;  // bytes of its share that the message in progress has filled
+    unsigned long long reply_data;  // bytes of arrays among them
     unsigned long long dirty_bitmap_0;  // reserved
     unsigned long long dirty_bitmap_1;  // reserved
     unsigned char reserved_656[368];
@@ -165,6 +180,13 @@ static_assert(__builtin_offsetof(workspace, replies) == 564, "replies");
 static_assert(__builtin_offsetof(workspace, obeyed) == 568, "obeyed");
 static_assert(__builtin_offsetof(workspace, steps) == 576, "steps");
 static_assert(__builtin_offsetof(workspace, echo) == 584, "echo");
+static_assert(__builtin_offsetof(workspace, bulk) == 592, "bulk");
+static_assert(__builtin_offsetof(workspace, reply_bulk) == 600, "reply_bulk");
+static_assert(__builtin_offsetof(workspace, share_bytes) == 608, "share_bytes");
+static_assert(__builtin_offsetof(workspace, shares) == 616, "shares");
+static_assert(__builtin_offsetof(workspace, max_reply_data) == 620, "max_reply_data");
+static_assert(__builtin_offsetof(workspace, share_used) == 624, "share_used");
+static_assert(__builtin_offsetof(workspace, reply_data) == 632, "reply_data");
 static_assert(__builtin_offsetof(workspace, dirty_bitmap_0) == 640, "dirty_bitmap_0");
 static_assert(__builtin_offsetof(workspace, dirty_bitmap_1) == 648, "dirty_bitmap_1");
 // </generated>
@@ -237,6 +259,7 @@ struct block_state {
     unsigned action;
     message_slot message;
     const unsigned char* data;
+    const unsigned char* bulk;
     alignas(16) unsigned char payload[SHARED_PAYLOAD_BYTES];
 };
 
@@ -256,6 +279,22 @@ __device__ __forceinline__ void copy_words(void* to, const void* from, unsigned 
     u64* target = static_cast<u64*>(to);
     const u64* source = static_cast<const u64*>(from);
     for (unsigned i = 0; i < (size_bytes + 7) / 8; ++i) target[i] = source[i];
+}
+
+// Copy bytes, in words where both ends allow it; for one thread.
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, u64 size_bytes) {
+    u64 done = 0;
+    if (((reinterpret_cast<u64>(to) | reinterpret_cast<u64>(from)) & 7) == 0) {
+        for (; done + 8 <= size_bytes; done += 8)
+            *reinterpret_cast<u64*>(static_cast<unsigned char*>(to) + done) =
+                *reinterpret_cast<const u64*>(static_cast<const unsigned char*>(from) + done);
+    }
+    for (; done < size_bytes; ++done)
+        static_cast<unsigned char*>(to)[done] = static_cast<const unsigned char*>(from)[done];
+}
+
+__device__ __forceinline__ u64 bulk_rounded(u64 size_bytes) {
+    return (size_bytes + BULK_UNIT_BYTES - 1) / BULK_UNIT_BYTES * BULK_UNIT_BYTES;
 }
 
 // The master's steps below are for thread 0 of block 0, when all other blocks have arrived.
@@ -303,6 +342,8 @@ __device__ __forceinline__ unsigned take(control* host, block_state& block) {
     work->taken += 1;
     work->output_index = 0;
     work->replies = 0;
+    work->share_used = 0;
+    work->reply_data = 0;
     host->taken_sequence = work->sequence;
     return MESSAGE | slot << 8;
 }
@@ -387,7 +428,14 @@ __device__ __forceinline__ unsigned boundary(control* host) {
             const unsigned char* slot = reinterpret_cast<const unsigned char*>(block.work + 1) + offset;
             block.message = *reinterpret_cast<const message_slot*>(slot);
             block.data = slot + sizeof(message_slot);
-            if (block.message.size <= SHARED_PAYLOAD_BYTES) {
+            block.bulk = nullptr;
+            if (block.message.handle != 0)
+                block.bulk = reinterpret_cast<const unsigned char*>(block.work->bulk) +
+                             (u64)(block.message.handle - 1) * BULK_UNIT_BYTES;
+            if (block.bulk && block.message.size == 0) {
+                block.message.size = block.message.bulk_size;
+                block.data = block.bulk;
+            } else if (block.message.size <= SHARED_PAYLOAD_BYTES) {
                 copy_words(block.payload, block.data, block.message.size);
                 block.data = block.payload;
             }
@@ -410,12 +458,16 @@ __device__ __forceinline__ unsigned type_of(unsigned fallback, long) {
 }  // namespace detail
 
 // A view of the message in progress; its payload is the block's one copy, until the next receive.
+// bulk_data is the array that was sent along, where it lies in the arena, aligned to 64 bytes; a
+// message that has no other payload has it as data and size too.
 struct message {
     unsigned type;
     unsigned size;
     unsigned long long sequence;
     unsigned long long correlation;
     const void* data;
+    const void* bulk_data;
+    unsigned bulk_size;
 
     template <typename T>
     __device__ __forceinline__ const T& as() const {
@@ -491,9 +543,32 @@ class kernel {
 
     __device__ __forceinline__ void reply(const message& m, const void* data, unsigned size) {
         count_reply();
-        copy(payload(size), data, size);
+        detail::copy_bytes(payload(size), data, size);
         publish(m.type, size, (unsigned)m.correlation, 0);
     }
+
+    // Answer with an array of the spec's max_reply_data_bytes at most, and a value if it is given.
+    // What lies in reply_buffer() already is not copied.
+    __device__ __forceinline__ void reply_data(const message& m, const void* data,
+                                               unsigned long long size) {
+        count_reply();
+        unsigned handle = place(data, size);
+        publish(m.type, 0, (unsigned)m.correlation, 0, handle);
+    }
+
+    template <typename T>
+    __device__ __forceinline__ void reply_data(const message& m, const T& value, const void* data,
+                                               unsigned long long size) {
+        unsigned type = detail::type_of<T>(m.type, 0);
+        count_reply();
+        *static_cast<T*>(payload(sizeof(T))) = value;
+        unsigned handle = place(data, size);
+        publish(type, __is_empty(T) ? 0 : sizeof(T), (unsigned)m.correlation, 0, handle);
+    }
+
+    // Where the message's next array will lie, aligned to 64 bytes: all threads may write there,
+    // until the leader calls reply_data with it after a sync().
+    __device__ __forceinline__ void* reply_buffer() { return next_piece() + 1; }
 
     // Send without being asked; false: the host has not taken enough yet, nothing was sent.
     template <typename T>
@@ -506,7 +581,7 @@ class kernel {
 
     __device__ __forceinline__ bool emit(unsigned type, const void* data, unsigned size) {
         if (!emit_has_room()) return false;
-        copy(payload(size), data, size);
+        detail::copy_bytes(payload(size), data, size);
         publish(type, size, 0, OUTPUT_EMITTED);
         return true;
     }
@@ -525,6 +600,8 @@ class kernel {
         m.sequence = block.message.sequence;
         m.correlation = block.message.correlation;
         m.data = block.data;
+        m.bulk_data = block.bulk;
+        m.bulk_size = block.message.bulk_size;
         return action == detail::MESSAGE;
     }
 
@@ -554,14 +631,32 @@ class kernel {
         return slot() + 1;
     }
 
-    __device__ __forceinline__ void copy(void* to, const void* from, unsigned size) {
-        unsigned char* target = static_cast<unsigned char*>(to);
-        const unsigned char* source = static_cast<const unsigned char*>(from);
-        for (unsigned i = 0; i < size; ++i) target[i] = source[i];
+    // A message's share of the arena is free again when its outputs have been taken, and no more
+    // messages than there are shares are on the device: its number says which one it has.
+    __device__ __forceinline__ bulk_piece* next_piece() {
+        workspace* work = detail::here().work;
+        if (work->shares == 0) detail::fail(host_, FAULT_REPLY_DATA_TOO_LARGE);
+        unsigned long long share = (detail::load_device(&work->taken) - 1) % work->shares;
+        return reinterpret_cast<bulk_piece*>(work->reply_bulk + share * work->share_bytes +
+                                             detail::load_device(&work->share_used));
+    }
+
+    // Bring an array into the arena; return its handle.
+    __device__ __forceinline__ unsigned place(const void* data, unsigned long long size) {
+        workspace* work = detail::here().work;
+        if (size > work->max_reply_data - work->reply_data)
+            detail::fail(host_, FAULT_REPLY_DATA_TOO_LARGE);
+        bulk_piece* piece = next_piece();
+        piece->size = size;
+        if (data != piece + 1) detail::copy_bytes(piece + 1, data, size);
+        work->share_used += sizeof(bulk_piece) + detail::bulk_rounded(size);
+        work->reply_data += size;
+        return 1 + (unsigned)((reinterpret_cast<unsigned long long>(piece) - work->reply_bulk) /
+                              BULK_UNIT_BYTES);
     }
 
     __device__ __forceinline__ void publish(unsigned type, unsigned size, unsigned correlation,
-                                            unsigned flags) {
+                                            unsigned flags, unsigned handle = 0) {
         workspace* work = detail::here().work;
         reply_slot* to = slot();
         to->sequence = work->sequence;
@@ -570,7 +665,7 @@ class kernel {
         to->index = work->output_index;
         to->correlation = correlation;
         to->flags = flags;
-        to->handle = 0;
+        to->handle = handle;
         work->output_index += 1;
         work->outputs += 1;
         detail::store_system(&host_->reply_head, work->outputs);

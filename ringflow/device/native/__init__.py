@@ -80,6 +80,7 @@ class Native:
         self.collect: Callable[[int, int, int], int] = bind(
             "ringflow_collect", _quick, _u64, _at, _at, _u64
         )
+        self.release: Callable[[int], None] = bind("ringflow_release", _quick, None, _at)
         self.register: Callable[[int, int], int] = bind(
             "ringflow_register", _waiting, _u32, _at, _at
         )

@@ -3,6 +3,8 @@
 // - Only these functions touch the indices of rings, with acquire and release.
 // - A done mark is read before the outputs are drained and reported after: what is done has
 //   nothing left in the ring, so credits can be given again.
+// - Arrays stay where the kernel wrote them until the host has copied them: the credits of their
+//   messages are given by ringflow_release.
 // - Plain functions that run on the host's own threads, without Python's lock.
 #include <ringflow.cuh>
 #include <ringflow_room.cuh>
@@ -25,10 +27,11 @@ struct alignas(64) entry {
     unsigned int reply_slots;  // a power of two
     unsigned int slot_bytes;  // a power of two
     unsigned int credits;  // most messages that may be unfinished
-    unsigned char reserved_60[4];
+    unsigned int holding;  // 1: outputs with arrays were reported, the host still copies them
     unsigned long long posted;  // messages posted since the launch
     unsigned long long credited;  // messages done whose outputs have all been taken
-    unsigned char reserved_80[48];
+    unsigned long long withheld;  // what credited becomes once the arrays are copied
+    unsigned char reserved_88[40];
     unsigned long long seen_done;  // done_sequence last reported
     unsigned long long seen_state;  // state last reported
     unsigned int seen_status;  // status last reported
@@ -46,8 +49,10 @@ static_assert(__builtin_offsetof(entry, message_slots) == 44, "message_slots");
 static_assert(__builtin_offsetof(entry, reply_slots) == 48, "reply_slots");
 static_assert(__builtin_offsetof(entry, slot_bytes) == 52, "slot_bytes");
 static_assert(__builtin_offsetof(entry, credits) == 56, "credits");
+static_assert(__builtin_offsetof(entry, holding) == 60, "holding");
 static_assert(__builtin_offsetof(entry, posted) == 64, "posted");
 static_assert(__builtin_offsetof(entry, credited) == 72, "credited");
+static_assert(__builtin_offsetof(entry, withheld) == 80, "withheld");
 static_assert(__builtin_offsetof(entry, seen_done) == 128, "seen_done");
 static_assert(__builtin_offsetof(entry, seen_state) == 136, "seen_state");
 static_assert(__builtin_offsetof(entry, seen_status) == 144, "seen_status");
@@ -136,6 +141,7 @@ __device__ __forceinline__ unsigned drain(entry* kernel, unsigned char* out, u64
 #pragma unroll 1
     while (tail != head && (u64)(count + 1) * kernel->slot_bytes <= size_bytes) {
         u64 offset = (tail & (kernel->reply_slots - 1)) * kernel->slot_bytes;
+        if (reinterpret_cast<const reply_slot*>(ring + offset)->handle) kernel->holding = 1;
         copy_slot(reinterpret_cast<u64*>(out + (u64)count * kernel->slot_bytes),
                   reinterpret_cast<const u64*>(ring + offset), kernel->slot_bytes);
         ++tail;
@@ -157,7 +163,9 @@ __device__ __forceinline__ u64 scan(entry* kernel, unsigned char* out, u64 size_
     bool all;
     unsigned count =
         drain(kernel, out + sizeof(report), size_bytes - sizeof(report), &all);
-    if (all) {
+    if (all && kernel->holding) {
+        kernel->withheld = done_count;
+    } else if (all) {
         store(&kernel->credited, done_count);
     } else {
         done_sequence = kernel->seen_done;
@@ -301,6 +309,12 @@ extern "C" __device__ void ringflow_ping(entry* kernel, u64 value) {
 // Take one kernel's news, for code without a pump; return the report's bytes.
 extern "C" __device__ u64 ringflow_collect(entry* kernel, unsigned char* out, u64 size_bytes) {
     return native::scan(kernel, out, size_bytes);
+}
+
+// Give the credits of messages whose outputs' arrays have been copied.
+extern "C" __device__ void ringflow_release(entry* kernel) {
+    kernel->holding = 0;
+    if (kernel->withheld > kernel->credited) native::store(&kernel->credited, kernel->withheld);
 }
 
 extern "C" __device__ unsigned ringflow_register(pump* pump, entry* kernel) {

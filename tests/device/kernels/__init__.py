@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region
 
 FOLDER = Path(__file__).parent
 REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
+    "arrays": [("latch", "uint32", (1,))],
     "echo": [],
     "silent": [],
     "greeting": [],
@@ -30,14 +32,7 @@ def source(name: str) -> str:
     return (FOLDER / f"{name}.cu").read_text(encoding="utf-8")
 
 
-def spec(
-    name: str,
-    *,
-    block: Dim3 = (32, 1, 1),
-    ring_slots: int = 256,
-    reply_slots: int = 1024,
-    max_replies: int = 1,
-) -> KernelSpec:
+def spec(name: str, *, block: Dim3 = (32, 1, 1), **changes: Any) -> KernelSpec:
     """Return the spec of a test kernel."""
     entry_point = ENTRY_POINTS.get(name, name)
     return KernelSpec(
@@ -47,9 +42,7 @@ def spec(
         regions=[Region(n, dtype=d, shape=s) for n, d, s in REGIONS[name]],
         arguments=ARGUMENTS.get(name, []),
         block=block,
-        ring_slots=ring_slots,
-        reply_slots=reply_slots,
-        max_replies=max_replies,
+        **changes,
     )
 
 
@@ -73,21 +66,13 @@ def resident(
     block: Dim3 = (32, 1, 1),
     base_sequence: int = 0,
     epoch: int = 1,
-    ring_slots: int = 256,
-    reply_slots: int = 1024,
-    max_replies: int = 1,
+    **changes: Any,
 ) -> ResidentKernel:
     """Return a test kernel on a device, not yet launched."""
     return ResidentKernel(
         device,
         device.load(compiled(name)),
-        spec(
-            name,
-            block=block,
-            ring_slots=ring_slots,
-            reply_slots=reply_slots,
-            max_replies=max_replies,
-        ),
+        spec(name, block=block, **changes),
         grid=grid,
         base_sequence=base_sequence,
         epoch=epoch,
