@@ -39,6 +39,7 @@ from .errors import (
     UnknownDeviceError,
     UnknownKernelError,
     UnknownMessageError,
+    UnlistedStateError,
     UnsupportedPtxError,
     UsageError,
 )
@@ -195,6 +196,7 @@ __all__ = [
     "UnknownDeviceError",
     "UnknownKernelError",
     "UnknownMessageError",
+    "UnlistedStateError",
     "UnsupportedPtxError",
     "UsageError",
     "__version__",

@@ -142,6 +142,19 @@ class RegionMismatchError(UsageError):
         super().__init__(f"region {region!r} got {got}, its spec says {expected}; convert the data")
 
 
+class UnlistedStateError(UsageError):
+    """The kernel keeps state in variables that can't be carried elsewhere."""
+
+    def __init__(self, kernel_id: str, what: str, reason: str) -> None:
+        self.kernel_id = kernel_id
+        self.what = what
+        self.reason = reason
+        super().__init__(
+            f"kernel {kernel_id!r} has state outside of its regions, so a {what} would lose it: "
+            f"{reason}; keep it in declared regions, indices in place of addresses"
+        )
+
+
 class EngineClosedError(UsageError):
     """The engine is closed, or was closed by a failure of its journal."""
 

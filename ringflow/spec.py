@@ -32,6 +32,9 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
 }  # fmt: skip
 BULK_UNIT_BYTES: Final = 64  # what the pieces of bulk arenas are aligned to
 BULK_BYTES_MAX: Final = 1 << 31
+GLOBAL_PREFIX: Final = "global:"
+"""What the regions of ``__device__`` variables are called before the variable's name."""
+_GLOBAL = re.compile(rf"{GLOBAL_PREFIX}[\w$%.:]+\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,99}\Z")
 
 
@@ -144,7 +147,8 @@ class Region:
     def __attrs_post_init__(self) -> None:
         from ringflow.errors import RegionMismatchError
 
-        _check_name("region", self.name)
+        if not _GLOBAL.match(self.name):
+            _check_name("region", self.name)
         if self.dtype not in DTYPE_BYTES:
             raise SpecError(
                 f"region {self.name!r}: dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}"
@@ -164,6 +168,11 @@ class Region:
         for n in self.shape:
             size *= n
         return size
+
+    @property
+    def implicit(self) -> bool:
+        """Whether it is a ``__device__`` variable of the code rather than declared."""
+        return self.name.startswith(GLOBAL_PREFIX)
 
     @property
     def layout(self) -> tuple[str, str, tuple[int, ...]]:
@@ -257,6 +266,12 @@ class KernelSpec:
         if self.release not in ("covered", "at_once"):
             raise SpecError(f"release {self.release!r} is none of covered, at_once")
         self._check_shape()
+        for region in self.regions:
+            if region.implicit:
+                raise SpecError(
+                    f"region {region.name!r}: variables of the code are regions without being "
+                    "declared; leave it out"
+                )
         for what, names in (
             ("region", [region.name for region in self.regions]),
             ("message id", [layout.id for layout in self.messages]),

@@ -15,7 +15,7 @@ import attrs
 
 from ringflow.device.compiler.api import CompiledCode, CompileTarget
 from ringflow.files import Buffer
-from ringflow.spec import Dim3
+from ringflow.spec import DTYPE_BYTES, GLOBAL_PREFIX, Dim3, Region
 
 
 class LaunchStatus(IntEnum):
@@ -29,11 +29,29 @@ class LaunchStatus(IntEnum):
 
 @attrs.frozen
 class DeviceGlobal:
-    """A mutable ``__device__`` variable of loaded code: an implicit region."""
+    """A ``__device__`` variable that loaded code writes to: an implicit region.
+
+    It is an ``Allocation`` to copies, digests and views, for as long as its code is loaded.
+
+    Attributes:
+        name: readable, and unique in the code.
+        dtype: numpy's name of its elements' type; ``uint8`` where it is a struct.
+    """
 
     name: str
     size_bytes: int
     address: int
+    dtype: str = "uint8"
+
+    @property
+    def label(self) -> str:
+        return f"{GLOBAL_PREFIX}{self.name}"
+
+    @property
+    def region(self) -> Region:
+        """The variable as a region of its kernel's state."""
+        count = self.size_bytes // DTYPE_BYTES[self.dtype]
+        return Region(self.label, dtype=self.dtype, shape=(count,))
 
 
 class Allocation(Protocol):
@@ -65,7 +83,12 @@ class LoadedCode(Protocol):
         """Parameter sizes in bytes by kernel name."""
 
     @property
-    def globals(self) -> tuple[DeviceGlobal, ...]: ...
+    def globals(self) -> tuple[DeviceGlobal, ...]:
+        """The variables that are state, as far as they can be listed."""
+
+    @property
+    def unlisted(self) -> str:
+        """Why there is state that can't be listed or carried elsewhere; empty where all can."""
 
 
 class Launch(Protocol):

@@ -2,6 +2,7 @@
 
 - Whoever posts, commands and relaunches does so from one thread at a time for each of them.
 - Memory outlives launches: after RETURN the regions hold the state, and ``relaunch`` goes on.
+- The variables that the code writes to are regions too, after the declared ones.
 - A message that was posted but not finished is the poster's to post again after a relaunch.
 """
 
@@ -38,7 +39,7 @@ from ringflow.errors import (
     RegionMismatchError,
 )
 from ringflow.files import Buffer
-from ringflow.spec import Dim3, KernelSpec
+from ringflow.spec import Dim3, KernelSpec, Region
 
 if TYPE_CHECKING:
     from ringflow.device.host.memory import HostAllocation
@@ -111,7 +112,9 @@ class ResidentKernel:
             return mapped.address, mapped.host_address
 
         regions = {region.name: take(region.size_bytes, region.name) for region in spec.regions}
-        self.regions: Mapping[str, Allocation] = regions
+        variables = self.code.globals
+        self.layout: tuple[Region, ...] = (*spec.regions, *(one.region for one in variables))
+        self.regions: Mapping[str, Allocation] = {**regions, **{v.label: v for v in variables}}
         self._workspace = take(abi.workspace_bytes(spec.slot_bytes), "workspace")
         self._control, self._control_host = take_mapped(abi.CONTROL_BYTES, "control")
         self._messages = take_mapped(spec.ring_slots * spec.slot_bytes, "messages")
@@ -146,8 +149,19 @@ class ResidentKernel:
         """Return each region's block digests (16 bytes a 64 KiB block), read on the device."""
         return {name: self.device.digest_blocks(region) for name, region in self.regions.items()}
 
+    @property
+    def unlisted(self) -> str:
+        """Why the regions are not all of the kernel's state; empty where they are."""
+        return self.code.unlisted
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of all regions, those of the code's variables included."""
+        return sum(region.size_bytes for region in self.layout)
+
     def _region(self, name: str) -> Allocation:
-        self.spec.region(name)
+        if name not in self.regions:
+            self.spec.region(name)
         return self.regions[name]
 
     # Launches
@@ -182,7 +196,8 @@ class ResidentKernel:
 
     def _start(self) -> Launch:
         spec = self.spec
-        addresses = [self._control, *(region.address for region in self.regions.values())]
+        declared = (self.regions[region.name].address for region in spec.regions)
+        addresses = [self._control, *declared]
         parameters = [struct.pack("<Q", address) for address in addresses]
         parameters += [argument.value for argument in spec.arguments]
         return self.device.launch(

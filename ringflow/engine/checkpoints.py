@@ -11,7 +11,13 @@ import contextlib
 import attrs
 
 from ringflow.engine.core import Core
-from ringflow.engine.instances import CopiedState, Instance, build_checkpoint, copy_state
+from ringflow.engine.instances import (
+    CopiedState,
+    Instance,
+    build_checkpoint,
+    check_listed,
+    copy_state,
+)
 from ringflow.engine.outputs import encode_outbox
 from ringflow.engine.quiescing import held
 from ringflow.engine.runtime import KernelRuntime
@@ -41,7 +47,12 @@ async def capture_held(core: Core, runtime: KernelRuntime, *, purpose: str) -> C
 
 
 async def capture_resting(core: Core, runtime: KernelRuntime, applied: int) -> Captured:
-    """Copy the state of a kernel that is held or quiesced already."""
+    """Copy the state of a kernel that is held or quiesced already.
+
+    Raises:
+        UnlistedStateError: what it keeps outside of its regions would be missing.
+    """
+    check_listed(runtime.instance, "checkpoint")
     outbox = encode_outbox(runtime.outputs.unacknowledged(applied))
     output_index = runtime.outputs.next_index(applied)
     state = await core.in_thread(lambda: copy_state(runtime.instance, applied))

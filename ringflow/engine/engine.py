@@ -340,7 +340,10 @@ class Engine:
     async def restore_checkpoint(self, kernel_id: str, checkpoint: Checkpoint) -> None:
         core, runtime = self._core, self._core.runtime(kernel_id)
         core.check_free(kernel_id)
-        _check_layout(runtime.spec, checkpoint)
+        instances.check_listed(runtime.instance, "restore")
+        difference = instances.layout_difference(runtime.instance, checkpoint)
+        if difference is not None:
+            raise RegionMismatchError(*difference)
         with core.lease(kernel_id, "restore()"), anyio.CancelScope(shield=True):
             instance = runtime.instance
             try:
@@ -370,16 +373,8 @@ class Engine:
 
 def _views(instance: instances.Instance) -> dict[str, HeldRegion]:
     views = {}
-    for region in instance.spec.regions:
+    for region in instance.resident.layout:
         allocation = instance.resident.regions[region.name]
         view = instance.device.view(allocation) or instance.device.copy_out(allocation)
         views[region.name] = HeldRegion(region, view.toreadonly())
     return views
-
-
-def _check_layout(spec: KernelSpec, checkpoint: Checkpoint) -> None:
-    for region in spec.regions:
-        chunk = checkpoint.get_device_memory(region.name)
-        got = "nothing" if chunk is None else f"{chunk.dtype}{tuple(chunk.shape)}"
-        if got != f"{region.dtype}{region.shape}":
-            raise RegionMismatchError(region.name, got, f"{region.dtype}{region.shape}")

@@ -16,8 +16,15 @@ from ringflow.device.compiler.api import CompiledCode, code_from_ptx, compile_so
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.compiler.headers import MESSAGES_HEADER, messages_header
 from ringflow.device.resident import ResidentKernel
-from ringflow.errors import CorruptError, DeviceError, KernelStalledError, SpecError
-from ringflow.spec import CodeFormat, Dim3, KernelSpec
+from ringflow.errors import (
+    CorruptError,
+    DeviceError,
+    KernelStalledError,
+    RegionMismatchError,
+    SpecError,
+    UnlistedStateError,
+)
+from ringflow.spec import GLOBAL_PREFIX, CodeFormat, Dim3, KernelSpec, Region
 from ringflow.storage import Checkpoint, CheckpointBuilder, region_digest
 
 OUTPUT_INDEX_KEY: Final = "output_index"
@@ -106,6 +113,7 @@ class CopiedState:
     """A copy of an instance's regions, with their blocks' digests, at one sequence."""
 
     applied_sequence: int
+    layout: tuple[Region, ...]
     regions: Mapping[str, memoryview]
     blocks: Mapping[str, bytes]
 
@@ -120,11 +128,10 @@ class CopiedState:
 
 def copy_state(instance: Instance, applied_sequence: int) -> CopiedState:
     """Copy a held, quiesced or never launched instance's regions."""
-    blocks = instance.resident.digests()
-    regions = {
-        region.name: instance.resident.read_region(region.name) for region in instance.spec.regions
-    }
-    return CopiedState(applied_sequence, regions, blocks)
+    resident = instance.resident
+    blocks = resident.digests()
+    regions = {region.name: resident.read_region(region.name) for region in resident.layout}
+    return CopiedState(applied_sequence, resident.layout, regions, blocks)
 
 
 def build_checkpoint(
@@ -153,7 +160,7 @@ def build_checkpoint(
         .custom(OUTPUT_INDEX_KEY, str(output_index))
         .k2h_queue(outbox)
     )
-    for region in spec.regions:
+    for region in state.layout:
         builder.device_memory(
             region.name,
             state.regions[region.name],
@@ -170,15 +177,57 @@ def write_checkpoint(instance: Instance, checkpoint: Checkpoint) -> None:
     Raises:
         CorruptError: a region is missing, has another layout, or did not arrive whole.
     """
-    for region in instance.spec.regions:
+    difference = layout_difference(instance, checkpoint)
+    if difference is not None:
+        name, got, expected = difference
+        raise CorruptError(
+            f"checkpoint has {got} as region {name!r}, the kernel {expected}; use one of this code"
+        )
+    for region in instance.resident.layout:
         chunk = checkpoint.get_device_memory(region.name)
-        if chunk is None or (chunk.dtype, tuple(chunk.shape)) != (region.dtype, region.shape):
-            raise CorruptError(f"checkpoint has no region {region.layout}; use one of this spec")
+        assert chunk is not None
         instance.resident.write_region(region.name, chunk.data)
     for name, digest in region_digests(instance).items():
         stored = checkpoint.get_device_memory(name)
         if stored is None or stored.digest != digest:
             raise CorruptError(f"region {name!r} differs from its checkpoint after the restore")
+
+
+def layout_difference(instance: Instance, checkpoint: Checkpoint) -> tuple[str, str, str] | None:
+    """Return the first region that differs in name or form: its name, the checkpoint's, ours.
+
+    Variables of the code are compared by size: a compiler may call their elements otherwise.
+    """
+    layout = {region.name: region for region in instance.resident.layout}
+    for region in layout.values():
+        chunk = checkpoint.get_device_memory(region.name)
+        if chunk is not None and region.implicit and chunk.size_bytes == region.size_bytes:
+            continue
+        got = "nothing" if chunk is None else f"{chunk.dtype}{tuple(chunk.shape)}"
+        if got != f"{region.dtype}{region.shape}":
+            return region.name, got, f"{region.dtype}{region.shape}"
+    for chunk in checkpoint.regions:
+        if chunk.name.startswith(GLOBAL_PREFIX) and chunk.name not in layout:
+            return chunk.name, f"{chunk.dtype}{tuple(chunk.shape)}", "nothing"
+    return None
+
+
+def check_listed(instance: Instance, what: str) -> None:
+    """Raise ``UnlistedStateError`` if the instance has state that its regions don't hold."""
+    if instance.resident.unlisted:
+        raise UnlistedStateError(instance.spec.kernel_id, what, instance.resident.unlisted)
+
+
+def check_same_globals(source: Instance, target: Instance) -> None:
+    """Raise ``RegionMismatchError`` unless both codes of a kernel have the same variables."""
+    ours, theirs = (
+        {region.name: f"{region.size_bytes} bytes" for region in one.resident.layout}
+        for one in (source, target)
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        got, expected = ours.get(name, "nothing"), theirs.get(name, "nothing")
+        if got != expected:
+            raise RegionMismatchError(name, got, expected)
 
 
 def transfer(source: Instance, target: Instance, names: frozenset[str]) -> tuple[str, int]:
@@ -199,6 +248,23 @@ def shared_regions(old: KernelSpec, new: KernelSpec) -> frozenset[str]:
     return frozenset(region.name for region in new.regions if region.layout in layouts)
 
 
+def shared_globals(old: Instance, new: Instance) -> frozenset[str]:
+    """Return the variables' regions that both codes have with the same name and size."""
+    sizes = {region.name: region.size_bytes for region in old.resident.layout if region.implicit}
+    return frozenset(
+        region.name
+        for region in new.resident.layout
+        if region.implicit and sizes.get(region.name) == region.size_bytes
+    )
+
+
+def lost_globals(old: Instance, new: Instance) -> tuple[str, ...]:
+    """Return the variables' regions that the new code lacks, or has in another size; by name."""
+    shared = shared_globals(old, new)
+    implicit = {region.name for region in old.resident.layout if region.implicit}
+    return tuple(sorted(implicit - shared))
+
+
 def run_convert(old: Instance, new: Instance, entry_point: str, *, timeout_s: float) -> None:
     """Run the new code's conversion kernel over old and new regions, once, to its end.
 
@@ -208,12 +274,14 @@ def run_convert(old: Instance, new: Instance, entry_point: str, *, timeout_s: fl
     """
     allocations = [old.resident.regions[region.name] for region in old.spec.regions]
     allocations += [new.resident.regions[region.name] for region in new.spec.regions]
+    allocations += [old.resident.regions[name] for name in lost_globals(old, new)]
     launch = new.device.launch(
         new.code,
         entry_point,
         grid=new.resident.grid,
         block=new.spec.block,
         parameters=tuple(allocation.address.to_bytes(8, "little") for allocation in allocations),
+        memory=allocations,
     )
     status = launch.wait(timeout_s)
     if status is LaunchStatus.RUNNING:

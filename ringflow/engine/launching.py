@@ -134,7 +134,12 @@ async def stop(core: Core, runtime: KernelRuntime, *, actor: str, reason: str) -
 async def commit_resting(
     core: Core, runtime: KernelRuntime, applied: int, *, reason: str, barrier: bool = False
 ) -> None:
-    """Save a quiesced kernel's state and commit it as a recovery point."""
+    """Save a quiesced kernel's state and commit it as a recovery point.
+
+    A kernel with unlisted state keeps its older one: from there its messages rebuild all of it.
+    """
+    if runtime.instance.resident.unlisted:
+        return
     captured = await checkpoints.capture_resting(core, runtime, applied)
     name = f"{runtime.kernel_id}@{core.ids.new(reason)}"
     point = await checkpoints.save(

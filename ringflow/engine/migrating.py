@@ -86,13 +86,20 @@ class MigrationPerformer:
             if compiled.target != device.target.name:
                 compiled = instances.compile_for(source.spec, device, core.cache)
             grid = source.resident.grid
-            return instances.create(device, source.spec, compiled, grid=grid, epoch=core.epoch)
+            made = instances.create(device, source.spec, compiled, grid=grid, epoch=core.epoch)
+            try:
+                instances.check_listed(made, "migration")
+                instances.check_same_globals(source, made)
+            except BaseException:
+                made.close()
+                raise
+            return made
 
         self._target = await core.in_thread(build)
-        return source.spec.state_bytes
+        return source.resident.state_bytes
 
     async def _transfer(self) -> tuple[str, int]:
-        names = frozenset(region.name for region in self._source.spec.regions)
+        names = frozenset(self._source.resident.regions)
         return await self._core.in_thread(
             lambda: instances.transfer(self._source, self._prepared, names)
         )

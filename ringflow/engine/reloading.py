@@ -21,6 +21,7 @@ from ringflow.errors import (
     EntryPointError,
     KernelStalledError,
     KernelTrappedError,
+    SpecError,
 )
 from ringflow.events import reload as e
 from ringflow.events.codec import Event
@@ -101,6 +102,11 @@ class ReloadPerformer:
                     await self._core.in_thread(instance.close)
 
     @property
+    def state_bytes(self) -> int:
+        """Bytes of the new code's regions, its variables among them."""
+        return self._loaded.resident.state_bytes
+
+    @property
     def _loaded(self) -> Instance:
         assert self._new is not None
         return self._new
@@ -123,6 +129,7 @@ class ReloadPerformer:
             self._new = instances.create(
                 old.device, self._spec, compiled, grid=grid, epoch=core.epoch
             )
+            self._check_variables(self._new, convert)
             if convert:
                 self._check_convert(self._new, convert)
             fresh = {region.name for region in self._spec.regions} - self._shared
@@ -130,14 +137,27 @@ class ReloadPerformer:
 
         await core.in_thread(build)
 
+    def _check_variables(self, new: Instance, convert: str) -> None:
+        """Find the variables that go on with their values; others need a convert kernel."""
+        instances.check_listed(new, "reload")
+        lost = instances.lost_globals(self._old, new)
+        if lost and not convert:
+            raise SpecError(
+                f"variables {', '.join(lost)} change their size or go; name a convert kernel that "
+                "deals with them"
+            )
+        self._shared |= instances.shared_globals(self._old, new)
+
     def _check_convert(self, new: Instance, convert: str) -> None:
         sizes = new.code.parameter_sizes.get(convert)
-        expected = (8,) * (len(self._old.spec.regions) + len(self._spec.regions))
+        lost = instances.lost_globals(self._old, new)
+        expected = (8,) * (len(self._old.spec.regions) + len(self._spec.regions) + len(lost))
         if sizes != expected:
             found = "is not in the new code" if sizes is None else f"has parameters {sizes}"
             raise EntryPointError(
                 f"convert kernel {convert!r} {found}; it must take {len(expected)} pointers: the "
-                "old regions in their order, then the new ones"
+                "old regions in their order, then the new ones, then the old variables "
+                f"that go or change their size: {', '.join(lost) or 'none'}"
             )
 
     def _swap(self, convert: str) -> dict[str, str]:

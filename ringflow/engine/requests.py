@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import attrs
 
 from ringflow.engine.core import Core
+from ringflow.engine.instances import check_listed
 from ringflow.engine.migrating import MigrationPerformer
 from ringflow.engine.operations import Operation, Performer, record, run_operation
 from ringflow.engine.reloading import ReloadPerformer
@@ -47,6 +48,7 @@ def start_migration(
     )
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
+    check_listed(runtime.instance, "migration")
     operation = Operation(core, operation_id, _migration_result)
     _start(core, operation, requested, MigrationPerformer(core, runtime), runtime)
     return operation
@@ -94,6 +96,7 @@ async def start_reload(
     # From here to the record nothing awaits.
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
+    check_listed(runtime.instance, "reload")
     handled = max(runtime.inbox.posted_through, runtime.replay_through)
     if at_sequence is not None and at_sequence <= handled:
         raise UsageError(
@@ -116,8 +119,9 @@ async def start_reload(
     )
     if at_sequence is not None:
         runtime.deliver_through = at_sequence - 1
-    operation = Operation(core, operation_id, partial(_reload_result, new.state_bytes))
-    _start(core, operation, requested, ReloadPerformer(core, runtime, new), runtime)
+    performer = ReloadPerformer(core, runtime, new)
+    operation = Operation(core, operation_id, partial(_reload_result, performer))
+    _start(core, operation, requested, performer, runtime)
     return operation
 
 
@@ -134,7 +138,7 @@ def _check_reload(
         )
 
 
-def _reload_result(state_bytes: int, operation: Operation[ReloadResult]) -> ReloadResult:
+def _reload_result(performer: ReloadPerformer, operation: Operation[ReloadResult]) -> ReloadResult:
     state = operation.state
     assert isinstance(state, hot_reload.Reload)
     return ReloadResult(
@@ -143,7 +147,7 @@ def _reload_result(state_bytes: int, operation: Operation[ReloadResult]) -> Relo
         old_version=state.old_version,
         new_version=state.new_version,
         at_sequence=state.applied_sequence + 1,
-        state_bytes=state_bytes,
+        state_bytes=performer.state_bytes,
         pause_s=state.pause_ns / NS_PER_S,
         parked_count=state.parked_count,
         digests=state.digests,
@@ -157,6 +161,7 @@ def start_snapshot(
     """Start to make the kernel's state durable; raises ``UsageError`` and changes nothing."""
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
+    check_listed(runtime.instance, "checkpoint")
     operation_id = core.ids.new("snapshot")
     checkpoint = check_name(f"{kernel_id}@{name or operation_id}")
     if any(

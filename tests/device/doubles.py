@@ -20,6 +20,7 @@ class PlayedCode:
 
     parameter_sizes: Mapping[str, tuple[int, ...]] = {"played": (8,)}
     globals: tuple[DeviceGlobal, ...] = ()
+    unlisted = ""
 
 
 class PlayedLaunch:

@@ -37,6 +37,7 @@ from ringflow.device.host.pieces import piece_or_pages
 from ringflow.device.host.pool import Pool, PoolLaunch, shared_pool
 from ringflow.device.host.stepper import CLOCK, Stepper, clocks_as_timers
 from ringflow.device.host.translate import Program, default_cache, translate
+from ringflow.device.symbols import readable_names
 from ringflow.errors import DeviceError, EntryPointError, KernelStalledError, UsageError
 from ringflow.files import Buffer
 from ringflow.spec import Dim3
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"host:\d+\Z")
 MEMCHECK_GAP_BYTES: Final = 1 << 20
 """Addresses between two pieces of memory, so that who leaves the one doesn't meet the other."""
+_DTYPES: Final = {
+    **{f"{kind}{bits}": f"uint{bits}" for kind in "bu" for bits in (8, 16, 32, 64)},
+    **{f"s{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
+}
 _UUID_SPACE: Final = uuid.UUID("b5d1d9a6-6b0b-5f0e-9a55-0b5e3f2f7c11")
 
 
@@ -65,10 +71,16 @@ class HostCode:
         self._sizes = {
             name: layout.parameter_sizes_bytes for name, layout in program.entries.items()
         }
+        state = [variable for variable in program.globals.values() if variable.state]
+        named = readable_names(variable.name for variable in state)
         self._globals = tuple(
-            DeviceGlobal(variable.name, variable.size_bytes, variable.address)
-            for variable in program.globals.values()
-            if variable.mutable
+            DeviceGlobal(
+                named[variable.name],
+                variable.size_bytes,
+                variable.address,
+                _DTYPES.get(variable.type, "uint8"),
+            )
+            for variable in state
         )
 
     @property
@@ -78,6 +90,16 @@ class HostCode:
     @property
     def globals(self) -> tuple[DeviceGlobal, ...]:
         return self._globals
+
+    @property
+    def unlisted(self) -> str:
+        return self.program.unlisted
+
+    def view(self, variable: DeviceGlobal) -> memoryview:
+        """Return a variable's own bytes (uint8), which keep the code alive."""
+        memory = (ctypes.c_ubyte * variable.size_bytes).from_address(variable.address)
+        memory.keeps = self.program  # type: ignore[attr-defined]
+        return memoryview(memory).cast("B")
 
 
 @final
@@ -182,6 +204,7 @@ class HostDevice:
         self._lock = threading.Lock()
         self._launches: list[HostLaunch] = []
         self._codes: list[HostCode] = []
+        self._variables: dict[int, memoryview] = {}
 
     @property
     def name(self) -> str:
@@ -317,13 +340,16 @@ class HostDevice:
 
     def _own(self, allocation: Allocation) -> memoryview:
         found = self._arena.find(allocation.address)
-        if found is None:
-            raise DeviceError(
-                f"{allocation.label!r} is not an allocation of {self._name!r}",
-                call="copy",
-                code="unknown allocation",
-            )
-        return found.view
+        if found is not None:
+            return found.view
+        variable = self._variables.get(allocation.address)
+        if variable is not None:
+            return variable
+        raise DeviceError(
+            f"{allocation.label!r} is not an allocation of {self._name!r}",
+            call="copy",
+            code="unknown allocation",
+        )
 
     def _check_range(self, of: Allocation, offset_bytes: int, size_bytes: int, call: str) -> None:
         if offset_bytes < 0 or size_bytes < 0 or offset_bytes + size_bytes > of.size_bytes:
@@ -351,6 +377,8 @@ class HostDevice:
             )
         loaded = HostCode(self._translate(code.code.decode()))
         self._codes.append(loaded)
+        for variable in loaded.globals:
+            self._variables[variable.address] = loaded.view(variable)
         return loaded
 
     def _translate(self, ptx: str) -> Program:
@@ -368,6 +396,8 @@ class HostDevice:
     def unload(self, code: LoadedCode) -> None:
         """Forget code; what a launch runs stays alive with the launch."""
         self._codes = [loaded for loaded in self._codes if loaded is not code]
+        for variable in code.globals:
+            self._variables.pop(variable.address, None)
 
     def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
         """Return one block a worker: more would share the same cores."""
@@ -473,6 +503,7 @@ class HostDevice:
                 )
             self._launches.clear()
             self._codes.clear()
+            self._variables.clear()
             self._arena.close()
 
 

@@ -19,12 +19,20 @@ from ringflow.errors import EntryPointError, UnsupportedPtxError
 
 @attrs.frozen
 class GlobalVariable:
-    """A ``.global`` or ``.const`` variable in this process's memory."""
+    """A ``.global`` or ``.const`` variable in this process's memory.
+
+    Attributes:
+        mutable: whether it is in memory that code may write to.
+        state: whether this module's code does, and the value means the same elsewhere.
+        type: fundamental type of its elements in PTX, such as ``u32``.
+    """
 
     name: str
     size_bytes: int
     address: int
     mutable: bool
+    state: bool = False
+    type: str = "b8"
 
 
 @attrs.frozen
@@ -53,6 +61,16 @@ class EntryLayout:
 
 
 @attrs.frozen
+class VariableFacts:
+    """What is known of a variable before it has a place; see ``GlobalVariable``."""
+
+    size_bytes: int
+    mutable: bool
+    state: bool
+    type: str
+
+
+@attrs.frozen
 class Facts:
     """What is known of a translated module besides its object file.
 
@@ -60,15 +78,17 @@ class Facts:
         refused: functions that only exist inlined in kernels, with the reason and its line.
         positions: where in the source the PTX comes from.
         memcheck: whether accesses are checked.
+        unlisted: why not all state can be carried elsewhere, empty where it can.
     """
 
     entries: Mapping[str, EntryLayout]
-    variables: Mapping[str, tuple[int, bool]]
+    variables: Mapping[str, VariableFacts]
     functions: tuple[str, ...]
     refused: Mapping[str, tuple[str, int]]
     externs: tuple[str, ...]
     positions: Positions = attrs.Factory(Positions)
     memcheck: bool = False
+    unlisted: str = ""
 
 
 @final
@@ -90,8 +110,15 @@ class Program:
         self.entries: Mapping[str, EntryLayout] = MappingProxyType(dict(facts.entries))
         self.globals: Mapping[str, GlobalVariable] = MappingProxyType(
             {
-                name: GlobalVariable(name, size, code.variable(f"g.{name}"), mutable)
-                for name, (size, mutable) in facts.variables.items()
+                name: GlobalVariable(
+                    name,
+                    one.size_bytes,
+                    code.variable(f"g.{name}"),
+                    one.mutable,
+                    one.state,
+                    one.type,
+                )
+                for name, one in facts.variables.items()
             }
         )
 
@@ -120,6 +147,11 @@ class Program:
     def memcheck(self) -> bool:
         """Whether accesses and collectives are checked."""
         return self._facts.memcheck
+
+    @property
+    def unlisted(self) -> str:
+        """Why not all of the module's state can be carried elsewhere, empty where it can."""
+        return self._facts.unlisted
 
     def position(self, ptx_line: int) -> str:
         """Return the place in the source of a line of the PTX, else the line itself."""

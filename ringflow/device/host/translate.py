@@ -29,10 +29,18 @@ from ringflow.device.host.emit.kernel import KernelEmitter
 from ringflow.device.host.emit.variables import variable_text
 from ringflow.device.host.improve import improve
 from ringflow.device.host.jit import NativeCode, ObjectCache, compile_ir
-from ringflow.device.host.program import EntryLayout, Facts, GlobalVariable, Program
+from ringflow.device.host.program import (
+    EntryLayout,
+    Facts,
+    GlobalVariable,
+    Program,
+    VariableFacts,
+)
 from ringflow.device.host.ptx.ast import Module
 from ringflow.device.host.ptx.parser import parse
 from ringflow.device.host.ptx.positions import positions_of
+from ringflow.device.host.ptx.state import ModuleState, state_of
+from ringflow.device.symbols import readable_names
 
 __all__ = [
     "EntryLayout",
@@ -160,8 +168,12 @@ def emit_module(
             kind = GuardedFunctionEmitter if context.guarded else FunctionEmitter
             texts.append(kind(context, function).text())
             functions.append(function.name)
+    state = state_of(module)
+    carried = frozenset(state.written) - state.addresses.keys()
     variables = {
-        name: (variable.size_bytes, variable.space == "global")
+        name: VariableFacts(
+            variable.size_bytes, variable.space == "global", name in carried, variable.type
+        )
         for name, variable in module.variables.items()
         if variable.space != "shared" and not variable.external
     }
@@ -174,5 +186,16 @@ def emit_module(
         refused,
         tuple(sorted(context.externs)),
         memcheck=memcheck,
+        unlisted=_unlisted(state),
     )
     return facts, "\n".join([_HEADER, *texts, *context.declarations.values()])
+
+
+def _unlisted(state: ModuleState) -> str:
+    """Return which variables cannot be carried elsewhere, and why; empty where all can."""
+    named = readable_names(state.written)
+    return "; ".join(
+        f"variable {named[name]!r} holds the address of "
+        f"{', '.join(readable_names(targets).values())}, which is another one elsewhere"
+        for name, targets in state.addresses.items()
+    )

@@ -1,0 +1,31 @@
+// State in variables of the code: one with an initial value, one in a namespace, one of a function;
+// and what looks like them but is constant: a table, a format, a text.
+#include <ringflow.cuh>
+#include <ringflow_messages.cuh>
+
+__device__ unsigned long long total = 100;
+namespace tally_parts {
+__device__ float weights[3];
+}
+__device__ const unsigned steps[4] = {1, 1, 1, 1};
+
+__device__ __noinline__ unsigned called() {
+    static unsigned calls;
+    return ++calls;
+}
+
+extern "C" __global__ void tally(ringflow::control* control, unsigned long long* shown) {
+    ringflow::kernel self(control);
+    ringflow::message m;
+    while (self.receive(m)) {
+        if (!self.leader()) continue;
+        if (m.type == Add::id) {
+            total += m.as<Add>().value * steps[m.size % 4];
+            tally_parts::weights[called() % 3] += 0.5f;
+            printf("v1 %s %llu\n", m.sequence % 2 ? "odd" : "even", total);
+            shown[0] = total;
+        } else {
+            self.reply(m, total);
+        }
+    }
+}
