@@ -14,6 +14,7 @@ COMMAND_MODULES: Final = (
     "ringflow.cli.demo",
     "ringflow.cli.devices",
     "ringflow.cli.journal",
+    "ringflow.cli.replay",
 )
 
 

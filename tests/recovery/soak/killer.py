@@ -57,23 +57,25 @@ class Plan:
     """When a worker is killed: after a time, or once the journal holds something new.
 
     Attributes:
-        after_s: since its start; for the others, since the journal's place was reached.
-        new_bytes: so many bytes of new records.
-        event: the first new record with an event of this wire name.
+        new_bytes: so many bytes of new records must be there; 0: none are waited for.
+        event: a new record with an event of this wire name must be there.
+        after_s: how long after that.
     """
 
-    after_s: float = 0.0
     new_bytes: int = 0
     event: str = ""
+    after_s: float = 0.0
 
 
 def draw(choice: random.Random) -> Plan:
-    """Draw a plan: a third each by time, by offset and by event."""
-    match choice.randrange(3):
+    """Draw a plan: by time since its start or its first record, by offset, or by event."""
+    match choice.randrange(10):
         case 0:
-            return Plan(after_s=choice.uniform(0.3, 2.0))
-        case 1:
-            return Plan(new_bytes=round(10 ** choice.uniform(1, 5.5)))
+            return Plan(after_s=choice.uniform(0.2, 2.0))
+        case 1 | 2:
+            return Plan(new_bytes=1, after_s=choice.uniform(0.0, 1.5))
+        case 3 | 4 | 5:
+            return Plan(new_bytes=round(10 ** choice.uniform(2, 5.5)))
         case _:
             return Plan(event=choice.choice(EVENTS), after_s=choice.choice((0.0, 0.0, 0.002)))
 
@@ -84,9 +86,10 @@ class JournalWatch:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = self._newest()
-        self._at = len(self._read(0)) if self._path else 0
-        self.new_bytes = 0
+        self._at = self.new_bytes = 0
         self._text = b""
+        self.look()  # what is there already is not new
+        self.new_bytes, self._text = 0, b""
 
     def _newest(self) -> Path | None:
         return max(self._folder.glob("*.jsonl"), default=None)
@@ -96,7 +99,7 @@ class JournalWatch:
         try:
             with self._path.open("rb") as file:
                 file.seek(at)
-                return file.read(1 << 22).rstrip(b"\0")
+                return file.read().rstrip(b"\0")
         except FileNotFoundError:  # a torn one is deleted by the next opening
             return b""
 
@@ -139,14 +142,15 @@ def start(folder: Path, life: int, seed: int) -> subprocess.Popen[bytes]:
 def live_and_die(folder: Path, life: int, seed: int, plan: Plan) -> None:
     """Run one worker and kill it as planned; raises ``AssertionError`` if it ends by itself."""
     watch = JournalWatch(folder / ENGINE / "journal")
-    began = time.monotonic()
     with start(folder, life, seed) as process:
         try:
-            while not watch.reached(plan) and time.monotonic() - began < LONGEST_LIFE_S:
+            end = time.monotonic() + DEADLINE_S
+            while not watch.reached(plan) and time.monotonic() < end:
                 _check_alive(process, folder, life)
                 time.sleep(0.0005)
-            wait_s = plan.after_s - (0 if plan.event else time.monotonic() - began)
-            time.sleep(max(0.0, wait_s))
+                if watch.new_bytes:
+                    end = min(end, time.monotonic() + LONGEST_LIFE_S)
+            time.sleep(plan.after_s)
             _check_alive(process, folder, life)
         finally:
             process.send_signal(signal.SIGKILL)

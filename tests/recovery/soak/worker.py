@@ -168,15 +168,14 @@ async def settle(
     engine: ringflow.Engine, kernel: ringflow.KernelHandle, effects: Effects, log: Log
 ) -> None:
     """Read what both consumers still lack, to the end, without any new work."""
-    last = (await kernel.call(k.Probe(), timeout_s=60)).sequence
-    async with kernel.replies(consumer=EXACT) as replies:
-        async for reply in replies:
+    async with kernel.replies(consumer=EXACT) as exact, kernel.replies(consumer=LAZY) as lazy:
+        last = (await kernel.call(k.Probe(), timeout_s=60)).sequence
+        async for reply in exact:
             take_exactly_once(effects, Effect(reply.sequence, reply.index, reply.payload))
             if reply.sequence == last:
                 await reply.ack()
                 break
-    async with kernel.replies(consumer=LAZY) as replies:
-        async for reply in replies:
+        async for reply in lazy:
             log.note("seen", id=(reply.sequence, reply.index), payload=reply.payload.hex())
             if reply.sequence == last:
                 await reply.ack()
