@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -39,13 +39,19 @@ class MessageMarks:
     producers: dict[str, int] = attrs.field(factory=dict)
     consumers: dict[str, OutputId] = attrs.field(factory=dict)
 
+    def accept(
+        self, first_sequence: int, count: int, producers: Iterable[str], numbers: Iterable[int]
+    ) -> None:
+        """Take ``MessagesAccepted``; a replay calls this without making the event."""
+        self.next_sequence = first_sequence + count
+        for producer, number in zip(producers, numbers, strict=True):
+            if producer:
+                self.producers[producer] = max(number, self.producers.get(producer, 0))
+
     def apply(self, event: Event) -> None:
         match event:
             case message_events.MessagesAccepted():
-                self.next_sequence = event.first_sequence + len(event.types)
-                for producer, number in zip(event.producers, event.numbers, strict=True):
-                    if producer:
-                        self.producers[producer] = max(number, self.producers.get(producer, 0))
+                self.accept(event.first_sequence, len(event.types), event.producers, event.numbers)
             case message_events.ConsumerRegistered():
                 self.consumers[event.consumer] = (event.after_sequence, event.after_index)
             case message_events.OutputsAcknowledged():

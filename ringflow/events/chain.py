@@ -15,7 +15,7 @@ from ringflow.errors import CorruptError
 
 GENESIS: Final = "0" * 64  # ``prev`` of a journal's first line
 _MARK: Final = b',"hash":"'
-_TAIL_BYTES: Final = len(_MARK) + 64 + len(b'"}')
+_TAIL_BYTES: Final = 64 + len(b'"}')
 
 
 def seal(body: bytes) -> tuple[bytes, str]:
@@ -31,11 +31,11 @@ def unseal(line: bytes) -> tuple[bytes, str]:
     Raises:
         CorruptError: the line has no hash, or its hash is not that of its bytes.
     """
-    cut = len(line) - _TAIL_BYTES
-    if cut < 1 or line[cut : cut + len(_MARK)] != _MARK or line[-2:] != b'"}':
+    head, _, tail = line.rpartition(_MARK)
+    if not head or len(tail) != _TAIL_BYTES or tail[-2:] != b'"}':
         raise CorruptError("the line does not end with its hash; restore it from a copy")
-    body = line[:cut] + b"}"
+    body = head + b"}"
     digest = hashlib.sha256(body).hexdigest()
-    if line[cut + len(_MARK) : -2] != digest.encode():
+    if tail[:64] != digest.encode():
         raise CorruptError("the line's hash differs from its bytes; restore it from a copy")
     return body, digest

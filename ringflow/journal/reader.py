@@ -159,7 +159,8 @@ class Scan:
                 if end < 0:
                     raise BrokenLinkError("the line has no end")
                 line = parse_line(data[offset:end])
-                self._check_place(line, header, number)
+                if number == 1 or type(line) is not RawRecord:
+                    self._check_place(line, header, number)
                 self.chain.follow(line)
             except CorruptError as error:
                 self._damage(name, data, offset, number, error, pinned=pin is not None)
@@ -173,10 +174,12 @@ class Scan:
 
     def _check_place(self, line: Line, header: Header, number: int) -> None:
         self.chain.check_link(line)
-        if isinstance(line, Header) != (number == 1):
-            raise BrokenRuleError("a header stands where a record should")
+        if number > 1:
+            if isinstance(line, Header):
+                raise BrokenRuleError("a header stands where a record should")
+            return
         expected = self.segments[-1].pin if self.segments else None
-        if number == 1 and header.previous != expected:
+        if header.previous != expected:  # and ``line`` is this header: it was read before
             raise BrokenRuleError("the header continues another segment")
 
     def _damage(

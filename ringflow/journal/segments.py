@@ -102,11 +102,12 @@ class Chain:
             BrokenLinkError: the line belongs elsewhere.
             BrokenRuleError: the line belongs here, but its content doesn't.
         """
-        self.check_link(line)
-        if isinstance(line, Header):
-            self._follow_header(line)
-        elif isinstance(line, RawRecord):
+        if line.previous_hash != self.head:
+            self.check_link(line)
+        if isinstance(line, RawRecord):
             self._follow_record(line)
+        elif isinstance(line, Header):
+            self._follow_header(line)
         else:
             self._follow_closing(line)
         self.head = line.hash
