@@ -1,6 +1,7 @@
 """The pump: waits for news of persistent kernels, natively, and brings it to Python in batches.
 
-- ``wait`` blocks without Python's lock; call it in a worker thread, one at a time.
+- ``wait`` blocks without Python's lock; call it in a worker thread, one at a time. An event loop
+  waits for the event of ``listening`` instead, and uses ``look``.
 - A report's ``done_sequence`` covers only messages whose outputs are in this or earlier reports;
   a state or status likewise: nothing comes after the report that says the grid has completed.
 - The pump always drains: a kernel never waits for Python.
@@ -14,14 +15,14 @@ import ctypes
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from ringflow.device.abi import KernelFault, KernelState
 from ringflow.device.api import LaunchStatus, Stepping
-from ringflow.device.native import native, timeout_ns
+from ringflow.device.native import Listener, native, timeout_ns
 from ringflow.device.native.layouts import PUMP, REPORT
 from ringflow.errors import DeviceError, LimitExceededError
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 KERNELS_MAX: Final = 4096
 BUFFER_BYTES: Final = 1 << 20
+LOOK_BYTES: Final = 1 << 17  # an event loop has other work
+COPIED_BYTES: Final = 4 << 20  # about a millisecond
 ROUNDS_A_LOOK: Final = 16
 NO_DATA: Final = memoryview(b"")
 
@@ -135,7 +138,11 @@ class PumpStatistics:
 
 
 class Pump:
-    """Waits for news of many kernels at once."""
+    """Waits for news of many kernels at once.
+
+    Attributes:
+        copies_much: a ``look`` may copy so large arrays that it belongs in a worker thread.
+    """
 
     def __init__(self) -> None:
         from ringflow.device.host.memory import HostAllocation
@@ -150,6 +157,8 @@ class Pump:
         self._last_key = 0
         self._steppings: tuple[Stepping, ...] = ()
         self._woken = False
+        self._listener: Listener | None = None
+        self.copies_much = False
         view = self._memory.view
         struct.pack_into("=Q", view, PUMP["entries"], self._entries.address)
         struct.pack_into("=Q", view, PUMP["room"], self._native.room)
@@ -174,7 +183,7 @@ class Pump:
                 )
             self._last_key = key
             self._kernels[key] = resident
-            self._find_steppings()
+            self._kernels_changed()
         return key
 
     def unregister(self, key: int) -> None:
@@ -184,11 +193,14 @@ class Pump:
             if resident is not None:
                 self._native.unregister(self._memory.address, resident.entry_address)
                 resident.detach()
-                self._find_steppings()
+                self._kernels_changed()
 
-    def _find_steppings(self) -> None:
+    def _kernels_changed(self) -> None:
         found = [kernel.stepping for kernel in self._kernels.values()]
         self._steppings = tuple(dict.fromkeys(one for one in found if one is not None))
+        specs = [kernel.spec for kernel in self._kernels.values()]
+        arrays_bytes = sum(spec.reply_shares * spec.reply_share_bytes for spec in specs)
+        self.copies_much = arrays_bytes > COPIED_BYTES
 
     def suspend(self, resident: ResidentKernel) -> None:
         """Leave a kernel's entry alone until ``resume``; for ``launch``, which rewrites it."""
@@ -220,6 +232,11 @@ class Pump:
         size_bytes = self._native.wait(
             self._memory.address, self._buffer_address, BUFFER_BYTES, timeout_ns(timeout_s)
         )
+        return self._parse(size_bytes)
+
+    def _parse(self, size_bytes: int) -> list[PumpReport]:
+        if not size_bytes:
+            return []
         holding: set[ResidentKernel] = set()
 
         def take_array(key: int, handle: int) -> memoryview:
@@ -235,6 +252,33 @@ class Pump:
         for kernel in holding:
             kernel.release_arrays()
         return reports
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Listener]:
+        """Give the event that becomes readable at news after an empty ``look``.
+
+        Raises:
+            LimitExceededError: too many engines are open in this process.
+        """
+        self._listener = self._native.take_listener()
+        try:
+            yield self._listener
+        finally:
+            self._native.give_back_listener(self._listener)
+            self._listener = None
+
+    def look(self) -> list[PumpReport]:
+        """Return what news there is, without waiting; if none, the listener hears of the next.
+
+        Not beside ``wait`` or another ``look``.
+        """
+        assert self._listener is not None
+        place = (self._memory.address, self._buffer_address, LOOK_BYTES)
+        size_bytes = self._native.look(*place)
+        if not size_bytes:
+            self._native.arm(self._listener.address)
+            size_bytes = self._native.look(*place)  # nobody rang for what came just before
+        return self._parse(size_bytes)
 
     def wake(self) -> None:
         """Make a ``wait`` in progress, or else the next one, return."""

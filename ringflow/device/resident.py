@@ -368,6 +368,14 @@ class ResidentKernel:
                 self._rouse()
         return accepted
 
+    def expect(self, within_s: float) -> None:
+        """Wake what sleeps for messages that will be posted within that time.
+
+        On an idle machine a thread takes longer to wake than a small kernel to answer.
+        """
+        if self._stepping is None:
+            self._native.rouse(self._entry_address, timeout_ns(within_s))
+
     def command(self, command: Command) -> int:
         """Give a command; return the generation under which the kernel will report."""
         generation = self._native.command(self._entry_address, command)

@@ -31,7 +31,7 @@ from ringflow.errors import (
 )
 from ringflow.events.codec import Event
 from ringflow.ids import Ids
-from ringflow.journal.api import Append, Journal
+from ringflow.journal.api import Append, DurableMark, Journal
 from ringflow.limits import EngineLimits
 from ringflow.spec import KernelSpec, decode_spec
 from ringflow.storage import CheckpointStorage, ObjectStore
@@ -82,12 +82,16 @@ class Core:
         *,
         control: bool = True,
         then: Callable[[], None] | None = None,
+        mark: tuple[DurableMark, int] | None = None,
     ) -> Append:
-        """Append one decision and evolve the state; ``then`` is called once it is durable."""
+        """Append one decision and evolve the state; ``then`` is called once it is durable.
+
+        ``mark`` is told in the journal's thread (``Append``).
+        """
         self.check_open()
         if control:
             self.state.check(events)  # what can't be folded must never be written
-        append = self.journal.append(stream, events, control=control)
+        append = self.journal.append(stream, events, control=control, mark=mark)
         if then is not None:
             append.then(then)
         for event in events:

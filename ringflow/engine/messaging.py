@@ -36,6 +36,7 @@ from ringflow.journal.api import Append
 from ringflow.kernel import OnFull, Reply
 
 MESSAGES_A_RECORD: Final = 1024
+ROUSE_MAX_S: Final = 5e-4  # for a disk that takes longer, waking a thread takes no time
 
 
 @final
@@ -79,12 +80,11 @@ async def send(
     producer: str = "",
     number: int = 0,
     on_full: OnFull = "wait",
-    waiter: CallWaiter | None = None,
 ) -> SendReceipt:
     """Accept one message; for a durable kernel it is durable when this returns."""
     check_message(runtime, type_id, payload)
     await _until_room(core, runtime, on_full)
-    receipt = _accept(core, runtime, type_id, (payload,), producer, number, waiter)
+    receipt = _accept(core, runtime, type_id, (payload,), producer, number)
     if runtime.spec.durability == "durable":
         await receipt.durable()
     return receipt
@@ -108,7 +108,7 @@ async def send_many(
         await _until_room(core, runtime, on_full)
         batch = tuple(payloads[start : start + MESSAGES_A_RECORD])
         first_number = number + start if producer else number
-        receipt = _accept(core, runtime, type_id, batch, producer, first_number, None)
+        receipt = _accept(core, runtime, type_id, batch, producer, first_number)
     if runtime.spec.durability == "durable":
         await receipt.durable()
     return receipt
@@ -119,9 +119,9 @@ def _accept(
     runtime: KernelRuntime,
     type_id: int,
     payloads: tuple[bytes, ...],
-    producer: str,
-    number: int,
-    waiter: CallWaiter | None,
+    producer: str = "",
+    number: int = 0,
+    waiter: CallWaiter | None = None,
 ) -> SendReceipt:
     """Number, record and queue messages in one step; nothing here awaits."""
     core.runtime(runtime.kernel_id)
@@ -137,21 +137,21 @@ def _accept(
         numbers=tuple(range(number, number + count)) if producer else (0,) * count,
     )
     append: Append | None = None
-    if runtime.spec.durability == "volatile":
-        core.state.apply(accepted)
-    else:
-        append = core.record(
-            f"messages/{runtime.kernel_id}",
-            [accepted],
-            control=False,
-            then=lambda: runtime.mark_durable(last),
-        )
-    for sequence, payload in enumerate(payloads, first):
-        runtime.inbox.push(Posting(sequence, type_id, payload))
+    with runtime.delivery:  # the journal's thread delivers as soon as they are durable
+        if runtime.spec.durability == "volatile":
+            core.state.apply(accepted)
+        else:
+            append = core.record(
+                f"messages/{runtime.kernel_id}", [accepted], control=False, mark=(runtime, last)
+            )
+        for sequence, payload in enumerate(payloads, first):
+            runtime.inbox.push(Posting(sequence, type_id, payload))
     if waiter is not None:
         runtime.outputs.calls[first] = waiter
     if append is None:
         runtime.mark_durable(last)
+    elif 0 < core.journal.commit_s < ROUSE_MAX_S:
+        runtime.instance.resident.expect(2 * core.journal.commit_s)
     return SendReceipt(last, core, runtime, append)
 
 
@@ -193,12 +193,16 @@ async def _until_room(core: Core, runtime: KernelRuntime, on_full: OnFull) -> No
 async def call(
     core: Core, runtime: KernelRuntime, type_id: int, payload: bytes, *, timeout_s: float
 ) -> Reply:
-    """Send a message and return its first reply."""
+    """Send a message and return its first reply, which comes only once the message is durable."""
+    check_message(runtime, type_id, payload)
     waiter = CallWaiter()
 
     async def send_and_wait() -> None:
-        await send(core, runtime, type_id, payload, waiter=waiter)
+        await _until_room(core, runtime, "wait")
+        receipt = _accept(core, runtime, type_id, (payload,), waiter=waiter)
         await waiter.done.wait()
+        if waiter.lost and runtime.spec.durability == "durable":
+            await receipt.durable()  # raises if the journal failed
 
     if not await within(core.clock, timeout_s, send_and_wait):
         raise TimeoutError(

@@ -22,7 +22,7 @@ from ringflow.device.registry import open_device
 from ringflow.engine import launching, requests
 from ringflow.engine.core import Core
 from ringflow.engine.engine import Engine
-from ringflow.engine.pumping import PumpThread
+from ringflow.engine.pumping import pump_server
 from ringflow.engine.quiescing import quiesce
 from ringflow.engine.recovery import recover
 from ringflow.engine.runtime import KernelRuntime
@@ -104,7 +104,7 @@ async def open_engine(
 async def _serving(core: Core) -> AsyncIterator[None]:
     """Recover what the folder holds, serve it for the block, and close in order."""
     core.lease_ended = partial(_after_lease, core)
-    pump = PumpThread(core.pump, partial(_on_report, core))
+    pump = pump_server(core.pump, tuple(core.devices.values()), partial(_on_report, core))
     core.tasks.start_soon(pump.run)
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
     try:

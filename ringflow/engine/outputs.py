@@ -92,7 +92,8 @@ class Outputs:
     @property
     def is_full(self) -> bool:
         """Whether new messages must wait until someone reads, acknowledges or releases."""
-        waiting = max((len(queue.outputs) for queue in self.consumers.values()), default=0)
+        queues = list(self.consumers.values())  # in one step: the journal's thread asks as well
+        waiting = max((len(queue.outputs) for queue in queues), default=0)
         return max(waiting, len(self._held)) >= self.bound
 
     def take(self, outputs: Iterable[Output]) -> None:

@@ -1,31 +1,134 @@
-"""The pump's thread: native reports come in batches, straight into the event loop.
+"""From the pump into the event loop: native reports come in batches.
 
-- One thread stays in the native wait and has the loop call back, once a batch; a thread call per
-  batch would cost two slow wake-ups, a pipe a task switch.
-- The queue between thread and event loop is bounded; at the bound the thread waits, the rings fill,
-  and new messages wait for credits.
+- ``PumpListener``: devices that ring wake the event loop itself, which then looks; no thread lies
+  between a kernel's answer and its reader.
+- ``PumpThread``: for devices that have to be moved or watched. One thread stays in the native wait
+  and has the loop call back, once a batch. The queue between the two is bounded; at the bound the
+  thread waits, the rings fill, and new messages wait for credits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final, Protocol
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
+from ringflow.device.api import Device, stepping_of
 from ringflow.device.pump import Pump, PumpReport
 from ringflow.journal.thread import Bell, LoopCaller, loop_caller
 
 _WAIT_S: Final = 5.0
 _BATCHES_MAX: Final = 256
 
+OnReport = Callable[[PumpReport], None]
 
-class PumpThread:
+
+class PumpServer(Protocol):
     """Brings a pump's reports to ``on_report``, in the event loop, until ``close``."""
 
-    def __init__(self, pump: Pump, on_report: Callable[[PumpReport], None]) -> None:
+    async def run(self) -> None:
+        """Serve until ``close``; as a task. Raises what ``on_report`` raised."""
+
+    def close(self) -> None:
+        """Make ``run`` return; what the loop has not taken in yet is dropped."""
+
+
+def pump_server(pump: Pump, devices: Sequence[Device], on_report: OnReport) -> PumpServer:
+    """Return what serves a pump for kernels on these devices."""
+    if any(stepping_of(device) is not None for device in devices):
+        return PumpThread(pump, on_report)
+    return PumpListener(pump, on_report)
+
+
+class PumpListener:
+    """``PumpServer`` for devices that ring when a kernel has news."""
+
+    def __init__(self, pump: Pump, on_report: OnReport) -> None:
+        self._pump = pump
+        self._on_report = on_report
+        self._called = anyio.Event()
+        self._closed = self._copying = False
+        self._failure: Exception | None = None
+
+    def close(self) -> None:
+        self._closed = True
+        self._called.set()
+
+    async def run(self) -> None:
+        with self._pump.listening() as listener, anyio.CancelScope(shield=True):
+            await self._serve(listener.event)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self, event: int) -> None:
+        loop: Any = anyio.lowlevel.current_token().native_token
+        if hasattr(loop, "add_reader"):  # asyncio: a task for each look would take twice as long
+            loop.add_reader(event, self._ready, event, loop.call_soon)
+            try:
+                self._turn(loop.call_soon)
+                await self._copy_when_called()
+            finally:
+                loop.remove_reader(event)
+            return
+        async with anyio.create_task_group() as tasks:  # trio
+
+            async def watch() -> None:
+                while True:
+                    self._turn(call_soon)
+                    await anyio.wait_readable(event)
+                    os.eventfd_read(event)
+
+            call_soon = loop.run_sync_soon
+            tasks.start_soon(watch)
+            await self._copy_when_called()
+            tasks.cancel_scope.cancel()
+
+    def _ready(self, event: int, call_soon: Callable[..., object]) -> None:
+        os.eventfd_read(event)
+        self._turn(call_soon)
+
+    def _turn(self, call_soon: Callable[..., object]) -> None:
+        """Take in what there is; what it has woken runs before the next turn."""
+        if self._copying or self._pump.copies_much:
+            self._called.set()
+        elif not self._closed and self._take(self._pump.look()):
+            call_soon(self._turn, call_soon)
+
+    async def _copy_when_called(self) -> None:
+        """Until the close: when there are large arrays, look in a thread."""
+        own = anyio.CapacityLimiter(1)
+        while not self._closed:
+            await self._called.wait()
+            self._called = anyio.Event()
+            self._copying = True
+            while not self._closed and self._take(
+                await anyio.to_thread.run_sync(self._pump.look, limiter=own)
+            ):
+                pass
+            self._copying = False
+
+    def _take(self, reports: list[PumpReport]) -> bool:
+        """Take reports in; False: there are none. The first error is the last report."""
+        try:
+            for report in reports:
+                if self._closed:
+                    break
+                self._on_report(report)
+        except Exception as error:  # raised by ``run``, which somebody awaits
+            self._failure = error
+            self.close()
+        return bool(reports)
+
+
+class PumpThread:
+    """``PumpServer`` for devices that are moved by the pump, or never ring."""
+
+    def __init__(self, pump: Pump, on_report: OnReport) -> None:
         self._pump = pump
         self._on_report = on_report
         self._given = self._taken = 0  # batches: the thread counts the one, the loop the other
@@ -34,13 +137,11 @@ class PumpThread:
         self._failure: Exception | None = None
 
     def close(self) -> None:
-        """Make ``run`` return; what the loop has not taken in yet is dropped."""
         self._closed = True
         self._room.ring()
         self._pump.wake()
 
     async def run(self) -> None:
-        """Serve until ``close``; as a task. Raises what ``on_report`` raised."""
         soon = loop_caller()
         with anyio.CancelScope(shield=True):  # it ends by ``close``, which always comes
             await anyio.to_thread.run_sync(self._serve, soon, limiter=anyio.CapacityLimiter(1))

@@ -89,7 +89,7 @@ class ReloadPerformer:
             return
         runtime = self._runtime
         runtime.retain_after = None
-        runtime.inbox.discard_through(runtime.done_sequence)
+        runtime.discard_done()
         runtime.release_outputs(self._covered)
         await self._core.in_thread(self._old.close)
         await checkpoints.retire(self._core, runtime.kernel_id)

@@ -97,12 +97,8 @@ async def start_reload(
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
     check_listed(runtime.instance, "reload")
-    handled = max(runtime.inbox.posted_through, runtime.replay_through)
-    if at_sequence is not None and at_sequence <= handled:
-        raise UsageError(
-            f"the kernel has message {handled} already, the code can't change "
-            f"at {at_sequence}; choose a later sequence, or None for as soon as possible"
-        )
+    if at_sequence is not None:
+        _deliver_before(runtime, at_sequence)
     operation_id = core.ids.new("reload")
     requested = ReloadRequested(
         operation_id=operation_id,
@@ -117,12 +113,22 @@ async def start_reload(
         actor=actor,
         reason=reason,
     )
-    if at_sequence is not None:
-        runtime.deliver_through = at_sequence - 1
     performer = ReloadPerformer(core, runtime, new)
     operation = Operation(core, operation_id, partial(_reload_result, performer))
     _start(core, operation, requested, performer, runtime)
     return operation
+
+
+def _deliver_before(runtime: KernelRuntime, sequence: int) -> None:
+    """Keep messages from ``sequence`` on; raises ``UsageError`` if the kernel has that one."""
+    with runtime.delivery:
+        handled = max(runtime.inbox.posted_through, runtime.replay_through)
+        if sequence <= handled:
+            raise UsageError(
+                f"the kernel has message {handled} already, the code can't change "
+                f"at {sequence}; choose a later sequence, or None for as soon as possible"
+            )
+        runtime.deliver_through = sequence - 1
 
 
 def _check_reload(

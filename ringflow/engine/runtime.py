@@ -2,12 +2,16 @@
 
 - Messages are posted only when durable, in order, and never past ``deliver_through``.
 - Every change of what waiters look at goes through ``changed.notify``.
-- Only the engine's event loop touches a runtime; instances are worked on in threads.
+- Only the engine's event loop touches a runtime, with one exception: the journal's thread delivers
+  what it has made durable (``mark_durable``). Whoever changes the inbox, or what may be delivered,
+  while messages flow holds ``delivery``; after ``pause`` nothing is posted.
+- Instances are worked on in threads.
 """
 
 from __future__ import annotations
 
 import heapq
+import threading
 
 import anyio
 import attrs
@@ -58,6 +62,7 @@ class KernelRuntime:
     generation: int = -1
     state: KernelState = KernelState.UNKNOWN
     pump_key: int | None = None
+    delivery: threading.RLock = attrs.field(factory=threading.RLock)
     changed: Condition = attrs.field(factory=Condition)
     _done_waiters: list[tuple[int, int, anyio.Event]] = attrs.field(factory=list)
 
@@ -73,25 +78,36 @@ class KernelRuntime:
 
     def deliver(self) -> None:
         """Post as many durable parked messages as the device has room for."""
-        if not self.delivering or self.outputs.is_full:
-            return
-        through = self.durable_through
-        if self.deliver_through is not None:
-            through = min(through, self.deliver_through)
-        resident = self.instance.resident
-        messages = self.inbox.next_parked(resident.room(), through=through)
-        if messages:
-            self.inbox.mark_posted(resident.post(messages))
+        with self.delivery:
+            if not self.delivering or self.outputs.is_full:
+                return
+            through = self.durable_through
+            if self.deliver_through is not None:
+                through = min(through, self.deliver_through)
+            resident = self.instance.resident
+            messages = self.inbox.next_parked(resident.room(), through=through)
+            if messages:
+                self.inbox.mark_posted(resident.post(messages))
 
-    def mark_durable(self, sequence: int) -> None:
-        """Messages up to ``sequence`` may be delivered."""
-        self.durable_through = max(self.durable_through, sequence)
-        self.deliver()
+    def mark_durable(self, number: int) -> None:
+        """Messages up to ``number`` may be delivered; any thread may say so."""
+        with self.delivery:
+            self.durable_through = max(self.durable_through, number)
+            self.deliver()
 
     def pause(self) -> None:
         """Deliver nothing from now on; what arrives parks."""
-        self.delivering = False
+        with self.delivery:
+            self.delivering = False
         self.paused_at_ns = self.clock.monotonic_ns()
+
+    def discard_done(self) -> None:
+        """Forget the messages that are done and need not be kept."""
+        kept = self.done_sequence
+        if self.retain_after is not None:
+            kept = min(kept, self.retain_after)
+        with self.delivery:
+            self.inbox.discard_through(kept)
 
     def flow(self) -> int:
         """Deliver again; return for how many nanoseconds nothing was delivered."""
@@ -128,8 +144,7 @@ class KernelRuntime:
 
     def _mark_done(self, sequence: int) -> None:
         self.done_sequence = sequence
-        kept = sequence if self.retain_after is None else min(sequence, self.retain_after)
-        self.inbox.discard_through(kept)
+        self.discard_done()
         while self._done_waiters and self._done_waiters[0][0] <= sequence:
             heapq.heappop(self._done_waiters)[2].set()
         self.settle_calls()
@@ -248,7 +263,8 @@ class KernelRuntime:
         """Wake every waiter: nothing comes any more from this runtime."""
         self.halted = halted
         self.closed = not halted
-        self.delivering = False
+        with self.delivery:
+            self.delivering = False
         self.detach()
         for _, _, event in self._done_waiters:
             event.set()

@@ -45,6 +45,13 @@ class JournalLimits:
     reserve_bytes: int = 64 * 2**20
 
 
+class DurableMark(Protocol):
+    """What is told how far it is durable, in the journal's thread."""
+
+    def mark_durable(self, number: int) -> None:
+        """Everything up to ``number`` is durable; must be short, and safe beside the event loop."""
+
+
 @final
 class Append:
     """A record on its way to the disk.
@@ -52,13 +59,18 @@ class Append:
     Attributes:
         stream, version: its stream and its number in it, counted from 1; known at once.
         sequence: its number in the journal once it is durable, None before.
+        mark: what is told first that the record is durable, and the number that it is told; of
+            several records of a batch with one receiver only the last one's number is given.
     """
 
-    __slots__ = ("_done", "_then", "failed", "sequence", "stream", "version")
+    __slots__ = ("_done", "_then", "failed", "mark", "sequence", "stream", "version")
 
-    def __init__(self, stream: str, version: int) -> None:
+    def __init__(
+        self, stream: str, version: int, mark: tuple[DurableMark, int] | None = None
+    ) -> None:
         self.stream = stream
         self.version = version
+        self.mark = mark
         self.sequence: int | None = None
         self.failed = False
         self._done: anyio.Event | None = None
@@ -188,10 +200,20 @@ class Journal(Protocol):
     def stream_version(self, stream: str) -> int:
         """Return the version of the stream's last appended record, 0 for none."""
 
-    def append(self, stream: str, events: Sequence[Event], *, control: bool = True) -> Append:
+    def append(
+        self,
+        stream: str,
+        events: Sequence[Event],
+        *,
+        control: bool = True,
+        mark: tuple[DurableMark, int] | None = None,
+    ) -> Append:
         """Queue one record; with ``control=False`` it waits in the lane of messages.
 
         Control records overtake waiting messages; the order within a stream is kept.
+
+        Args:
+            mark: see ``Append``; what is delivered need not wait for the event loop.
 
         Raises:
             JournalClosedError: the journal is closed or has failed.
@@ -205,6 +227,10 @@ class Journal(Protocol):
 
     async def room(self) -> None:
         """Wait until the message lane is under its bound; an ``append`` without await fits then."""
+
+    @property
+    def commit_s(self) -> float:
+        """How long the last batch took to become durable, 0 before the first one."""
 
     def records(
         self,
@@ -251,6 +277,7 @@ class Journal(Protocol):
 
 __all__ = [
     "Append",
+    "DurableMark",
     "IgnoredBytes",
     "Journal",
     "JournalLimits",

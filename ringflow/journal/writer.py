@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -27,6 +28,7 @@ from ringflow.errors import (
 from ringflow.events.codec import Event, EventCodec
 from ringflow.journal.api import (
     Append,
+    DurableMark,
     JournalLimits,
     OpeningReport,
     Record,
@@ -76,6 +78,7 @@ class JournalWriter:
         self._free_bytes = log.free_bytes()
         self._durable = log.sequence
         self._batches = self._written_bytes = self._unchecked_bytes = 0
+        self._commit_s = 0.0
         self.failed = anyio.Event()
         self.failure: BaseException | None = None
 
@@ -91,14 +94,25 @@ class JournalWriter:
     def durable_sequence(self) -> int:
         return self._durable
 
+    @property
+    def commit_s(self) -> float:
+        return self._commit_s
+
     def stream_version(self, stream: str) -> int:
         return self._versions.get(stream, 0)
 
-    def append(self, stream: str, events: Sequence[Event], *, control: bool = True) -> Append:
+    def append(
+        self,
+        stream: str,
+        events: Sequence[Event],
+        *,
+        control: bool = True,
+        mark: tuple[DurableMark, int] | None = None,
+    ) -> Append:
         self._check_open()
         data = self._codec.encode(events)
         self._check_bounds(len(data), control=control)
-        append = Append(stream, self._versions.get(stream, 0) + 1)
+        append = Append(stream, self._versions.get(stream, 0) + 1, mark)
         self._versions[stream] = append.version
         self._lanes.push(Pending(append, events, data), control=control)
         self._ring()
@@ -224,7 +238,9 @@ class JournalWriter:
         try:
             while self.failure is None:
                 if batch := self._lanes.take(self._limits.batch_bytes):
-                    soon(partial(self._settle, batch, *self._commit(batch)))
+                    records, size = self._commit(batch)
+                    failure = _tell_marks(batch)
+                    soon(partial(self._settle, batch, records, size, failure))
                 elif not self._log.tidy():
                     break
         except Exception as error:
@@ -238,8 +254,14 @@ class JournalWriter:
             self._log.close()
         return not closing
 
-    def _settle(self, batch: Sequence[Pending], records: Sequence[Record], size: int) -> None:
-        """Tell of a durable batch, in the event loop."""
+    def _settle(
+        self,
+        batch: Sequence[Pending],
+        records: Sequence[Record],
+        size: int,
+        failure: Exception | None,
+    ) -> None:
+        """Tell of a durable batch, in the event loop; ``failure`` is what a mark raised."""
         if self.failure is not None:  # a callback's, while this batch was on its way
             for pending in batch:
                 pending.append.settle(None)
@@ -247,7 +269,6 @@ class JournalWriter:
         self._durable = records[-1].sequence
         self._batches += 1
         self._written_bytes += size
-        failure: Exception | None = None
         for pending, record in zip(batch, records, strict=True):
             try:
                 pending.append.settle(record.sequence)
@@ -270,7 +291,9 @@ class JournalWriter:
         self._ended.set()
 
     def _commit(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
+        start_s = time.monotonic()
         records, size = self._log.write(batch)
+        self._commit_s = time.monotonic() - start_s
         self._unchecked_bytes += size
         if self._unchecked_bytes >= _RESERVE_CHECK_BYTES:
             self._unchecked_bytes = 0
@@ -324,6 +347,18 @@ class JournalWriter:
             self._free_bytes = self._log.free_bytes()
         if self._free_bytes < limits.reserve_bytes:
             raise DiskReserveError(self._free_bytes, limits.reserve_bytes)
+
+
+def _tell_marks(batch: Sequence[Pending]) -> Exception | None:
+    """Tell each receiver its last number; return the first error, after all have heard."""
+    failure: Exception | None = None
+    marks = [pending.append.mark for pending in batch if pending.append.mark is not None]
+    for receiver, number in dict(marks).items():
+        try:
+            receiver.mark_durable(number)
+        except Exception as error:
+            failure = failure or error
+    return failure
 
 
 def _now(function: Callable[[], object]) -> None:

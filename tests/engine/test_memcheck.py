@@ -63,12 +63,15 @@ async def test_message_that_stores_out_of_bounds_halts_its_kernel_alone(folder: 
 
 async def test_endless_message_misses_the_deadline_of_a_command(folder: Path) -> None:
     """The operation fails at its deadline, a neighbour answers meanwhile, the engine closes."""
-    endless = changed("__trap();", "while (step > 0) cells[thread] += 1;")
+    endless = changed(
+        "__trap();",
+        "if (self.leader()) self.reply(m, m.data, m.size);\nwhile (step > 0) cells[thread] += 1;",
+    )
     async with checked_engine(folder, step_timeout_s=1.0) as engine:
         stuck = await engine.launch(adder("stuck", code=endless), device="host:0")
         healthy = await engine.launch(adder("healthy"), device="host:0")
-        await stuck.send(Trap())
         with anyio.fail_after(DEADLINE_S):
+            await stuck.call(Trap(), timeout_s=DEADLINE_S)  # from its reply on it loops
             with pytest.raises(ringflow.OperationFailedError, match="not done within"):
                 await engine.checkpoint("stuck")
             await send_all(healthy, [1, 2, 3])

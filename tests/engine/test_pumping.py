@@ -1,7 +1,11 @@
-"""The pump's thread against a pump that is made of a queue."""
+"""What serves a pump, against pumps that are made of queues."""
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import cast
 
@@ -11,8 +15,10 @@ import pytest
 
 from ringflow.device.abi import KernelFault, KernelState
 from ringflow.device.api import LaunchStatus
+from ringflow.device.native import LISTENERS_MAX, Listener, native
 from ringflow.device.pump import Pump, PumpReport
-from ringflow.engine.pumping import PumpThread
+from ringflow.engine.pumping import PumpListener, PumpThread
+from ringflow.errors import LimitExceededError
 
 pytestmark = pytest.mark.anyio
 
@@ -91,3 +97,92 @@ async def test_nothing_arrives_after_the_close() -> None:
         pump.batches.put([_report(1)])
         thread.close()
     assert heard == []
+
+
+class _RingingPump:
+    """``look`` returns what was put; after one in vain ``put`` rings once, as workers do."""
+
+    def __init__(self) -> None:
+        self.copies_much = False
+        self.batches: deque[list[PumpReport]] = deque()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK)
+        self._armed = False
+
+    @contextmanager
+    def listening(self) -> Iterator[Listener]:
+        try:
+            yield Listener(0, self._event)
+        finally:
+            os.close(self._event)
+
+    def put(self, reports: list[PumpReport]) -> None:
+        self.batches.append(reports)
+        if self._armed:
+            self._armed = False
+            os.eventfd_write(self._event, 1)
+
+    def look(self) -> list[PumpReport]:
+        if not self.batches:
+            self._armed = True
+            return []
+        return self.batches.popleft()
+
+
+async def test_a_listener_takes_all_in_order() -> None:
+    """News before the start, while it is awake, and while it sleeps; none is lost."""
+    pump, heard, done = _RingingPump(), list[int](), anyio.Event()
+
+    def hear(report: PumpReport) -> None:
+        heard.append(report.done_sequence)
+        if report.done_sequence == 100:
+            pump.put([_report(101)])
+        if report.done_sequence in (60, 120, 121):  # kernels with large arrays come and go
+            pump.copies_much = not pump.copies_much
+        if report.done_sequence == 200:
+            done.set()
+
+    pump.put([_report(1), _report(2)])
+    server = PumpListener(cast(Pump, pump), hear)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        with anyio.fail_after(20):
+            for number in range(3, 201):
+                if number != 101:
+                    pump.put([_report(number)])
+                await anyio.lowlevel.checkpoint()
+            await done.wait()
+        server.close()
+    assert sorted(heard) == list(range(1, 201))
+
+
+async def test_what_breaks_a_listener_is_raised_where_it_is_awaited() -> None:
+    """An error in the callback is not lost, and it is the last callback."""
+    pump, heard = _RingingPump(), list[int]()
+
+    def hear(report: PumpReport) -> None:
+        heard.append(report.done_sequence)
+        raise ValueError("broken state")
+
+    for number in (1, 2, 3):
+        pump.put([_report(number)])
+    with anyio.fail_after(20), pytest.raises(ValueError, match="broken state"):
+        await PumpListener(cast(Pump, pump), hear).run()
+    assert heard == [1]
+
+
+def test_listeners_are_bounded_and_used_again() -> None:
+    """A process that opens and closes engines for ever keeps no descriptor a time."""
+    taken: list[Listener] = []
+
+    def take_all() -> None:
+        while True:
+            taken.append(native().take_listener())
+
+    with pytest.raises(LimitExceededError, match="close one first"):
+        take_all()
+    assert 0 < len(taken) <= LISTENERS_MAX
+    for listener in taken:
+        native().give_back_listener(listener)
+    again = native().take_listener()
+    native().give_back_listener(again)
+    assert again in taken

@@ -156,6 +156,42 @@ async def test_a_callback_that_raises_fails_the_journal_and_wakes_all(opener: Op
             journal.append("s", note("3"))
 
 
+class _Marks:
+    """Notes what it is told; a negative number breaks it."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def mark_durable(self, number: int) -> None:
+        self.told.append(number)
+        if number < 0:
+            raise ZeroDivisionError
+
+
+async def test_marks_are_told_in_order_before_anybody_else(opener: Opener) -> None:
+    """Of several records of a batch the last number stands for all."""
+    marks, seen = _Marks(), list[tuple[int, ...]]()
+    async with opener() as journal:
+        appends = [journal.append("s", note(str(n)), mark=(marks, n)) for n in range(1, 10)]
+        for append in appends:
+            append.then(lambda: seen.append(tuple(marks.told)))
+        await journal.until_durable(appends[-1])
+    assert marks.told == sorted(set(marks.told))
+    assert marks.told[-1] == 9
+    for number, told in enumerate(seen, 1):
+        assert told[-1] >= number
+
+
+async def test_a_mark_that_raises_fails_the_journal_and_wakes_all(opener: Opener) -> None:
+    """As for a callback; the record is durable nevertheless."""
+    async with opener() as journal:
+        first = journal.append("s", note("1"), mark=(_Marks(), -1))
+        await journal.until_durable(first)
+        await journal.failed.wait()
+        with pytest.raises(JournalClosedError):
+            journal.append("s", note("2"))
+
+
 async def test_control_overtakes_waiting_messages(opener: Opener) -> None:
     """A control record does not wait behind message batches."""
     async with opener(limits=JournalLimits(batch_bytes=1)) as journal:

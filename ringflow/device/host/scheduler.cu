@@ -282,7 +282,7 @@ extern "C" __device__ void ringflow_worker_run(worker* self) {
         u64 now = native::now_ns();
         if (progress) went_on_ns = now;
         if (now - went_on_ns <= self->spin_ns) continue;
-        if (now - went_on_ns <= self->yield_ns) {
+        if (now - went_on_ns <= self->yield_ns || native::stays_awake(where, now)) {
             sched_yield();
             continue;
         }

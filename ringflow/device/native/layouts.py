@@ -1,5 +1,7 @@
 """Layouts of the memory that the native pump and its Python side share.
 
+- ``LISTENER``: an event descriptor (eventfd) that is written once when a kernel has news; an event
+  loop sleeps there. ``ROOM`` holds all of the process.
 - ``ROOM``: where threads of the process sleep; one a process, in ``ringflow.device.native``.
 - ``ENTRY``: what the pump knows of one persistent kernel; host memory, owned by the kernel.
 - ``REPORT``: header of one kernel's news; ``outputs`` slots of ``slot_bytes`` follow it.
@@ -20,8 +22,22 @@ ROOM: Final = Layout(
         u32("host_bell", 128, "futex of pumps and of those who wait for a kernel"),
         u32("host_sleepers", 132, "of these asleep or about to sleep"),
         u32("futex_call", 192, "number of the futex system call"),
+        u32("write_call", 196, "number of the write system call"),
+        u64("awake_until_ns", 200, "monotonic; workers and pumps yield instead of sleeping"),
+        u64("listeners", 208, "array of listeners"),
+        u32("listener_count", 216, "how many of them were ever used"),
     ),
     alignment_bytes=128,
+)
+
+LISTENER: Final = Layout(
+    "listener",
+    64,
+    (
+        u32("event", 0, "file descriptor"),
+        u32("armed", 4, "1: write to it at the next ring"),
+    ),
+    alignment_bytes=64,
 )
 
 ENTRY: Final = Layout(
@@ -90,7 +106,7 @@ AWAIT_TIMEOUT: Final = 2
 
 
 def generated_room() -> str:
-    return ROOM.c_struct()
+    return "\n\n".join([LISTENER.c_struct(), ROOM.c_struct()])
 
 
 def generated_pump() -> str:

@@ -254,6 +254,11 @@ extern "C" __device__ unsigned ringflow_room(const entry* kernel) {
     return open < kernel->credits ? kernel->credits - (unsigned)open : 0;
 }
 
+// Messages for the kernel are expected within ``longest_ns``: be awake by then.
+extern "C" __device__ void ringflow_rouse(entry* kernel, u64 longest_ns) {
+    native::rouse(native::room_of(kernel), longest_ns);
+}
+
 // Copy encoded slots into the ring and ring the doorbell; return how many there was room for.
 extern "C" __device__ unsigned ringflow_post(entry* kernel, const unsigned char* slots,
                                              unsigned count) {
@@ -359,7 +364,7 @@ extern "C" __device__ u64 ringflow_wait(pump* pump, unsigned char* out, u64 size
         u64 passed_ns = native::now_ns() - start_ns;
         if (passed_ns >= timeout_ns) return 0;
         if (passed_ns < native::SPIN_NS) continue;
-        if (passed_ns < native::YIELD_NS) {
+        if (passed_ns < native::YIELD_NS || native::stays_awake(where, start_ns + passed_ns)) {
             sched_yield();
             continue;
         }
@@ -375,6 +380,17 @@ extern "C" __device__ u64 ringflow_wait(pump* pump, unsigned char* out, u64 size
         native::add(&where->host_sleepers, ~0u);
         if (written) return written;
     }
+}
+
+// Take what news there is without waiting; return the bytes of the reports.
+extern "C" __device__ u64 ringflow_look(pump* pump, unsigned char* out, u64 size_bytes) {
+    return native::scan_all(pump, out, size_bytes);
+}
+
+// Have the next ring written to the listener's event; who arms looks once more before it sleeps.
+extern "C" __device__ void ringflow_arm(listener* listener) {
+    native::store(&listener->armed, 1);
+    native::full_fence();
 }
 
 extern "C" __device__ void ringflow_wake(pump* pump) {
