@@ -13,6 +13,7 @@ COMMAND_MODULES: Final = (
     "ringflow.cli.check",
     "ringflow.cli.demo",
     "ringflow.cli.devices",
+    "ringflow.cli.diagram",
     "ringflow.cli.journal",
     "ringflow.cli.replay",
 )
