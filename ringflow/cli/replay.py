@@ -1,4 +1,4 @@
-"""``ringflow replay``: do a journal's decisions follow from its inputs."""
+"""``ringflow replay``: decisions from the journal's inputs, and an exact kernel's states, again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import typer
 
 if TYPE_CHECKING:
     from ringflow.engine.replay import ReplayReport
+    from ringflow.engine.rerun import RerunReport
     from ringflow.events.codec import Event
 
 _PATH = typer.Argument(help="The engine's folder, or its journal's.", show_default=False)
+_KERNEL = typer.Option(help="Run this kernel again, from one recovery point to the next.")
+_DEVICE = typer.Option(help="Where to run it.")
 _JSON = typer.Option("--json", help="One JSON object.")
 
 
@@ -22,15 +25,25 @@ def register(app: typer.Typer) -> None:
 
 def replay(
     path: Annotated[Path, _PATH],
+    kernel: Annotated[str | None, _KERNEL] = None,
+    device: Annotated[str, _DEVICE] = "host:0",
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Recompute what the engine decided, from the journal's inputs; changes nothing.
 
-    Verifies every line on the way.
+    Verifies every line on the way. With --kernel an exact kernel runs again, on a device of this
+    machine, from each recovery point that is kept to the next, and its memory must become the same.
 
     Exits with 0 if all is as the journal says, with 1 at the first difference, which is shown with
     both sides, or if the journal is damaged, with 2 for wrong use.
     """
+    if kernel is None:
+        _replay_decisions(path, as_json=as_json)
+    else:
+        _rerun(path, kernel, device, as_json=as_json)
+
+
+def _replay_decisions(path: Path, *, as_json: bool) -> None:
     from ringflow.engine.replay import replay_records
     from ringflow.events.registry import default_codec
     from ringflow.journal.reader import read_records
@@ -96,6 +109,31 @@ def _plain_report(report: ReplayReport) -> dict[str, Any]:
             "expected": _plain_events(found.expected),
         },
     }
+
+
+def _rerun(path: Path, kernel: str, device: str, *, as_json: bool) -> None:
+    import anyio
+    import attrs
+
+    from ringflow.engine.rerun import rerun_kernel
+
+    report = anyio.run(lambda: rerun_kernel(path, kernel, device=device))
+    if as_json:
+        _print_json(attrs.asdict(report))
+    else:
+        _print_rerun(report)
+    raise typer.Exit(0 if report.equal else 1)
+
+
+def _print_rerun(report: RerunReport) -> None:
+    for span in report.spans:
+        said = f"{span.start} -> {span.end}: {span.messages} messages"
+        if span.skipped:
+            typer.echo(f"{said}, not run: {span.skipped}")
+        elif span.difference:
+            typer.echo(f"{said}, {span.outputs} outputs: DIFFERS\n  {span.difference}")
+        else:
+            typer.echo(f"{said}, {span.outputs} outputs: equal in every region")
 
 
 def _print_json(value: object) -> None:

@@ -12,6 +12,7 @@ import attrs
 
 from ringflow.device.api import Device
 from ringflow.device.compiler.api import CompiledCode
+from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.posting import Posting
 from ringflow.engine import instances
 from ringflow.engine.core import Core
@@ -24,7 +25,7 @@ from ringflow.events.lifecycle import KernelHalted, KernelTrapped, RecoveryFellB
 from ringflow.events.messages import MessagesAccepted, MessagesLost
 from ringflow.spec import Dim3, KernelSpec
 from ringflow.statemachines.lifecycle import RecoveryPoint, fallback_points
-from ringflow.storage import Checkpoint
+from ringflow.storage import Checkpoint, ObjectStore
 
 
 @attrs.frozen(eq=False)
@@ -76,6 +77,26 @@ async def _load(core: Core, point: RecoveryPoint) -> Checkpoint:
     return checkpoint
 
 
+def code_of(
+    point: RecoveryPoint,
+    spec: KernelSpec,
+    device: Device,
+    objects: ObjectStore,
+    cache: CompileCache | None,
+) -> CompiledCode:
+    """Return a recovery point's own compiled code; for a device of another kind, compile anew."""
+    if device.target.name != point.code_target:
+        return instances.compile_for(spec, device, cache)
+    return CompiledCode(
+        format="ptx" if device.target.is_host else "cubin",
+        target=point.code_target,
+        code=objects.get(point.code_digest),
+        entry_point=spec.code.entry_point,
+        source_digest=point.code_digest,
+        cached=True,
+    )
+
+
 def _fill(
     core: Core,
     device: Device,
@@ -84,17 +105,7 @@ def _fill(
     checkpoint: Checkpoint,
     grid: tuple[int, ...],
 ) -> Instance:
-    if device.target.name == point.code_target:
-        compiled = CompiledCode(
-            format="ptx" if device.target.is_host else "cubin",
-            target=point.code_target,
-            code=core.objects.get(point.code_digest),
-            entry_point=spec.code.entry_point,
-            source_digest=point.code_digest,
-            cached=True,
-        )
-    else:
-        compiled = instances.compile_for(spec, device, core.cache)
+    compiled = code_of(point, spec, device, core.objects, core.cache)
     x, y, z = grid
     dims: Dim3 = (x, y, z)
     instance = instances.create(device, spec, compiled, grid=dims, epoch=core.epoch)
