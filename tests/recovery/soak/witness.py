@@ -37,6 +37,16 @@ class Log(Protocol):
     def note(self, kind: str, **facts: Any) -> None: ...
 
 
+class EffectStore(Protocol):
+    """The exactly-once consumer's store: each effect is its own position."""
+
+    stored: list[Effect]
+
+    @property
+    def position(self) -> OutputId: ...
+    def store(self, effect: Effect) -> None: ...
+
+
 class Witness:
     """Appends JSON lines; one ``life`` is one process."""
 
@@ -50,7 +60,7 @@ class Witness:
 
 
 class Effects:
-    """The exactly-once consumer's store: each effect is its own position."""
+    """``EffectStore`` in a file."""
 
     def __init__(self, path: Path) -> None:
         self.stored = read_effects(path)
@@ -63,6 +73,32 @@ class Effects:
     def store(self, effect: Effect) -> None:
         data = _EFFECT.pack(effect.sequence, effect.index, len(effect.payload), effect.payload)
         os.write(self._descriptor, data)
+        self.stored.append(effect)
+
+
+class MemoryLog:
+    """``Log`` in memory, for lives that share a process."""
+
+    def __init__(self) -> None:
+        self.life = 1
+        self.notes: list[dict[str, Any]] = []
+
+    def note(self, kind: str, **facts: Any) -> None:
+        plain = json.loads(json.dumps(facts))
+        self.notes.append({"kind": kind, "life": self.life, **plain})
+
+
+class MemoryEffects:
+    """``EffectStore`` in memory."""
+
+    def __init__(self) -> None:
+        self.stored: list[Effect] = []
+
+    @property
+    def position(self) -> OutputId:
+        return self.stored[-1].identity if self.stored else (0, 0)
+
+    def store(self, effect: Effect) -> None:
         self.stored.append(effect)
 
 

@@ -19,7 +19,7 @@ import ringflow
 from ringflow.device.host.device import HostDevice
 from tests.recovery.soak import kernel as k
 from tests.recovery.soak.checks import EXACT, LAZY
-from tests.recovery.soak.witness import Effect, Effects, Log, Witness
+from tests.recovery.soak.witness import Effect, Effects, EffectStore, Log, Witness
 
 DEVICES: Final = ("host:0", "host:1")
 ENGINE, WITNESS, EFFECTS = "engine", "witness.jsonl", "effects.bin"
@@ -98,7 +98,7 @@ async def produce(kernel: ringflow.KernelHandle, producer: str, log: Log) -> Non
             await receipt.done()
 
 
-async def consume_exactly_once(kernel: ringflow.KernelHandle, effects: Effects) -> None:
+async def consume_exactly_once(kernel: ringflow.KernelHandle, effects: EffectStore) -> None:
     """Store each effect with its position in one step; what comes again must be equal."""
     async with kernel.replies(consumer=EXACT) as replies:
         async for reply in replies:
@@ -107,7 +107,7 @@ async def consume_exactly_once(kernel: ringflow.KernelHandle, effects: Effects) 
                 await reply.ack()
 
 
-def take_exactly_once(effects: Effects, effect: Effect) -> None:
+def take_exactly_once(effects: EffectStore, effect: Effect) -> None:
     if effect.identity > effects.position:
         effects.store(effect)
     else:
@@ -165,7 +165,7 @@ async def operation(
 
 
 async def settle(
-    engine: ringflow.Engine, kernel: ringflow.KernelHandle, effects: Effects, log: Log
+    engine: ringflow.Engine, kernel: ringflow.KernelHandle, effects: EffectStore, log: Log
 ) -> None:
     """Read what both consumers still lack, to the end, without any new work."""
     async with kernel.replies(consumer=EXACT) as exact, kernel.replies(consumer=LAZY) as lazy:
