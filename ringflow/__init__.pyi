@@ -4,9 +4,10 @@ from .clock import Clock, ManualClock, SystemClock
 from .coordinator import MigrationRequest, MultiGpuBuilder, MultiGpuCoordinator
 from .device.api import Device
 from .device.registry import open_device
-from .engine.engine import Engine, KernelStatus, OperationStatus
+from .engine.engine import Engine
 from .engine.opening import open_engine
 from .engine.operations import Operation
+from .engine.status import KernelStatus, OperationStatus
 from .errors import (
     CompileError,
     ConflictError,
@@ -26,6 +27,7 @@ from .errors import (
     KernelStateError,
     KernelTrappedError,
     LimitExceededError,
+    MessageSkippedError,
     NotFoundError,
     OperationCancelledError,
     OperationFailedError,
@@ -85,8 +87,9 @@ from .ports import (
     SelfMigratingKernel,
     SelfReloadingKernel,
 )
-from .results import MigrationResult, ReloadResult
+from .results import MigrationResult, ReloadResult, RollbackResult
 from .spec import CodeFormat, KernelCodeSource, KernelSpec, Region
+from .statemachines.lifecycle import RecoveryPoint
 from .storage import (
     CHECKPOINT_MAGIC,
     CHECKPOINT_VERSION_1,
@@ -165,6 +168,7 @@ __all__ = [
     "ManualClock",
     "MemoryStorage",
     "MessageLayout",
+    "MessageSkippedError",
     "MigrationRequest",
     "MigrationResult",
     "MigrationStatsSnapshot",
@@ -180,12 +184,14 @@ __all__ = [
     "QuiescableKernel",
     "Receipt",
     "RecoveryFacts",
+    "RecoveryPoint",
     "Region",
     "RegionMismatchError",
     "ReloadResult",
     "ReloadableKernel",
     "Reply",
     "RingflowError",
+    "RollbackResult",
     "SameDeviceError",
     "SelfMigratingKernel",
     "SelfReloadingKernel",

@@ -173,6 +173,18 @@ class DisabledError(UsageError):
     """A service was asked to work while its configuration says ``enabled=False``."""
 
 
+class MessageSkippedError(RingflowError):
+    """A person decided that the message is never applied."""
+
+    def __init__(self, kernel_id: str, sequence: int) -> None:
+        self.kernel_id = kernel_id
+        self.sequence = sequence
+        super().__init__(
+            f"message {sequence} of kernel {kernel_id!r} was skipped by a person and is never "
+            "applied; the journal says who and why, send it anew if it is to be applied"
+        )
+
+
 class OperationCancelledError(RingflowError):
     """The operation was cancelled before its commit point; the kernel runs as before."""
 

@@ -80,9 +80,12 @@ class FileSystem(Protocol):
         """
 
 
+TEMPORARY_SUFFIX: Final = ".tmp"
+
+
 def write_atomic(files: FileSystem, path: Path, pieces: Iterable[Buffer]) -> None:
     """Write ``path`` so that a crash leaves the old file or the whole new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     if files.exists(temporary):
         files.delete(temporary)
     file = files.create(temporary)

@@ -1,4 +1,4 @@
-"""What a migration and a hot reload give back to who asked for them."""
+"""What migrations, hot reloads and rollbacks give back to who asked for them."""
 
 from __future__ import annotations
 
@@ -120,6 +120,24 @@ class ReloadResult:
     @property
     def total_s(self) -> float:
         return sum(self.step_s.values())
+
+
+@final
+@attrs.frozen(kw_only=True)
+class RollbackResult:
+    """A kernel that was rolled back.
+
+    Attributes:
+        checkpoint: the recovery point whose state and code are in place again.
+        applied_sequence: the last message in that state.
+        undone_count: messages that were applied since, or trapped, and never will be again.
+    """
+
+    kernel_id: str
+    checkpoint: str
+    version_id: str
+    applied_sequence: int
+    undone_count: int
 
 
 HotReloadResult: TypeAlias = ReloadResult

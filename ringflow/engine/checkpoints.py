@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
+import anyio
 import attrs
 
 from ringflow.engine.core import Core
@@ -21,10 +22,10 @@ from ringflow.engine.instances import (
 from ringflow.engine.outputs import encode_outbox
 from ringflow.engine.quiescing import held
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import StorageError
+from ringflow.errors import StorageError, UsageError
 from ringflow.events.lifecycle import CheckpointRetired, RecoveryPointCommitted
 from ringflow.spec import encode_spec
-from ringflow.statemachines.lifecycle import retirable_points
+from ringflow.statemachines.lifecycle import RecoveryPoint, point_named, retirable_points
 from ringflow.storage import Checkpoint
 
 
@@ -44,6 +45,15 @@ async def capture_held(core: Core, runtime: KernelRuntime, *, purpose: str) -> C
     async with held(core, runtime, purpose=purpose) as applied:
         captured = await capture_resting(core, runtime, applied)
     return attrs.evolve(captured, pause_ns=core.clock.monotonic_ns() - started_ns)
+
+
+async def take(core: Core, kernel_id: str) -> Checkpoint:
+    """Return a live kernel's checkpoint as a value in memory."""
+    runtime = core.runtime(kernel_id)
+    core.check_free(kernel_id)
+    with core.lease(kernel_id, "checkpoint()"):
+        captured = await capture_held(core, runtime, purpose="checkpoint")
+    return checkpoint_of(core, runtime.instance, captured)
 
 
 async def capture_resting(core: Core, runtime: KernelRuntime, applied: int) -> Captured:
@@ -78,10 +88,16 @@ async def save(
     captured: Captured,
     *,
     name: str,
-    barrier: bool,
     reason: str,
+    pinned: bool = False,
+    history_from: int = 0,
 ) -> RecoveryPointCommitted:
-    """Make spec, code and checkpoint durable; return the event that commits them."""
+    """Make spec, code and checkpoint durable; return the event that commits them.
+
+    Args:
+        pinned: retention leaves it alone.
+        history_from: with a value the point is a barrier, see ``RecoveryPointCommitted``.
+    """
     spec, compiled = instance.spec, instance.compiled
     checkpoint = checkpoint_of(core, instance, captured)
 
@@ -103,23 +119,53 @@ async def save(
         version_id=spec.code.version_id,
         code_digest=code_digest,
         code_target=compiled.target,
-        barrier=barrier,
+        barrier=history_from > 0,
+        history_from=history_from,
+        pinned=pinned,
         reason=reason,
     )
 
 
 async def retire(core: Core, kernel_id: str) -> None:
-    """Delete checkpoints beyond the limit, oldest first, the event before the file."""
+    """Delete checkpoints beyond the limit, oldest first."""
     points = retirable_points(core.state.kernels[kernel_id], core.limits.recovery_points_kept)
+    await _retire(core, kernel_id, points, actor="", reason="limit")
+
+
+async def retire_named(core: Core, kernel_id: str, name: str, *, actor: str, reason: str) -> None:
+    """Delete one checkpoint; raises ``UsageError`` if the kernel needs it."""
+    life = core.state.kernel(kernel_id)
+    point = point_named(life, name)
+    if point is None:
+        raise UsageError(f"kernel {kernel_id!r} has no checkpoint {name!r}; see recovery_points()")
+    core.check_free(kernel_id)
+    if point is life.recovery_points[-1] and not life.is_terminal:
+        raise UsageError(
+            f"checkpoint {name!r} is the newest recovery point of kernel {kernel_id!r}; make "
+            "another one first"
+        )
+    await _retire(core, kernel_id, (point,), actor=actor, reason=reason)
+
+
+async def _retire(
+    core: Core, kernel_id: str, points: tuple[RecoveryPoint, ...], *, actor: str, reason: str
+) -> None:
+    """Delete checkpoints, each event before its file."""
     if not points:
         return
     append = core.record_kernel(
         kernel_id,
-        *(CheckpointRetired(kernel_id=kernel_id, checkpoint=one.checkpoint) for one in points),
+        *(
+            CheckpointRetired(
+                kernel_id=kernel_id, checkpoint=point.checkpoint, actor=actor, reason=reason
+            )
+            for point in points
+        ),
     )
-    await core.journal.until_durable(append)
-    for point in points:
-        await delete_orphan(core, point.checkpoint)
+    with anyio.CancelScope(shield=True):
+        await core.journal.until_durable(append)
+        for point in points:
+            await delete_orphan(core, point.checkpoint)
 
 
 async def delete_orphan(core: Core, name: str) -> None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -30,10 +30,12 @@ from ringflow.errors import (
     UnknownDeviceError,
 )
 from ringflow.events.codec import Event
+from ringflow.files import FileSystem
 from ringflow.ids import Ids
 from ringflow.journal.api import Append, DurableMark, Journal
 from ringflow.limits import EngineLimits
 from ringflow.spec import KernelSpec, decode_spec
+from ringflow.statemachines.lifecycle import LifecycleState
 from ringflow.storage import CheckpointStorage, ObjectStore
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class Core:
     """The engine's parts, wired together by ``open_engine``."""
 
     folder: Path
+    files: FileSystem
     journal: Journal
     clock: Clock
     ids: Ids
@@ -70,6 +73,7 @@ class Core:
     stranded: dict[str, str] = attrs.field(factory=dict)
     rested: Condition = attrs.field(factory=Condition)
     running: dict[str, RunningOperation] = attrs.field(factory=dict)
+    works: set[anyio.CancelScope] = attrs.field(factory=set)
     closed: str = ""
     closing: bool = False
     lease_ended: Callable[[str], None] = lambda kernel_id: None
@@ -104,6 +108,43 @@ class Core:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking work in a thread; a cancellation waits for its end."""
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+    async def in_task(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run what must not be torn as a task of the engine's own; return what it returns.
+
+        A cancellation of the caller cancels the work, waits until it has ended in order and goes
+        on. The work's shields hold then also against asyncio's own cancellation, which would go
+        through them in the caller's task.
+        """
+        scope, ended = anyio.CancelScope(), anyio.Event()
+        results: list[T] = []
+        failures: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                with scope:
+                    results.append(await work())
+            except Exception as error:
+                failures.append(error)
+            finally:
+                self.works.discard(scope)
+                self.rested.notify()
+                ended.set()
+
+        self.works.add(scope)
+        self.tasks.start_soon(run)
+        try:
+            await ended.wait()
+        except anyio.get_cancelled_exc_class():
+            scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await ended.wait()
+            raise
+        if failures:
+            raise failures[0]
+        if not results:
+            raise EngineClosedError("the engine was closed meanwhile; open the folder again")
+        return results[0]
 
     def check_open(self) -> None:
         if self.closed:
@@ -153,6 +194,9 @@ class Core:
                 kernel_id, reason, "running; mend that and open the folder again"
             )
         runtime = self.runtimes.get(kernel_id)
+        if life.state is LifecycleState.HALTED:
+            needed = "running; engine.resume() or engine.rollback() bring it back"
+            raise KernelStateError(kernel_id, f"halted ({life.reason})", needed)
         if runtime is None or runtime.halted:
             raise KernelStateError(kernel_id, life.state.value, "running")
         return runtime

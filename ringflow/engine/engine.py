@@ -7,16 +7,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, final
 
 import anyio
-import attrs
 
 from ringflow.device.api import Device
-from ringflow.engine import checkpoints, instances, launching, messaging, requests
+from ringflow.engine import checkpoints, instances, launching, messaging, requests, rewinding
 from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
-from ringflow.engine.quiescing import held, quiesce, resume
-from ringflow.engine.restoring import replay
-from ringflow.engine.state import kind_of
-from ringflow.errors import DeviceError, RegionMismatchError, StorageError
+from ringflow.engine.quiescing import held
+from ringflow.engine.rewinding import Decision
+from ringflow.engine.status import (
+    KernelStatus,
+    OperationStatus,
+    health,
+    kernel_status,
+    operation_statuses,
+)
 from ringflow.kernel import (
     CheckpointInfo,
     HeldRegion,
@@ -25,49 +29,12 @@ from ringflow.kernel import (
     OnFull,
     Reply,
 )
-from ringflow.results import MigrationResult, ReloadResult
+from ringflow.results import MigrationResult, ReloadResult, RollbackResult
 from ringflow.spec import KernelCodeSource, KernelSpec, Region
+from ringflow.statemachines.lifecycle import RecoveryPoint
 from ringflow.storage import Checkpoint
 
 R = TypeVar("R")
-
-
-@final
-@attrs.frozen(kw_only=True)
-class KernelStatus:
-    """A kernel at a glance.
-
-    Attributes:
-        next_sequence: what the next accepted message is numbered.
-        applied_sequence: the last message that is done; 0 where nothing runs.
-        parked_count: messages on the host that the device does not have yet.
-    """
-
-    kernel_id: str
-    device: str
-    state: str
-    version_id: str
-    next_sequence: int
-    applied_sequence: int
-    parked_count: int
-    reason: str
-
-
-@final
-@attrs.frozen(kw_only=True)
-class OperationStatus:
-    """An operation as the journal tells it.
-
-    Attributes:
-        kind: ``"migration"``, ``"reload"`` or ``"snapshot"``.
-        details: the operation's fields that are known by now, by name.
-    """
-
-    operation_id: str
-    kind: str
-    kernel_id: str
-    state: str
-    details: Mapping[str, Any]
 
 
 @final
@@ -90,7 +57,8 @@ class Engine:
             DuplicateKernelError, UnknownDeviceError, CompileError, EntryPointError,
             DeviceMemoryError, UnsupportedPtxError: nothing was changed.
         """
-        await launching.launch(self._core, spec, device, actor=actor, reason=reason)
+        core = self._core
+        await core.in_task(lambda: launching.launch(core, spec, device, actor=actor, reason=reason))
         return KernelHandle(self, spec.kernel_id)
 
     def kernel(self, kernel_id: str) -> KernelHandle:
@@ -100,26 +68,87 @@ class Engine:
 
     def kernels(self) -> tuple[KernelStatus, ...]:
         """Return all kernels of the folder, oldest first."""
-        return tuple(self._status(kernel_id) for kernel_id in self._core.state.kernels)
-
-    def _status(self, kernel_id: str) -> KernelStatus:
-        life = self._core.state.kernels[kernel_id]
-        runtime = self._core.runtimes.get(kernel_id)
-        return KernelStatus(
-            kernel_id=kernel_id,
-            device=life.device,
-            state=life.state.value,
-            version_id=life.version_id,
-            next_sequence=self._core.state.marks[kernel_id].next_sequence,
-            applied_sequence=runtime.done_sequence if runtime else 0,
-            parked_count=runtime.inbox.parked_count if runtime else 0,
-            reason=self._core.stranded.get(kernel_id, life.reason),
-        )
+        return tuple(kernel_status(self._core, kernel_id) for kernel_id in self._core.state.kernels)
 
     async def stop(self, kernel_id: str, *, actor: str = "", reason: str = "") -> None:
         """End a kernel for good, after the message in progress; its id is then used up."""
-        runtime = self._core.runtime(kernel_id)
-        await launching.stop(self._core, runtime, actor=actor, reason=reason)
+        core = self._core
+        await core.in_task(lambda: launching.stop(core, kernel_id, actor=actor, reason=reason))
+
+    # What only a person decides
+
+    async def resume(
+        self, kernel_id: str, decision: Decision = "retry", *, actor: str = "", reason: str = ""
+    ) -> None:
+        """Bring a halted kernel back to work: from its recovery point, with the messages after it.
+
+        Args:
+            decision: ``"retry"`` applies the message that halted it once more; ``"skip"`` never
+                applies it, by no replay either, and who waits for it gets ``MessageSkippedError``.
+                The third way out is ``rollback``.
+        Raises:
+            KernelStateError: it is not halted.
+            UsageError: no message halted it, so there is none to skip; nothing was changed.
+            StorageError, DeviceError: it can't be rebuilt now; it is halted again.
+        """
+        core = self._core
+        await core.in_task(
+            lambda: rewinding.resume_halted(core, kernel_id, decision, actor=actor, reason=reason)
+        )
+
+    async def rollback(
+        self,
+        kernel_id: str,
+        *,
+        to: str | None = None,
+        before_reload: bool = False,
+        undo_messages: bool = False,
+        actor: str = "",
+        reason: str = "",
+    ) -> RollbackResult:
+        """Put state and code of an earlier recovery point in place, of a halted kernel as well.
+
+        It becomes a new recovery point: no fall-back goes to one before it. Outputs that were seen
+        stay seen; a replay repeats none of them.
+
+        Args:
+            to: name of a checkpoint as ``checkpoint`` got it; None: the newest recovery point.
+            before_reload: the newest recovery point of the code before the last reload.
+            undo_messages: never apply the messages again that were applied since that point, nor
+                the one that halted the kernel. Else they are applied again, by the point's code.
+                What was accepted and not applied yet is applied in both cases.
+        Raises:
+            UsageError, StorageError, DeviceError: nothing was changed and the kernel works on.
+        """
+        core = self._core
+        return await core.in_task(
+            lambda: rewinding.rollback(
+                core,
+                kernel_id,
+                to=to,
+                before_reload=before_reload,
+                undo_messages=undo_messages,
+                actor=actor,
+                reason=reason,
+            )
+        )
+
+    def recovery_points(self, kernel_id: str) -> tuple[RecoveryPoint, ...]:
+        """Return from where a kernel can be rebuilt, oldest first."""
+        return self._core.state.kernel(kernel_id).recovery_points
+
+    async def retire_checkpoint(
+        self, kernel_id: str, name: str, *, actor: str = "", reason: str = ""
+    ) -> None:
+        """Delete a checkpoint that is not needed any more, also one that was named.
+
+        Raises:
+            UsageError: there is none, or the kernel could not be rebuilt without it.
+        """
+        core = self._core
+        await core.in_task(
+            lambda: checkpoints.retire_named(core, kernel_id, name, actor=actor, reason=reason)
+        )
 
     # Operations
 
@@ -206,20 +235,7 @@ class Engine:
 
     def operations(self) -> tuple[OperationStatus, ...]:
         """Return all operations that the journal knows, oldest first."""
-        return tuple(
-            OperationStatus(
-                operation_id=operation.operation_id,
-                kind=kind_of(operation),
-                kernel_id=operation.kernel_id,
-                state=operation.state.value,
-                details={
-                    key: value
-                    for key, value in attrs.asdict(operation, recurse=False).items()
-                    if key not in ("operation_id", "kernel_id", "state")
-                },
-            )
-            for operation in self._core.state.operations.values()
-        )
+        return operation_statuses(self._core)
 
     async def _finished(self, operation: Operation[R]) -> R:
         try:
@@ -241,20 +257,7 @@ class Engine:
 
     def health(self) -> Mapping[str, Any]:
         """Return what an operator wants to know: ``ok``, why not, and the queues' counters."""
-        core = self._core
-        halted = {
-            life.kernel_id: life.reason
-            for life in core.state.kernels.values()
-            if life.state.value == "halted"
-        }
-        halted.update(core.stranded)
-        return {
-            "ok": not core.closed and not halted,
-            "closed": core.closed,
-            "halted": halted,
-            "running_operations": len(core.running),
-            "journal": dict(core.journal.statistics()),
-        }
+        return health(self._core)
 
     # What handles ask for (``KernelHost``)
 
@@ -331,38 +334,12 @@ class Engine:
                 yield HeldState(views, applied)
 
     async def take_checkpoint(self, kernel_id: str) -> Checkpoint:
-        core, runtime = self._core, self._core.runtime(kernel_id)
-        core.check_free(kernel_id)
-        with core.lease(kernel_id, "checkpoint()"):
-            captured = await checkpoints.capture_held(core, runtime, purpose="checkpoint")
-        return checkpoints.checkpoint_of(core, runtime.instance, captured)
+        core = self._core
+        return await core.in_task(lambda: checkpoints.take(core, kernel_id))
 
     async def restore_checkpoint(self, kernel_id: str, checkpoint: Checkpoint) -> None:
-        core, runtime = self._core, self._core.runtime(kernel_id)
-        core.check_free(kernel_id)
-        instances.check_listed(runtime.instance, "restore")
-        difference = instances.layout_difference(runtime.instance, checkpoint)
-        if difference is not None:
-            raise RegionMismatchError(*difference)
-        with core.lease(kernel_id, "restore()"), anyio.CancelScope(shield=True):
-            instance = runtime.instance
-            try:
-                applied = await quiesce(core, runtime, purpose="restore")
-            except DeviceError:  # nothing was written: it works on as it is
-                if not runtime.trapped:
-                    core.record_kernel(kernel_id, *await resume(core, runtime))
-                raise
-            try:
-                await core.in_thread(lambda: instances.write_checkpoint(instance, checkpoint))
-                await launching.commit_resting(
-                    core, runtime, applied, reason="restore", barrier=True
-                )
-            except (StorageError, DeviceError):  # the regions are half-written: go back
-                await core.in_thread(instance.close)
-                facts = await replay(core, runtime, instance.device, applied_sequence=applied)
-                core.record_kernel(kernel_id, *facts)
-                raise
-            core.record_kernel(kernel_id, *await resume(core, runtime))
+        core = self._core
+        await core.in_task(lambda: rewinding.restore(core, kernel_id, checkpoint))
 
     def spec(self, kernel_id: str) -> KernelSpec:
         return self._core.runtime(kernel_id).spec

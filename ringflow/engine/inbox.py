@@ -1,6 +1,6 @@
 """A kernel's messages on the host: parked, posted to the device, kept until they are done.
 
-- Sequences are contiguous; a message leaves only from the front.
+- Sequences ascend; a message leaves only from the front. A gap is a message that was skipped.
 - What was posted and not applied goes back by ``rewind``; order never changes.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, takewhile
 
 from ringflow.device.posting import Posting
+from ringflow.engine.skipped import Ranges, is_in
 
 
 class Inbox:
@@ -18,6 +19,7 @@ class Inbox:
 
     def __init__(self, *, posted_through: int = 0) -> None:
         self._messages: deque[Posting] = deque()
+        self._posted_count = 0  # of the messages that are kept, those at the front
         self.posted_through = posted_through
 
     def __len__(self) -> int:
@@ -30,10 +32,10 @@ class Inbox:
 
     @property
     def parked_count(self) -> int:
-        return max(0, self.last_sequence - self.posted_through)
+        return len(self._messages) - self._posted_count
 
     def push(self, message: Posting) -> None:
-        assert not self._messages or message.sequence == self._messages[-1].sequence + 1
+        assert not self._messages or message.sequence > self._messages[-1].sequence
         self._messages.append(message)
 
     def refill(self, messages: Iterable[Posting], *, posted_through: int) -> None:
@@ -42,26 +44,40 @@ class Inbox:
         known = history[-1].sequence if history else posted_through
         history.extend(message for message in self._messages if message.sequence > known)
         self._messages = history
+        self._posted_count = 0
         self.posted_through = posted_through
 
     def next_parked(self, count: int, *, through: int) -> list[Posting]:
         """Return up to ``count`` parked messages whose sequence is at most ``through``."""
-        if not self._messages or count <= 0:
+        if count <= 0 or self._posted_count == len(self._messages):
             return []
-        start = self.posted_through + 1 - self._messages[0].sequence
-        end = min(start + count, through + 1 - self._messages[0].sequence)
-        return list(islice(self._messages, start, max(start, end)))
+        parked = islice(self._messages, self._posted_count, self._posted_count + count)
+        return list(takewhile(lambda message: message.sequence <= through, parked))
 
     def mark_posted(self, count: int) -> None:
-        self.posted_through += count
+        """The next ``count`` parked messages are on the device."""
+        self._posted_count += count
+        if count:
+            self.posted_through = self._messages[self._posted_count - 1].sequence
 
     def rewind(self, applied_sequence: int) -> int:
         """Park again what was posted after ``applied_sequence``; return how many those were."""
-        returned = max(0, self.posted_through - applied_sequence)
+        posted = islice(self._messages, self._posted_count)
+        kept = sum(1 for message in posted if message.sequence <= applied_sequence)
+        returned, self._posted_count = self._posted_count - kept, kept
         self.posted_through = min(self.posted_through, applied_sequence)
         return returned
+
+    def skip(self, skipped: Ranges) -> None:
+        """Drop parked messages that are never to be applied."""
+        keep = islice(self._messages, self._posted_count, None)
+        posted = list(islice(self._messages, self._posted_count))
+        self._messages = deque(
+            [*posted, *(message for message in keep if not is_in(skipped, message.sequence))]
+        )
 
     def discard_through(self, sequence: int) -> None:
         """Forget messages up to ``sequence``."""
         while self._messages and self._messages[0].sequence <= sequence:
             self._messages.popleft()
+            self._posted_count = max(0, self._posted_count - 1)

@@ -15,11 +15,12 @@ from ringflow.engine.instances import Instance
 from ringflow.engine.outputs import Outputs
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import launch as launch_grid
-from ringflow.engine.quiescing import quiesce, resume
+from ringflow.engine.quiescing import quiesce_or_resume, resume_resting
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import DuplicateKernelError
 from ringflow.events import lifecycle as e
 from ringflow.spec import KernelSpec, encode_spec
+from ringflow.statemachines.lifecycle import LifecycleState
 
 
 async def launch(
@@ -78,11 +79,11 @@ async def _commit_and_start(core: Core, instance: Instance, actor: str, reason: 
     state = await core.in_thread(lambda: instances.copy_state(instance, 0))
     name = f"{kernel_id}@{core.ids.new('launch')}"
     point = await checkpoints.save(
-        core, instance, Captured(state, b"", 1, 0), name=name, barrier=True, reason="launch"
+        core, instance, Captured(state, b"", 1, 0), name=name, history_from=1, reason="launch"
     )
-    runtime = KernelRuntime(
-        kernel_id, core.clock, core.pump, instance, Outputs(bound=core.limits.waiting_outputs)
-    )
+    outputs = Outputs(bound=core.limits.waiting_outputs)
+    marks = core.state.marks[kernel_id]
+    runtime = KernelRuntime(kernel_id, core.clock, core.pump, instance, outputs, marks)
     core.runtimes[kernel_id] = runtime  # from here on its reports have somewhere to go
     await launch_grid(core, runtime, applied_sequence=0)
     launched = e.KernelLaunched(kernel_id=kernel_id, device=instance.device.name)
@@ -108,25 +109,32 @@ async def _undo(core: Core, instance: Instance, error: BaseException) -> None:
         await core.journal.until_durable(core.record_kernel(kernel_id, failed))
 
 
-async def stop(core: Core, runtime: KernelRuntime, *, actor: str, reason: str) -> None:
-    """End a kernel for good and give its memory back; its last state stays as a checkpoint."""
-    kernel_id = runtime.kernel_id
+async def stop(core: Core, kernel_id: str, *, actor: str, reason: str) -> None:
+    """End a kernel for good and give its memory back; its last state stays as a checkpoint.
+
+    A halted one keeps the recovery points that it has.
+    """
+    life = core.state.kernel(kernel_id)
+    if life.state is not LifecycleState.HALTED:
+        runtime: KernelRuntime | None = core.runtime(kernel_id)
+    else:
+        runtime = core.runtimes.get(kernel_id)
     core.check_free(kernel_id)
     with core.lease(kernel_id, "stop"):
-        try:
-            applied = await quiesce(core, runtime, purpose="stop")
-            await commit_resting(core, runtime, applied, reason="stop")
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                if not core.closed and not runtime.trapped:
-                    facts = await resume(core, runtime)
-                    if facts:
-                        core.record_kernel(kernel_id, *facts)
-            raise
+        applied = life.halted_after
+        if runtime is not None and not runtime.halted:
+            applied = await quiesce_or_resume(core, runtime, purpose="stop")
+            try:
+                await commit_resting(core, runtime, applied, reason="stop")
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await resume_resting(core, runtime)
+                raise
         with anyio.CancelScope(shield=True):
             requested = e.StopRequested(kernel_id=kernel_id, actor=actor, reason=reason)
             core.record_kernel(kernel_id, requested)
-            await dismantle(core, runtime)
+            if runtime is not None:
+                await dismantle(core, runtime)
             stopped = e.KernelStopped(kernel_id=kernel_id, applied_sequence=applied)
             await core.journal.until_durable(core.record_kernel(kernel_id, stopped))
 
@@ -142,8 +150,9 @@ async def commit_resting(
         return
     captured = await checkpoints.capture_resting(core, runtime, applied)
     name = f"{runtime.kernel_id}@{core.ids.new(reason)}"
+    history_from = applied + 1 if barrier else 0
     point = await checkpoints.save(
-        core, runtime.instance, captured, name=name, barrier=barrier, reason=reason
+        core, runtime.instance, captured, name=name, history_from=history_from, reason=reason
     )
     await core.journal.until_durable(core.record_kernel(runtime.kernel_id, point))
     runtime.release_outputs(applied)

@@ -38,6 +38,8 @@ from ringflow.limits import EngineLimits
 from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
 from ringflow.statemachines.table import table_digest
 from ringflow.storage import FileStorage, ObjectStore
+from ringflow.storage.api import CHECKPOINT_SUFFIX
+from ringflow.storage.folders import remove_leftovers
 from ringflow.version import __version__
 
 
@@ -74,6 +76,7 @@ async def open_engine(
             async with anyio.create_task_group() as tasks:
                 core = Core(
                     folder=root,
+                    files=files,
                     journal=journal,
                     clock=clock,
                     ids=ids or Ids(),
@@ -103,6 +106,8 @@ async def open_engine(
 @asynccontextmanager
 async def _serving(core: Core) -> AsyncIterator[None]:
     """Recover what the folder holds, serve it for the block, and close in order."""
+    for name, suffix in (("checkpoints", CHECKPOINT_SUFFIX), ("objects", "")):
+        await core.in_thread(partial(remove_leftovers, core.files, core.folder / name, suffix))
     core.lease_ended = partial(_after_lease, core)
     pump = pump_server(core.pump, tuple(core.devices.values()), partial(_on_report, core))
     core.tasks.start_soon(pump.run)
@@ -185,7 +190,9 @@ async def _close(core: Core) -> None:
     core.closing = True
     for operation in tuple(core.running.values()):
         await operation.cancel()
-    await core.rested.until(lambda: "recovery" not in core.busy.values())
+    for scope in tuple(core.works):
+        scope.cancel()
+    await core.rested.until(lambda: not core.works and "recovery" not in core.busy.values())
     for runtime in tuple(core.runtimes.values()):
         await _rest(core, runtime)
     if not core.closed:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
+
 from ringflow.device.abi import Command, KernelState
 from ringflow.device.api import LaunchStatus
 from ringflow.engine.core import Core
@@ -46,6 +48,24 @@ async def quiesce(core: Core, runtime: KernelRuntime, *, purpose: str, at_sequen
         runtime.kernel_id, KernelQuiesced(kernel_id=runtime.kernel_id, applied_sequence=applied)
     )
     return applied
+
+
+async def quiesce_or_resume(core: Core, runtime: KernelRuntime, *, purpose: str) -> int:
+    """Like ``quiesce``, but when that raises or is cancelled the kernel works on as before."""
+    try:
+        return await quiesce(core, runtime, purpose=purpose)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await resume_resting(core, runtime)
+        raise
+
+
+async def resume_resting(core: Core, runtime: KernelRuntime) -> None:
+    """Let a kernel that rests, or was to rest, work on; a trapped one is left to its recovery."""
+    if not core.closed and not runtime.trapped:
+        facts = await resume(core, runtime)
+        if facts:
+            core.record_kernel(runtime.kernel_id, *facts)
 
 
 async def resume(core: Core, runtime: KernelRuntime) -> tuple[Event, ...]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from ringflow.device.api import Device
 from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
 from ringflow.engine.instances import OUTPUT_INDEX_KEY
@@ -15,6 +16,7 @@ from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import resumed
 from ringflow.engine.restoring import Rebuilt, rebuild, restart_from
 from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.skipped import cut_after
 from ringflow.engine.state import OutputId
 from ringflow.errors import RingflowError
 from ringflow.events import lifecycle as e
@@ -37,10 +39,13 @@ async def recover(core: Core) -> None:
                 failed = e.KernelLaunchFailed(kernel_id=life.kernel_id, reason="the engine ended")
                 core.record_kernel(life.kernel_id, failed)
             case LifecycleState.STOPPING:
-                stopped = e.KernelStopped(kernel_id=life.kernel_id, applied_sequence=0)
+                applied = life.recovery_points[-1].applied_sequence  # a stop begins with one
+                stopped = e.KernelStopped(kernel_id=life.kernel_id, applied_sequence=applied)
                 core.record_kernel(life.kernel_id, stopped)
-            case LifecycleState.STOPPED | LifecycleState.FAILED | LifecycleState.HALTED:
+            case LifecycleState.STOPPED | LifecycleState.FAILED:
                 pass
+            case LifecycleState.HALTED:
+                pass  # until a person decides
             case _:
                 await _relaunch(core, life)
 
@@ -75,7 +80,9 @@ def _positions(core: Core, kernel_id: str, rebuilt: Rebuilt) -> dict[str, Output
 
 def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) -> None:
     """Number on from the state, and say what was lost unless the last engine closed in order."""
-    core.state.marks[kernel_id].next_sequence = applied_sequence + 1
+    marks = core.state.marks[kernel_id]
+    marks.next_sequence = applied_sequence + 1
+    marks.skipped = cut_after(marks.skipped, applied_sequence)
     if not core.journal.report.closed_cleanly:
         lost = MessagesLost(
             kernel_id=kernel_id,
@@ -86,28 +93,62 @@ def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) ->
         core.record(f"messages/{kernel_id}", [lost])
 
 
+def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
+    """Return a runtime for a kernel that none ran in this process: consumers where they were."""
+    kernel_id = rebuilt.instance.spec.kernel_id
+    outputs = Outputs(bound=core.limits.waiting_outputs)
+    queue = rebuilt.checkpoint.get_chunk(ChunkType.K2H_QUEUE)
+    outputs.recover(
+        decode_outbox(memoryview(queue.data)) if queue is not None else (),
+        seen=_seen(rebuilt),
+        positions=_positions(core, kernel_id, rebuilt),
+    )
+    marks = core.state.marks[kernel_id]
+    runtime = KernelRuntime(kernel_id, core.clock, core.pump, rebuilt.instance, outputs, marks)
+    core.runtimes[kernel_id] = runtime
+    runtime.release_outputs(rebuilt.applied_sequence)
+    if runtime.spec.durability == "volatile":
+        _forget_later_messages(core, kernel_id, rebuilt.applied_sequence)
+    return runtime
+
+
+async def start(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
+    """Launch a kernel that none ran in this process; when it raises nothing is left of it."""
+    runtime = new_runtime(core, rebuilt)
+    try:
+        await restart_from(core, runtime, rebuilt, applied_sequence=None)
+    except RingflowError as error:
+        core.runtimes.pop(runtime.kernel_id)
+        runtime.end(halted=str(error))
+        await core.in_thread(rebuilt.instance.close)
+        raise
+    return runtime
+
+
 async def _relaunch(core: Core, life: KernelLife) -> None:
     kernel_id = life.kernel_id
     try:
-        device = core.devices.get(life.device) or choose_device(core.devices.values())
-        rebuilt = await rebuild(core, kernel_id, device)
-        outputs = Outputs(bound=core.limits.waiting_outputs)
-        queue = rebuilt.checkpoint.get_chunk(ChunkType.K2H_QUEUE)
-        outputs.recover(
-            decode_outbox(memoryview(queue.data)) if queue is not None else (),
-            seen=_seen(rebuilt),
-            positions=_positions(core, kernel_id, rebuilt),
-        )
-        runtime = KernelRuntime(kernel_id, core.clock, core.pump, rebuilt.instance, outputs)
-        core.runtimes[kernel_id] = runtime
-        runtime.release_outputs(rebuilt.applied_sequence)
-        if runtime.spec.durability == "volatile":
-            _forget_later_messages(core, kernel_id, rebuilt.applied_sequence)
-        await restart_from(core, runtime, rebuilt, applied_sequence=None)
+        rebuilt = await rebuild(core, kernel_id, device_of(core, life))
+        runtime = await start(core, rebuilt)
     except RingflowError as error:  # nothing is given up: the next opening tries again
         core.stranded[kernel_id] = str(error)
-        if (started := core.runtimes.pop(kernel_id, None)) is not None:
-            started.end(halted=str(error))
-            await core.in_thread(started.instance.close)
         return
     core.record_kernel(kernel_id, resumed(runtime, rebuilt.applied_sequence))
+    if runtime.spec.durability == "async" and not core.journal.report.closed_cleanly:
+        _announce_lost_suffix(core, kernel_id)
+
+
+def _announce_lost_suffix(core: Core, kernel_id: str) -> None:
+    lost = MessagesLost(
+        kernel_id=kernel_id,
+        first_sequence=core.state.marks[kernel_id].next_sequence,
+        last_sequence=0,
+        reason="the kernel is async; whether messages were accepted that the journal did not get "
+        "before the crash is unknown",
+    )
+    core.record(f"messages/{kernel_id}", [lost])
+
+
+def device_of(core: Core, life: KernelLife) -> Device:
+    """Return the kernel's device, or where there is room if this engine does not have it."""
+    return core.devices.get(life.device) or choose_device(core.devices.values())

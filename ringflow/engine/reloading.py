@@ -198,7 +198,7 @@ class ReloadPerformer:
             self._loaded,
             captured,
             name=f"{runtime.kernel_id}@{ids['operation_id']}",
-            barrier=True,
+            history_from=self._applied + 1,
             reason="reload",
         )
         runtime.raise_if_dead()

@@ -199,7 +199,8 @@ def check_life(
     if restarted and life.state is LifecycleState.LAUNCHING:
         expected = life_events.KernelLaunchFailed(kernel_id=kernel_id, reason="the engine ended")
     elif restarted and life.state is LifecycleState.STOPPING:
-        expected = life_events.KernelStopped(kernel_id=kernel_id, applied_sequence=0)
+        applied = life.recovery_points[-1].applied_sequence
+        expected = life_events.KernelStopped(kernel_id=kernel_id, applied_sequence=applied)
     if expected is not None and event != expected:
         return Finding(f"a restart ends what was {life.state.value}", (event,), (expected,))
     applied = _applied(event)
@@ -211,7 +212,8 @@ def check_life(
             if any(point.checkpoint == name for point in life.recovery_points):
                 return Finding(f"recovery point {name!r} is there already", (event,))
         case life_events.CheckpointRetired(checkpoint=name):
-            if name not in [point.checkpoint for point in life.recovery_points[:-1]]:
+            points = life.recovery_points if life.is_terminal else life.recovery_points[:-1]
+            if name not in [point.checkpoint for point in points]:
                 return Finding(f"{name!r} is no recovery point, or the newest one", (event,))
     return None
 

@@ -184,7 +184,8 @@ def start_snapshot(
         reason=reason,
     )
     operation = Operation(core, operation_id, _snapshot_result)
-    _start(core, operation, requested, SnapshotPerformer(core, runtime), runtime)
+    performer = SnapshotPerformer(core, runtime, pinned=name is not None)
+    _start(core, operation, requested, performer, runtime)
     return operation
 
 
@@ -242,7 +243,7 @@ async def _rescue(core: Core, runtime: KernelRuntime) -> None:
             core.record_kernel(runtime.kernel_id, *facts)
         except RingflowError as error:
             if not runtime.halted and not core.closed:
-                halt(core, runtime, str(error))
+                halt(core, runtime, str(error), applied_sequence=applied)
 
 
 def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
@@ -265,10 +266,11 @@ def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
                 core.rested.notify()
         except KernelTrappedError:
             if not runtime.halted:  # it trapped again while it was launched
-                halt(core, runtime, "the kernel trapped while it was restored")
+                reason = "the kernel trapped while it was restored"
+                halt(core, runtime, reason, applied_sequence=runtime.done_sequence)
         except RingflowError as error:
             if not runtime.halted and not core.closed:
-                halt(core, runtime, str(error))
+                halt(core, runtime, str(error), applied_sequence=runtime.done_sequence)
             return
         recover_if_trapped(core, runtime)
 

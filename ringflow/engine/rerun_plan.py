@@ -12,6 +12,7 @@ from itertools import pairwise
 import attrs
 
 from ringflow.device.posting import Posting
+from ringflow.engine.skipped import is_in
 from ringflow.engine.state import EngineState
 from ringflow.errors import UnknownKernelError, UsageError
 from ringflow.events import lifecycle as life_events
@@ -84,8 +85,8 @@ class _History:
                     self._take_change(event)
 
     def _take_point(self, event: life_events.RecoveryPointCommitted) -> None:
-        if event.reason == "restore":
-            self._obstacle = "another state was put in its place by restore()"
+        if event.reason in ("restore", "rollback"):
+            self._obstacle = f"another state was put in its place by {event.reason}()"
         point = self.state.kernels[self.kernel_id].recovery_points[-1]
         self.steps.append(_Step(point, None, self._obstacle))
         self._obstacle = ""
@@ -105,7 +106,12 @@ class _History:
         obstacles = [step.obstacle for step in between if step.obstacle]
         if last.replay_from < first.replay_from:
             obstacles.append("the kernel went back to an earlier message")
-        wanted = range(first.replay_from, last.replay_from)
+        skipped = self.state.marks[self.kernel_id].skipped
+        wanted = [
+            sequence
+            for sequence in range(first.replay_from, last.replay_from)
+            if not is_in(skipped, sequence)
+        ]
         missing = [sequence for sequence in wanted if sequence not in self.messages]
         if missing and not obstacles:
             obstacles.append(f"message {missing[0]} is not in the journal")

@@ -41,8 +41,11 @@ class Run:
             KernelTrappedError: it trapped.
             KernelStalledError: it took longer than the deadline for one message, or to return.
         """
-        if last <= self._applied:
+        waiting = [one for one in messages if self._applied < one.sequence <= last]
+        if not waiting:
+            self._applied = max(self._applied, last)  # what is between was skipped
             return
+        goal = waiting[-1].sequence
         resident = instance.resident
         resident.relaunch(
             base_sequence=self._applied,
@@ -53,8 +56,7 @@ class Run:
         )
         key = self._pump.register(resident)
         try:
-            waiting = [one for one in messages if self._applied < one.sequence <= last]
-            self._until(resident, lambda: self._post(resident, waiting) >= last)
+            self._until(resident, lambda: self._post(resident, waiting) >= goal)
             resident.command(Command.RETURN)
             self._until(resident, lambda: resident.status is LaunchStatus.COMPLETED)
         finally:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 
 import attrs
@@ -19,12 +20,19 @@ from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance
 from ringflow.engine.quiescing import launch, resumed
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import CorruptError, KernelTrappedError, RingflowError, StorageError
+from ringflow.engine.skipped import end_after
+from ringflow.errors import (
+    CorruptError,
+    JournalClosedError,
+    KernelTrappedError,
+    RingflowError,
+    StorageError,
+)
 from ringflow.events.codec import Event
 from ringflow.events.lifecycle import KernelHalted, KernelTrapped, RecoveryFellBack
 from ringflow.events.messages import MessagesAccepted, MessagesLost
 from ringflow.spec import Dim3, KernelSpec
-from ringflow.statemachines.lifecycle import RecoveryPoint, fallback_points
+from ringflow.statemachines.lifecycle import KernelLife, RecoveryPoint, evolve, fallback_points
 from ringflow.storage import Checkpoint, ObjectStore
 
 
@@ -47,10 +55,7 @@ async def rebuild(core: Core, kernel_id: str, device: Device) -> Rebuilt:
     life, fallen = core.state.kernels[kernel_id], []
     for point in fallback_points(life):
         try:
-            checkpoint = await _load(core, point)
-            spec = await core.spec_of(point.spec_digest)
-            fill = partial(_fill, core, device, spec, point, checkpoint, life.grid)
-            instance = await core.in_thread(fill)
+            rebuilt = await rebuild_at(core, life, point, device)
         except StorageError as error:
             fell = RecoveryFellBack(
                 kernel_id=kernel_id, checkpoint=point.checkpoint, reason=str(error)
@@ -59,14 +64,27 @@ async def rebuild(core: Core, kernel_id: str, device: Device) -> Rebuilt:
             continue
         if fallen:  # only now: with no usable point nothing is given up
             core.record_kernel(kernel_id, *fallen)
-        return Rebuilt(instance, checkpoint, point.replay_from - 1)
+        return rebuilt
     raise StorageError(
         f"kernel {kernel_id!r} has no usable recovery point "
         f"({'; '.join(one.reason for one in fallen)}); restore a checkpoint file from a copy"
     )
 
 
-async def _load(core: Core, point: RecoveryPoint) -> Checkpoint:
+async def rebuild_at(core: Core, life: KernelLife, point: RecoveryPoint, device: Device) -> Rebuilt:
+    """Return the kernel at one recovery point, on ``device``.
+
+    Raises:
+        StorageError: the checkpoint, the spec or the code is missing or damaged.
+        DeviceError: the device refused code or memory.
+    """
+    checkpoint = await load_point(core, point)
+    spec = await core.spec_of(point.spec_digest)
+    fill = partial(_fill, core, device, spec, point, checkpoint, life.grid)
+    return Rebuilt(await core.in_thread(fill), checkpoint, point.applied_sequence)
+
+
+async def load_point(core: Core, point: RecoveryPoint) -> Checkpoint:
     checkpoint = await core.checkpoints.load(point.checkpoint)
     identity = await core.in_thread(checkpoint.identity)
     if identity != point.identity:
@@ -143,22 +161,49 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
     Raises:
         KernelTrappedError: it trapped too often in a row; the kernel is halted.
     """
-    kernel_id, resident = runtime.kernel_id, runtime.instance.resident
-    # Done marks come once a batch; the message that trapped is the one that was taken last.
-    applied, detail = max(resident.taken_sequence - 1, 0), resident.detail
-    core.record_kernel(
-        kernel_id, KernelTrapped(kernel_id=kernel_id, applied_sequence=applied, detail=detail)
-    )
+    trapped = _trap_of(runtime)
+    kernel_id, applied = runtime.kernel_id, trapped.applied_sequence
+    traps = evolve(core.state.kernels[kernel_id], trapped).traps
+    events: list[Event] = [trapped]
+    reason = ""
+    if traps >= core.limits.traps_in_a_row:
+        message = trapped.message_sequence
+        culprit = f"message {message} trapped the kernel" if message else "the kernel trapped"
+        reason = f"{culprit} {traps} times in a row: {trapped.detail}"
+        events.append(
+            KernelHalted(
+                kernel_id=kernel_id,
+                applied_sequence=applied,
+                message_sequence=message,
+                attempts=traps,
+                reason=reason,
+            )
+        )
+    core.record_kernel(kernel_id, *events)
     runtime.pause()
     runtime.detach()
     old = runtime.instance
     await core.in_thread(old.close)
-    traps = core.state.kernels[kernel_id].traps
-    if traps >= core.limits.traps_in_a_row:
-        reason = f"message {applied + 1} trapped the kernel {traps} times in a row: {detail}"
-        halt(core, runtime, reason)
+    if reason:
+        runtime.end(halted=reason)
         raise KernelTrappedError(reason)
     return await replay(core, runtime, device, applied_sequence=applied)
+
+
+def _trap_of(runtime: KernelRuntime) -> KernelTrapped:
+    """Say which message trapped the kernel: the one that was taken last, if it is not done.
+
+    Done marks come once a batch, so that the messages before it are done as well.
+    """
+    resident, done = runtime.instance.resident, runtime.done_sequence
+    taken = resident.taken_sequence
+    in_progress = taken > done
+    return KernelTrapped(
+        kernel_id=runtime.kernel_id,
+        applied_sequence=taken - 1 if in_progress else done,
+        message_sequence=taken if in_progress else 0,
+        detail=resident.detail,
+    )
 
 
 async def replay(
@@ -172,7 +217,7 @@ async def replay(
         rebuilt = await rebuild(core, runtime.kernel_id, device)
         await restart_from(core, runtime, rebuilt, applied_sequence=applied_sequence)
     except RingflowError as error:
-        halt(core, runtime, str(error))
+        halt(core, runtime, str(error), applied_sequence=applied_sequence)
         raise
     return (resumed(runtime, rebuilt.applied_sequence),)
 
@@ -186,7 +231,8 @@ async def restart_from(
         applied_sequence: last message that was handled before; None: nobody knows.
     """
     runtime.instance = rebuilt.instance
-    base = rebuilt.applied_sequence
+    skipped = runtime.marks.skipped
+    base = end_after(skipped, rebuilt.applied_sequence)
     if runtime.spec.durability == "volatile":
         if applied_sequence is not None and applied_sequence > base:
             core.record(f"messages/{runtime.kernel_id}", [_lost(runtime, base, applied_sequence)])
@@ -199,8 +245,9 @@ async def restart_from(
             runtime.durable_through = max(runtime.durable_through, messages[-1].sequence)
         handled = applied_sequence if applied_sequence is not None else runtime.inbox.last_sequence
         runtime.replay_through = max(runtime.replay_through, handled)
+    runtime.inbox.skip(skipped)
     if runtime.spec.holds_outputs:  # what is replayed may differ: make what nobody saw anew
-        runtime.outputs.forget_after(max(base, runtime.outputs.released[0]))
+        runtime.outputs.forget_after(max(rebuilt.applied_sequence, runtime.outputs.released[0]))
     await launch(core, runtime, applied_sequence=base)
     runtime.deliver_through = None
     runtime.flow()
@@ -215,15 +262,20 @@ def _lost(runtime: KernelRuntime, base: int, applied: int) -> MessagesLost:
     )
 
 
-def halt(core: Core, runtime: KernelRuntime, reason: str) -> None:
+def halt(core: Core, runtime: KernelRuntime, reason: str, *, applied_sequence: int) -> None:
     """Stop trying; a person decides. The kernel's messages stay in the journal."""
     if not core.closed:
-        core.record_kernel(
-            runtime.kernel_id,
-            KernelHalted(
-                kernel_id=runtime.kernel_id,
-                applied_sequence=runtime.done_sequence,
-                reason=reason,
-            ),
-        )
+        halted = halted_without_message(runtime.kernel_id, reason, applied_sequence)
+        with contextlib.suppress(JournalClosedError):  # it failed a moment ago: a restart decides
+            core.record_kernel(runtime.kernel_id, halted)
     runtime.end(halted=reason)
+
+
+def halted_without_message(kernel_id: str, reason: str, applied_sequence: int) -> KernelHalted:
+    return KernelHalted(
+        kernel_id=kernel_id,
+        applied_sequence=applied_sequence,
+        message_sequence=0,
+        attempts=0,
+        reason=reason,
+    )

@@ -23,8 +23,10 @@ from ringflow.device.pump import Pump, PumpReport
 from ringflow.engine.inbox import Inbox
 from ringflow.engine.instances import Instance
 from ringflow.engine.outputs import Outputs
+from ringflow.engine.skipped import end_after, is_in
+from ringflow.engine.state import MessageMarks
 from ringflow.engine.waiting import Condition
-from ringflow.errors import KernelStalledError, KernelTrappedError
+from ringflow.errors import KernelStalledError, KernelTrappedError, MessageSkippedError
 from ringflow.spec import KernelSpec
 
 
@@ -33,6 +35,7 @@ class KernelRuntime:
     """One live kernel.
 
     Attributes:
+        marks: the journal's view of its messages, which the engine's state evolves.
         deliver_through: last sequence that may be posted, None for no limit.
         replay_through: messages up to it may have been handled before a restart; new code must not
             handle them, for their outputs may have been seen.
@@ -47,6 +50,7 @@ class KernelRuntime:
     pump: Pump
     instance: Instance
     outputs: Outputs
+    marks: MessageMarks
     inbox: Inbox = attrs.field(factory=Inbox)
     durable_through: int = 0
     deliver_through: int | None = None
@@ -143,6 +147,7 @@ class KernelRuntime:
         self.changed.notify()
 
     def _mark_done(self, sequence: int) -> None:
+        sequence = end_after(self.marks.skipped, sequence)
         self.done_sequence = sequence
         self.discard_done()
         while self._done_waiters and self._done_waiters[0][0] <= sequence:
@@ -168,7 +173,11 @@ class KernelRuntime:
 
     async def until_done(self, sequence: int) -> None:
         """Wait until the message ``sequence`` is done; raises when the kernel can't get there."""
-        while self.done_sequence < sequence:
+        while True:
+            if is_in(self.marks.skipped, sequence):
+                raise MessageSkippedError(self.kernel_id, sequence)
+            if self.done_sequence >= sequence:
+                return
             self._check_alive()
             event = anyio.Event()
             heapq.heappush(self._done_waiters, (sequence, id(event), event))
@@ -258,6 +267,11 @@ class KernelRuntime:
             "the step more time, or look for a message that takes too long",
             call=command.name,
         )
+
+    def revive(self) -> None:
+        """Let a halted runtime take messages again; an instance comes next."""
+        self.halted = ""
+        self.paused_at_ns = 0
 
     def end(self, *, halted: str = "") -> None:
         """Wake every waiter: nothing comes any more from this runtime."""

@@ -17,10 +17,15 @@ from ringflow.statemachines.effects import Effect
 
 
 class SnapshotPerformer:
-    """One snapshot's work; the hold lasts from ``HoldKernel`` to the end of ``CopyState``."""
+    """One snapshot's work; the hold lasts from ``HoldKernel`` to the end of ``CopyState``.
 
-    def __init__(self, core: Core, runtime: KernelRuntime) -> None:
+    Args:
+        pinned: a person named the checkpoint, so that only a person retires it.
+    """
+
+    def __init__(self, core: Core, runtime: KernelRuntime, *, pinned: bool) -> None:
         self._core = core
+        self._pinned = pinned
         self._runtime = runtime
         self._hold = AsyncExitStack()
         self._applied = 0
@@ -55,7 +60,7 @@ class SnapshotPerformer:
                     runtime.instance,
                     self._captured,
                     name=name,
-                    barrier=False,
+                    pinned=self._pinned,
                     reason="snapshot",
                 )
                 return Outcome(e.SnapshotSaved(**ids, checkpoint=name), (point,))

@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from ringflow.engine.skipped import Ranges, joined
 from ringflow.errors import DuplicateKernelError, KernelBusyError, UnknownKernelError
 from ringflow.events import lifecycle as life_events
 from ringflow.events import messages as message_events
@@ -33,11 +34,13 @@ class MessageMarks:
         next_sequence: what the next accepted message is numbered.
         producers: highest number by producer.
         consumers: last acknowledged output by consumer.
+        skipped: messages that are never applied, by a person's decision.
     """
 
     next_sequence: int = 1
     producers: dict[str, int] = attrs.field(factory=dict)
     consumers: dict[str, OutputId] = attrs.field(factory=dict)
+    skipped: Ranges = ()
 
     def accept(
         self, first_sequence: int, count: int, producers: Iterable[str], numbers: Iterable[int]
@@ -52,6 +55,8 @@ class MessageMarks:
         match event:
             case message_events.MessagesAccepted():
                 self.accept(event.first_sequence, len(event.types), event.producers, event.numbers)
+            case message_events.MessagesSkipped():
+                self.skipped = joined(self.skipped, event.first_sequence, event.last_sequence)
             case message_events.ConsumerRegistered():
                 self.consumers[event.consumer] = (event.after_sequence, event.after_index)
             case message_events.OutputsAcknowledged():

@@ -49,6 +49,9 @@ class RecoveryPointCommitted:
         replay_from: sequence of the first message that is not in the state.
         code_digest, code_target: the compiled code in the object store and what it runs on.
         barrier: a fall-back never goes to a recovery point before this one.
+        history_from: with ``barrier``, the first message that was applied on the way to this state
+            but not on the way that the points before it belong to; else 0.
+        pinned: a person named it; only a person retires it.
     """
 
     wire_name: ClassVar[str] = "kernel.recovery_point.v1"
@@ -61,16 +64,24 @@ class RecoveryPointCommitted:
     code_digest: str
     code_target: str
     barrier: bool
+    history_from: int
+    pinned: bool
     reason: str
 
 
 @event
 class CheckpointRetired:
-    """A checkpoint is no recovery point any more; its file is deleted after this."""
+    """A checkpoint is no recovery point any more; its file is deleted after this.
+
+    Attributes:
+        actor: who asked for it; empty where it was the limit of kept ones.
+    """
 
     wire_name: ClassVar[str] = "checkpoint.retired.v1"
     kernel_id: str
     checkpoint: str
+    actor: str
+    reason: str
 
 
 @event
@@ -124,22 +135,86 @@ class KernelResumed:
 
 @event
 class KernelTrapped:
-    """The kernel stopped itself while it worked on the message after ``applied_sequence``."""
+    """The kernel stopped itself after it had applied ``applied_sequence``.
+
+    Attributes:
+        message_sequence: the message that it worked on, 0 where it was between messages.
+    """
 
     wire_name: ClassVar[str] = "kernel.trapped.v1"
     kernel_id: str
     applied_sequence: int
+    message_sequence: int
     detail: str
 
 
 @event
 class KernelHalted:
-    """Nothing runs and nothing is tried any more until a person decides."""
+    """Nothing runs and nothing is tried any more until a person decides.
+
+    Attributes:
+        applied_sequence: the last message that is known to have been applied.
+        message_sequence: the message that trapped the kernel, 0 where none did.
+        attempts: how often in a row that was.
+    """
 
     wire_name: ClassVar[str] = "kernel.halted.v1"
     kernel_id: str
     applied_sequence: int
+    message_sequence: int
+    attempts: int
     reason: str
+
+
+@event
+class HaltResolved:
+    """A person decided about a halted kernel: it is rebuilt from a recovery point.
+
+    Attributes:
+        decision: ``"retry"``, ``"skip"`` or ``"rollback"``.
+        message_sequence: the message that had trapped the kernel, 0 where none had.
+    """
+
+    wire_name: ClassVar[str] = "kernel.halt_resolved.v1"
+    kernel_id: str
+    decision: str
+    message_sequence: int
+    actor: str
+    reason: str
+
+
+@event
+class KernelRolledBack:
+    """State and code are those of an earlier recovery point again; comes with a new one.
+
+    Attributes:
+        checkpoint: the earlier one.
+        was_applied: the last message that had been applied before.
+        undone: whether the messages between are never applied again.
+    """
+
+    wire_name: ClassVar[str] = "kernel.rolled_back.v1"
+    kernel_id: str
+    checkpoint: str
+    was_applied: int
+    undone: bool
+    actor: str
+    reason: str
+
+
+@event
+class KernelForked:
+    """A new kernel begins with the state that ``source`` had after message ``at_sequence``.
+
+    Attributes:
+        checkpoint: the source's recovery point from which that state was made again.
+    """
+
+    wire_name: ClassVar[str] = "kernel.forked.v1"
+    kernel_id: str
+    source: str
+    at_sequence: int
+    checkpoint: str
 
 
 @event
@@ -173,6 +248,9 @@ EVENT_TYPES: Final = (
     KernelResumed,
     KernelTrapped,
     KernelHalted,
+    HaltResolved,
+    KernelRolledBack,
+    KernelForked,
     StopRequested,
     KernelStopped,
 )

@@ -41,6 +41,18 @@ class MessagesLost:
 
 
 @event
+class MessagesSkipped:
+    """A person decided that these accepted messages are never applied, by no replay either."""
+
+    wire_name: ClassVar[str] = "messages.skipped.v1"
+    kernel_id: str
+    first_sequence: int
+    last_sequence: int
+    actor: str
+    reason: str
+
+
+@event
 class ConsumerRegistered:
     """A named consumer gets every output after (``after_sequence``, ``after_index``)."""
 
@@ -74,6 +86,7 @@ class ConsumerForgotten:
 EVENT_TYPES: Final = (
     MessagesAccepted,
     MessagesLost,
+    MessagesSkipped,
     ConsumerRegistered,
     OutputsAcknowledged,
     ConsumerForgotten,

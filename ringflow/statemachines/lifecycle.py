@@ -3,6 +3,7 @@
 - Messages are numbered from 1 without a gap; outputs are named by (sequence, index).
 - A kernel that trapped is restored from a recovery point, never resumed on half-changed regions.
 - A restart relaunches every kernel that was not stopped, failed or halted.
+- A halted kernel stays halted, also over restarts, until a person resumes, rolls back or stops it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ TRANSITIONS: Final[Table[LifecycleState]] = {
         e.KernelHalted: S.HALTED,
         e.StopRequested: S.STOPPING,
     },
-    S.HALTED: {e.KernelResumed: S.RUNNING, e.StopRequested: S.STOPPING},
+    S.HALTED: {e.HaltResolved: S.QUIESCED, e.StopRequested: S.STOPPING},
     S.STOPPING: {e.KernelStopped: S.STOPPED},
     S.STOPPED: {},
     S.FAILED: {},
@@ -72,8 +73,9 @@ TRANSITIONS: Final[Table[LifecycleState]] = {
 RESTART: Final[Mapping[LifecycleState, RestartRule]] = {
     S.LAUNCHING: RestartRule.ABANDON,
     S.STOPPING: RestartRule.COMPLETE,
+    S.HALTED: RestartRule.KEEP,
     **dict.fromkeys(
-        (S.RUNNING, S.HOLDING, S.QUIESCING, S.QUIESCED, S.HALTED),
+        (S.RUNNING, S.HOLDING, S.QUIESCING, S.QUIESCED),
         RestartRule.ROLL_BACK,
     ),
 }
@@ -81,7 +83,14 @@ RESTART: Final[Mapping[LifecycleState, RestartRule]] = {
 
 @attrs.frozen(kw_only=True)
 class RecoveryPoint:
-    """Where a kernel can be rebuilt from."""
+    """Where a kernel can be rebuilt from.
+
+    Attributes:
+        replay_from: the first message that is not in the state.
+        barrier: a fall-back never goes to a point before this one.
+        pinned: a person named it; retention leaves it alone.
+        line: index into the kernel's ``lines``: on which course of history the state lies.
+    """
 
     checkpoint: str
     identity: str
@@ -91,6 +100,27 @@ class RecoveryPoint:
     code_digest: str
     code_target: str
     barrier: bool
+    pinned: bool = False
+    line: int = 0
+    reason: str = ""
+
+    @property
+    def applied_sequence(self) -> int:
+        """The last message in the state."""
+        return self.replay_from - 1
+
+
+@attrs.frozen
+class Line:
+    """A course of a kernel's history, that is a stretch within which replay is possible.
+
+    Attributes:
+        first_sequence: the first message that was applied on it and not on the one before.
+        reason: what began it, as its recovery point says.
+    """
+
+    first_sequence: int
+    reason: str
 
 
 @attrs.frozen(kw_only=True)
@@ -99,7 +129,10 @@ class KernelLife:
 
     Attributes:
         recovery_points: oldest first; the retired ones are gone.
+        lines: the courses of its history: launched, then reloaded, restored or rolled back.
         traps: how often in a row it trapped after ``trapped_after``.
+        halted_by: the message that trapped a halted kernel, 0 where none did.
+        halted_after: the last message that a halted kernel is known to have applied.
     """
 
     kernel_id: str
@@ -109,8 +142,11 @@ class KernelLife:
     grid: tuple[int, ...]
     state: LifecycleState = S.LAUNCHING
     recovery_points: tuple[RecoveryPoint, ...] = ()
+    lines: tuple[Line, ...] = ()
     trapped_after: int = 0
     traps: int = 0
+    halted_by: int = 0
+    halted_after: int = 0
     reason: str = ""
 
     @property
@@ -139,6 +175,8 @@ def evolve(life: KernelLife, event: Event) -> KernelLife:
             return attrs.evolve(life, recovery_points=kept)
         case MigrationRerouted(target=device):  # the commit point moves the kernel
             return attrs.evolve(life, device=device)
+        case e.KernelRolledBack() | e.KernelForked():
+            return life
     moved = attrs.evolve(life, state=next_state(TRANSITIONS, life.state, event))
     match event:
         case e.KernelTrapped(applied_sequence=sequence, detail=detail):
@@ -151,13 +189,25 @@ def evolve(life: KernelLife, event: Event) -> KernelLife:
             )
         case e.KernelResumed(device=device):
             return attrs.evolve(moved, device=device)
-        case e.KernelHalted(reason=reason) | e.KernelLaunchFailed(reason=reason):
+        case e.KernelHalted(reason=reason):
+            return attrs.evolve(
+                moved,
+                reason=reason,
+                halted_by=event.message_sequence,
+                halted_after=event.applied_sequence,
+            )
+        case e.HaltResolved():  # what is tried now has all its tries again
+            return attrs.evolve(moved, traps=0, halted_by=0, halted_after=0, reason="")
+        case e.KernelLaunchFailed(reason=reason):
             return attrs.evolve(moved, reason=reason)
         case _:
             return moved
 
 
 def _with_point(life: KernelLife, event: e.RecoveryPointCommitted) -> KernelLife:
+    lines = life.lines
+    if event.barrier:
+        lines = (*lines, Line(event.history_from, event.reason))
     point = RecoveryPoint(
         checkpoint=event.checkpoint,
         identity=event.identity,
@@ -167,10 +217,14 @@ def _with_point(life: KernelLife, event: e.RecoveryPointCommitted) -> KernelLife
         code_digest=event.code_digest,
         code_target=event.code_target,
         barrier=event.barrier,
+        pinned=event.pinned,
+        line=len(lines) - 1,
+        reason=event.reason,
     )
     return attrs.evolve(
         life,
         recovery_points=(*life.recovery_points, point),
+        lines=lines,
         spec_digest=event.spec_digest,
         version_id=event.version_id,
     )
@@ -187,5 +241,50 @@ def fallback_points(life: KernelLife) -> tuple[RecoveryPoint, ...]:
 
 
 def retirable_points(life: KernelLife, keep: int) -> tuple[RecoveryPoint, ...]:
-    """Return the points that retention may delete: all but the ``keep`` newest."""
-    return life.recovery_points[:-keep] if keep else ()
+    """Return the points that retention may delete: all but the ``keep`` newest automatic ones.
+
+    What a person named stays, and the newest point before the last reload: the way back from it.
+    """
+    if not keep:
+        return ()
+    automatic = [point for point in life.recovery_points if not point.pinned]
+    way_back = point_before_reload(life)
+    newest = life.recovery_points[-1:]
+    return tuple(
+        point for point in automatic[:-keep] if point is not way_back and point not in newest
+    )
+
+
+def point_before_reload(life: KernelLife) -> RecoveryPoint | None:
+    """Return the newest recovery point of the code before the last reload, None without one.
+
+    After a rollback there is no reload to go back from.
+    """
+    line = len(life.lines) - 1
+    for point in reversed(life.recovery_points):
+        if point.spec_digest != life.spec_digest:
+            begun_by = {course.reason for course in life.lines[point.line + 1 : line + 1]}
+            return point if "reload" in begun_by and "rollback" not in begun_by else None
+        line = point.line
+    return None
+
+
+def point_named(life: KernelLife, checkpoint: str) -> RecoveryPoint | None:
+    """Return the recovery point of a name as a person gives it, with or without ``kernel@``."""
+    names = (checkpoint, f"{life.kernel_id}@{checkpoint}")
+    return next((point for point in life.recovery_points if point.checkpoint in names), None)
+
+
+def point_through(life: KernelLife, sequence: int) -> RecoveryPoint | None:
+    """Return the newest point from which replay leads to the state after ``sequence``.
+
+    None where the kernel's history changed its course in between, or no such point is kept.
+    """
+    for point in reversed(life.recovery_points):
+        if point.applied_sequence <= sequence:
+            next_line = point.line + 1
+            crossed = (
+                next_line < len(life.lines) and life.lines[next_line].first_sequence <= sequence
+            )
+            return None if crossed else point
+    return None

@@ -24,6 +24,7 @@ class RestartRule(Enum):
     ROLL_BACK = "roll back: the kernel is placed as before the operation"
     COMPLETE = "complete: the kernel is placed as after the operation"
     ABANDON = "abandon: what was begun is deleted"
+    KEEP = "keep: it stays as it is until a person decides"
 
 
 def next_state(table: Table[S], state: S, event: object) -> S:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ringflow.errors import StorageError
-from ringflow.files import FileSystem
+from ringflow.files import TEMPORARY_SUFFIX, FileSystem
 
 
 def ensure_folder(files: FileSystem, folder: Path) -> None:
@@ -22,6 +22,18 @@ def ensure_folder(files: FileSystem, folder: Path) -> None:
     files.make_folder(folder)
     for path in reversed(missing):
         files.fsync_folder(path.parent)
+
+
+def remove_leftovers(files: FileSystem, folder: Path, suffix: str) -> None:
+    """Delete the temporary files that a crash left of atomic writes of names with ``suffix``.
+
+    Raises:
+        StorageError: the place refuses.
+    """
+    with storage_errors("remove leftovers in", folder):
+        for name in files.names(folder):
+            if name.endswith(suffix + TEMPORARY_SUFFIX):
+                files.delete(folder / name)
 
 
 @contextmanager

@@ -178,9 +178,14 @@ class CrashingFiles:
             files._names[path] = files._synced_names[path] = copies[inode]
         return files
 
+    @property
+    def has_crashed(self) -> bool:
+        """Whether the power is off."""
+        return self._crash_at is not None and len(self.steps) >= self._crash_at
+
     def step(self, call: str) -> None:
         """Count one changing call; raises what is armed for it."""
-        if self._crash_at is not None and len(self.steps) >= self._crash_at:
+        if self.has_crashed:
             raise CrashError("the power is off")
         self.steps.append(call)
         fault = self._faults.pop((call, self.steps.count(call)), None)

@@ -62,11 +62,26 @@ def test_no_message_goes_past_the_sequence_that_a_reload_waits_for() -> None:
     assert inbox.next_parked(0, through=9) == []
 
 
-def test_a_gap_is_refused() -> None:
-    """Sequences are contiguous: a skipped one would never be delivered."""
+def test_what_comes_out_of_order_is_refused() -> None:
+    """Sequences ascend: an older one would never be delivered."""
     inbox = _filled(1, 2, posted_through=0)
-    with pytest.raises(AssertionError):
-        inbox.push(_posting(4))
+    for sequence in (1, 2):
+        with pytest.raises(AssertionError):
+            inbox.push(_posting(sequence))
+
+
+def test_a_skipped_message_leaves_a_gap_that_nothing_waits_for() -> None:
+    """What is on the device already stays; the rest is numbered as it was."""
+    inbox = _filled(1, 8, posted_through=0)
+    inbox.mark_posted(2)
+    inbox.skip(((2, 4), (8, 8)))
+    assert _sequences(inbox.next_parked(2, through=100)) == [5, 6]
+    inbox.mark_posted(2)
+    assert (inbox.posted_through, inbox.parked_count) == (6, 1)
+    assert inbox.rewind(4) == 2
+    assert _sequences(inbox.next_parked(9, through=6)) == [5, 6]
+    inbox.push(_posting(10))
+    assert _sequences(inbox.next_parked(9, through=100)) == [5, 6, 7, 10]
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))

@@ -134,7 +134,7 @@ def test_an_engines_own_journal_has_no_difference(records: tuple[Record, ...]) -
 TAMPERED: list[tuple[str, dict[str, Any], str]] = [
     ("migration.target_restored.v1", {"digests": {"state": "0" * 64}}, "target_restored"),
     ("migration.rerouted.v1", {"target": "host:0"}, "target_restored"),
-    ("migration.rerouted.v1", {"applied_sequence": 0}, "target_restored"),
+    ("migration.rerouted.v1", {"applied_sequence": 99}, "target_restored"),
     ("migration.requested.v1", {"source": "host:0", "target": "host:1"}, "another kernel"),
     ("migration.requested.v1", {"target": "host:1"}, "must be refused"),
     ("migration.step_failed.v1", {"reason": "nothing"}, "the restart"),

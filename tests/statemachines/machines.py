@@ -119,6 +119,8 @@ MACHINES = (
             lifecycle_events.RecoveryPointCommitted,
             lifecycle_events.CheckpointRetired,
             lifecycle_events.RecoveryFellBack,
+            lifecycle_events.KernelRolledBack,
+            lifecycle_events.KernelForked,
             migration_events.MigrationRerouted,
         ),
         begin=lifecycle.begin,

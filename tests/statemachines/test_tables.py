@@ -141,7 +141,7 @@ def test_a_kernel_that_was_launched_can_always_be_resumed_or_stopped() -> None:
     for state in set(LifecycleState) - lifecycle.terminal - {LifecycleState.STOPPING}:
         assert {LifecycleState.RUNNING, LifecycleState.STOPPED} <= _reachable(lifecycle, state)
     row = lifecycle.transitions[LifecycleState.HALTED]
-    assert set(row.values()) == {LifecycleState.RUNNING, LifecycleState.STOPPING}
+    assert set(row.values()) == {LifecycleState.QUIESCED, LifecycleState.STOPPING}
 
 
 @pytest.mark.parametrize("failure", [FAILURE, CANCELLATION], ids=["failed", "cancelled"])
