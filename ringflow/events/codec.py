@@ -117,11 +117,18 @@ def _tuple_loader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any]
 
 
 def _tuple_dumper(kind: Any, converter: cattrs.Converter) -> Callable[[Any], Any]:
-    dump = converter.get_unstructure_hook(get_args(kind)[0])
+    item = get_args(kind)[0]
+    dump = converter.get_unstructure_hook(item)
 
     def dump_tuple(value: Any) -> Any:
         if type(value) is not tuple:
             raise TypeError(f"{value!r} is not a tuple")
+        if item is int:  # records of messages are full of these: no call for each
+            low, high = -SAFE_INTEGER, SAFE_INTEGER
+            return [
+                one if type(one) is int and low <= one <= high else dump_integer(one)
+                for one in value
+            ]
         return [dump(one) for one in value]
 
     return dump_tuple

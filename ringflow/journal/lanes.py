@@ -11,16 +11,13 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import final
-
-import attrs
+from typing import NamedTuple, final
 
 from ringflow.events.codec import Event
 from ringflow.journal.api import Append
 
 
-@attrs.frozen
-class Pending:
+class Pending(NamedTuple):
     """A record that waits to be written; ``data`` is the canonical JSON of its events."""
 
     append: Append

@@ -96,20 +96,22 @@ class Sealer:
                 events=pending.data,
                 previous_hash=self.head,
             )
-            record = Record(
-                sequence=self.sequence + 1,
-                at_ns=at_ns,
-                epoch=self.epoch,
-                stream=append.stream,
-                version=append.version,
-                durable=durable,
-                events=tuple(pending.events),
-                previous_hash=self.head,
-                hash=digest,
-                size_bytes=len(line),
+            self.sequence += 1
+            records.append(
+                Record(
+                    self.sequence,
+                    at_ns,
+                    self.epoch,
+                    append.stream,
+                    append.version,
+                    durable,
+                    tuple(pending.events),
+                    self.head,
+                    digest,
+                    len(line),
+                )
             )
-            self.sequence, self.head = record.sequence, digest
-            records.append(record)
+            self.head = digest
             lines.append(line)
         return records, lines
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.journal_peers import installed
+
 
 def test_the_benchmark_writes_its_rows(tmp_path: Path) -> None:
     """The small form measures every part on both backends."""
@@ -19,5 +21,10 @@ def test_the_benchmark_writes_its_rows(tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2],
     )
     found = orjson.loads(rows.read_bytes())
-    assert len(found) == 6
+    names = [row["name"] for row in found]
+    assert len(set(names)) == len(names)
+    for backend in ("asyncio", "trio"):
+        of_backend = [name for name in names if name.endswith(f"({backend})")]
+        # two ratios, four rates, the verification, and a ratio and a rate for each other library
+        assert len(of_backend) >= 7 + 2 * len(installed())
     assert all(row["value"] > 0 and set(row) >= {"name", "unit", "goal", "met"} for row in found)

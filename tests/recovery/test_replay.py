@@ -102,7 +102,7 @@ def changed(
     for event in records[place].events:
         new = change(event) if event.wire_name == wire_name else event
         made += [] if new is None else [new]
-    here = [attrs.evolve(records[place], events=tuple(made))] if made else []
+    here = [records[place]._replace(events=tuple(made))] if made else []
     return [*records[:place], *here, *records[place + 1 :]]
 
 
