@@ -10,7 +10,7 @@ from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance
 from ringflow.engine.operations import Outcome
 from ringflow.engine.quiescing import quiesce, resume, resumed
-from ringflow.engine.restoring import restore
+from ringflow.engine.restoring import replay, restore
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state import Operation
 from ringflow.errors import DeviceError
@@ -52,7 +52,10 @@ class MigrationPerformer:
                 digests = await self._restore()
                 return Outcome(e.MigrationTargetRestored(**ids, digests=digests))
             case effects.OpenGate():
-                return self._open_gate(ids)
+                try:
+                    return self._open_gate(ids)
+                except Exception:  # past the commit point: there is no way back to the source
+                    return await self._rebuild_target(ids)
             case effects.RetireSource():
                 return Outcome(
                     e.MigrationCompleted(**ids, retire_failure=await self._retire_source())
@@ -130,6 +133,16 @@ class MigrationPerformer:
         pause_ns = runtime.flow()
         opened = e.MigrationGateOpened(**ids, pause_ns=pause_ns, parked_count=parked)
         return Outcome(opened, (resumed(runtime, self._applied),))
+
+    async def _rebuild_target(self, ids: dict[str, str]) -> Outcome:
+        """Give the kernel another instance on the target, from its recovery point."""
+        runtime, target = self._runtime, self._prepared
+        runtime.pause()
+        runtime.detach()
+        await self._core.in_thread(target.close)
+        facts = await replay(self._core, runtime, target.device, applied_sequence=self._applied)
+        opened = e.MigrationGateOpened(**ids, pause_ns=0, parked_count=runtime.inbox.parked_count)
+        return Outcome(opened, facts)
 
     async def _retire_source(self) -> str:
         runtime = self._runtime

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 import ringflow
+from ringflow.engine.runtime import KernelRuntime
 from tests.engine.doubles import FaultyDevice
 from tests.engine.kernels import Add, Spin, Total, adder, expected_state
 from tests.engine.story import Producer, Recorder, cells_of, send_all, state_of
@@ -142,3 +143,29 @@ async def test_the_events_of_a_migration_tell_its_steps(engine: ringflow.Engine)
         *("checkpointed", "state_transferred", "target_restored", "rerouted"),
         *("gate_opened", "completed"),
     ]
+
+
+async def test_a_gate_that_does_not_open_leads_to_the_recovery_point(
+    engine: ringflow.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal says by then that the kernel is on the target: it is rebuilt there."""
+    kernel = await engine.launch(adder(), device="host:0")
+    before = engine.devices()[0].free_bytes
+    await send_all(kernel, range(20))
+    attach, broken = KernelRuntime.attach, [True]
+
+    def attach_later(runtime: KernelRuntime) -> None:
+        if runtime.instance.device.name == "host:1" and broken:
+            broken.clear()
+            raise ringflow.LimitExceededError("the number of kernels", 2, 1, "wait")
+        attach(runtime)
+
+    monkeypatch.setattr(KernelRuntime, "attach", attach_later)
+    result = await engine.migrate("adder", to="host:1")
+    assert not broken
+    assert result.target_device == "host:1"
+    last = await send_all(kernel, range(20, 30))
+    assert (await kernel.call(Total(), timeout_s=30)).sequence == last + 1
+    assert (await state_of(kernel))[:3] == expected_state(list(range(30)))
+    assert engine.kernels()[0].device == "host:1"
+    assert engine.devices()[0].free_bytes > before
