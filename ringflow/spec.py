@@ -234,6 +234,7 @@ class KernelSpec:
         max_reply_data_bytes: of arrays that the replies to one message may carry together.
         reply_bulk_bytes: of the arena for such arrays; messages are delivered while it has room
             for what their replies may carry.
+        track_dirty: whether the kernel's ``mark`` notes which blocks of its regions it writes.
     """
 
     kernel_id: str
@@ -255,6 +256,7 @@ class KernelSpec:
     max_reply_data_bytes: int = 0
     reply_bulk_bytes: int = 1 << 22
     dynamic_shared_bytes: int = 0
+    track_dirty: bool = False
 
     def __attrs_post_init__(self) -> None:
         _check_name("kernel id", self.kernel_id)
@@ -364,6 +366,7 @@ class KernelSpec:
 _PLAIN_FIELDS: Final = (
     *("kernel_id", "kernel_type", "grid", "block", "durability", "replay", "release"),
     *("ring_slots", "reply_slots", "slot_bytes", "max_replies", "dynamic_shared_bytes"),
+    "track_dirty",
     *("bulk_bytes", "max_reply_data_bytes", "reply_bulk_bytes"),
 )
 

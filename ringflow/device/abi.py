@@ -13,9 +13,10 @@ from typing import Final
 
 from ringflow.device.layout import Layout, c_constants, u32, u64
 from ringflow.spec import BULK_UNIT_BYTES
+from ringflow.storage.blocks import BLOCK_BYTES
 
 ABI_MAGIC: Final = 0x574C4652  # "RFLW"
-ABI_VERSION: Final = 2
+ABI_VERSION: Final = 3
 BATCH_SLOTS: Final = 32
 SLOT_HEADER_BYTES: Final = 32
 SHARED_PAYLOAD_BYTES: Final = 224
@@ -65,7 +66,7 @@ CONTROL: Final = Layout(
         u64("doorbell", 0, "messages posted (32) | generation (24) | command (8)"),
         u64("reply_tail", 8, "outputs that the host has taken"),
         u64("ping", 16, "any value; the kernel answers in echo while it waits"),
-        u32("dirty_epoch", 24, "reserved: raised to make the kernel swap its dirty bitmaps"),
+        u32("dirty_epoch", 24, "raised by one to make the kernel swap its dirty bitmaps"),
         u32("magic", 32, "ABI_MAGIC"),
         u32("version", 36, "ABI_VERSION"),
         u64("work", 40, "workspace, device address"),
@@ -88,6 +89,7 @@ CONTROL: Final = Layout(
         u64("steps", 184, "step() boundaries passed since the launch"),
         u64("taken_sequence", 192, "message in progress, or the last one"),
         u32("fault", 200, "KernelFault"),
+        u32("dirty_swapped", 204, "the last dirty_epoch obeyed"),
     ),
     alignment_bytes=128,
 )
@@ -152,10 +154,23 @@ WORKSPACE: Final = Layout(
         u32("max_reply_data", 620, "bytes of arrays that one message's replies may carry"),
         u64("share_used", 624, "bytes of its share that the message in progress has filled"),
         u64("reply_data", 632, "bytes of arrays among them"),
-        u64("dirty_bitmap_0", 640, "reserved"),
-        u64("dirty_bitmap_1", 648, "reserved"),
+        u64("dirty_bitmap_0", 640, "marks under even dirty epochs: a bit a block of each region"),
+        u64("dirty_bitmap_1", 648, "marks under odd ones"),
+        u64("dirty_ranges", 656, "array of dirty_range; 0 where no marks are taken"),
+        u32("dirty_range_count", 664, "its length"),
+        u32("dirty_swapped", 668, "the dirty epoch of the marks that are taken now"),
     ),
     alignment_bytes=128,
+)
+
+DIRTY_RANGE: Final = Layout(
+    "dirty_range",
+    24,
+    (
+        u64("begin", 0, "address of a region"),
+        u64("end", 8, "address just past it"),
+        u64("first_bit", 16, "its first block's bit in the bitmaps"),
+    ),
 )
 
 
@@ -211,11 +226,12 @@ def generated_header() -> str:
         ("BATCH_SLOTS", BATCH_SLOTS),
         ("SHARED_PAYLOAD_BYTES", SHARED_PAYLOAD_BYTES),
         ("BULK_UNIT_BYTES", BULK_UNIT_BYTES),
+        ("DIRTY_BLOCK_BYTES", BLOCK_BYTES),
         ("GENERATION_MASK", GENERATION_MASK),
         *((f"COMMAND_{command.name}", command.value) for command in Command),
         *((f"STATE_{state.name}", state.value) for state in KernelState),
         *((f"FAULT_{fault.name}", fault.value) for fault in KernelFault),
         *((f"OUTPUT_{flag.name}", flag.value) for flag in OutputFlag),
     ]
-    structs = (CONTROL, MESSAGE_SLOT, REPLY_SLOT, BULK_PIECE, WORKSPACE)
+    structs = (CONTROL, MESSAGE_SLOT, REPLY_SLOT, BULK_PIECE, WORKSPACE, DIRTY_RANGE)
     return "\n\n".join([c_constants(constants), *(layout.c_struct() for layout in structs)])

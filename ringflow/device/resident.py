@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ringflow.device import abi
@@ -26,8 +26,9 @@ from ringflow.device.api import (
     stepping_of,
 )
 from ringflow.device.bulk import MessageArena, ReplyArena
+from ringflow.device.dirty import DirtyMarks, DirtyTable, no_marks
 from ringflow.device.native import native, timeout_ns
-from ringflow.device.native.layouts import AWAIT_REACHED, AWAIT_TIMEOUT, ENTRY
+from ringflow.device.native.layouts import AWAIT_ENDED, AWAIT_REACHED, AWAIT_TIMEOUT, ENTRY
 from ringflow.device.parameters import check_parameters
 from ringflow.device.posting import Posting, check_bulk_size, encode_slots
 from ringflow.device.pump import PumpReport, parse_reports
@@ -83,6 +84,7 @@ class ResidentKernel:
         self._pump: Pump | None = None
         self._key = 0
         self._allocations: list[Allocation] = []
+        self._dirty: DirtyMarks | None = None
         self.bulk, self._reply_bulk = MessageArena(None), ReplyArena(None)
         self._entry: HostAllocation | None = Piece(ENTRY.size_bytes, label="entry")
         self._entry_address = self._entry.address
@@ -116,6 +118,9 @@ class ResidentKernel:
         self.layout: tuple[Region, ...] = (*spec.regions, *(one.region for one in variables))
         self.regions: Mapping[str, Allocation] = {**regions, **{v.label: v for v in variables}}
         self._workspace = take(abi.workspace_bytes(spec.slot_bytes), "workspace")
+        if spec.track_dirty:
+            table = DirtyTable(self.regions)
+            self._dirty = DirtyMarks(device, label, table, take(table.size_bytes, "dirty"))
         self._control, self._control_host = take_mapped(abi.CONTROL_BYTES, "control")
         self._messages = take_mapped(spec.ring_slots * spec.slot_bytes, "messages")
         self._replies = take_mapped(spec.reply_slots * spec.slot_bytes, "replies")
@@ -241,6 +246,9 @@ class ResidentKernel:
     def _prepare(self, command: Command) -> int:
         """Write control block, workspace and entry for a launch; return its generation."""
         spec = self.spec
+        dirty = self._dirty
+        if dirty is not None and self._launch is not None:
+            dirty.note_swapped(self._load_u32("dirty_swapped"))
         generation = (self._load("doorbell") >> 32 & abi.GENERATION_MASK) + 1
         generation = generation & abi.GENERATION_MASK or 1
         ctypes.memset(self._control_host, 0, abi.CONTROL_BYTES)
@@ -262,6 +270,8 @@ class ResidentKernel:
             ),
             "done_sequence": self._base_sequence,
             "taken_sequence": self._base_sequence,
+            "dirty_epoch": dirty.requested if dirty is not None else 0,
+            "dirty_swapped": dirty.swapped if dirty is not None else 0,
         }
         for word in CONTROL.words:
             if word.name in values:
@@ -275,16 +285,20 @@ class ResidentKernel:
     def _new_workspace(self) -> bytearray:
         """Return a workspace for a launch; the batch after it is overwritten as it fills."""
         spec, work = self.spec, bytearray(abi.WORKSPACE.size_bytes)
-        for name, code, value in (
-            ("sequence", "<Q", self._base_sequence),
-            ("output_index", "<I", self._output_index),
-            ("bulk", "<Q", self.bulk.address),
-            ("reply_bulk", "<Q", self._reply_bulk.address),
-            ("share_bytes", "<Q", spec.reply_share_bytes),
-            ("shares", "<I", spec.reply_shares),
-            ("max_reply_data", "<I", spec.max_reply_data_bytes),
-        ):
-            struct.pack_into(code, work, abi.WORKSPACE[name], value)
+        values = {
+            "sequence": self._base_sequence,
+            "output_index": self._output_index,
+            "bulk": self.bulk.address,
+            "reply_bulk": self._reply_bulk.address,
+            "share_bytes": spec.reply_share_bytes,
+            "shares": spec.reply_shares,
+            "max_reply_data": spec.max_reply_data_bytes,
+            **(self._dirty.words if self._dirty is not None else {}),
+        }
+        for word in abi.WORKSPACE.words:
+            if word.name in values:
+                code = "<Q" if word.size_bytes == 8 else "<I"
+                struct.pack_into(code, work, word.offset_bytes, values[word.name])
         return work
 
     def _prepare_entry(self) -> None:
@@ -399,33 +413,39 @@ class ResidentKernel:
             KernelTrappedError: it trapped.
             KernelStalledError: the time is up, or it ended otherwise.
         """
-        result = self._await(generation, timeout_s)
+        result = self._await(self._native.await_generation, generation, timeout_s)
         if result == AWAIT_REACHED:
             return self.state
+        raise self._unreached(result, timeout_s)
+
+    def _unreached(self, result: int, timeout_s: float) -> DeviceError:
+        """Return the error for a wait that has ended in something else."""
         name = self.spec.kernel_id
         if result == AWAIT_TIMEOUT:
-            raise KernelStalledError(
+            return KernelStalledError(
                 f"kernel {name!r} did not reach a message boundary within {timeout_s:g} s; look "
                 "for a loop that does not end or a collective call that not all threads make",
                 call="await",
                 code="timeout",
             )
         if self.status is LaunchStatus.TRAPPED:
-            raise KernelTrappedError(
+            return KernelTrappedError(
                 f"kernel {name!r} trapped: {self.detail}; restore it from its recovery point",
                 call="await",
                 code=self.fault.name.lower(),
             )
-        raise KernelStalledError(
+        return KernelStalledError(
             f"kernel {name!r} ended ({self.status.name.lower()}) before it answered; it must "
             "call receive or step until that returns false",
             call="await",
             code="ended",
         )
 
-    def _await(self, generation: int, timeout_s: float) -> int:
+    def _await(
+        self, native_await: Callable[[int, int, int], int], number: int, timeout_s: float
+    ) -> int:
         def look(longest_ns: int) -> int:
-            return self._native.await_generation(self._entry_address, generation, longest_ns)
+            return native_await(self._entry_address, number, longest_ns)
 
         if self._stepping is None:
             return look(timeout_ns(timeout_s))
@@ -439,6 +459,49 @@ class ResidentKernel:
     def abort(self) -> None:
         """Stop the grid where it is; its regions are then not to be trusted."""
         self._launched().abort()
+
+    # Dirty marks
+
+    def request_dirty_swap(self) -> int:
+        """Raise the dirty epoch: at its next boundary the kernel swaps the bitmaps of its marks.
+
+        Raises:
+            UsageError: the spec does not ask for marks; so for all of this section.
+            KernelStateError: the marks of the last swap have not been collected.
+        """
+        epoch = self._marks().request()
+        self._native.store_u32(self._control_host + CONTROL["dirty_epoch"], epoch)
+        self._native.ring_workers(self._native.room)
+        self._rouse()
+        return epoch
+
+    def await_dirty_swap(self, timeout_s: float) -> None:
+        """Block until the kernel has swapped, or its grid has completed, which is as good.
+
+        Raises:
+            KernelTrappedError: it trapped.
+            KernelStalledError: the time is up.
+        """
+        result = self._await(self._native.await_swap, self._marks().requested, timeout_s)
+        ended = result == AWAIT_ENDED and self.status is LaunchStatus.COMPLETED
+        if result != AWAIT_REACHED and not ended:
+            raise self._unreached(result, timeout_s)
+
+    def collect_dirty(self) -> dict[str, tuple[int, ...]]:
+        """Return the 64 KiB blocks marked before the last swap, by region, and clear their marks.
+
+        While no grid runs, all blocks marked since they were last collected. Regions without a
+        marked block are left out. What the host writes (initial arrays, a restore) has no marks.
+        Raises:
+            KernelStateError: no swap was requested since the last call, or it has not come yet.
+        """
+        resting = self._launch is None or self.status is not LaunchStatus.RUNNING
+        return self._marks().collect(swapped=self._load_u32("dirty_swapped"), resting=resting)
+
+    def _marks(self) -> DirtyMarks:
+        if self._dirty is None:
+            raise no_marks(self.spec.kernel_id)
+        return self._dirty
 
     # What the kernel says, for code that has no pump running
 
@@ -493,7 +556,7 @@ class ResidentKernel:
 
     @property
     def fault(self) -> KernelFault:
-        return KernelFault(self._native.load_u32(self._control_host + CONTROL["fault"]))
+        return KernelFault(self._load_u32("fault"))
 
     def collect(self) -> PumpReport | None:
         """Take outputs and news without a pump; ``None`` if there are none.
@@ -518,6 +581,9 @@ class ResidentKernel:
 
     def _load(self, word: str) -> int:
         return self._native.load(self._control_host + CONTROL[word])
+
+    def _load_u32(self, word: str) -> int:
+        return self._native.load_u32(self._control_host + CONTROL[word])
 
     def _launched(self) -> Launch:
         if self._launch is None:

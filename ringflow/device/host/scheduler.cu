@@ -125,7 +125,8 @@ __device__ __forceinline__ void look(launch* of, room* where) {
     if (!of->watch) return;
     const control* watched = reinterpret_cast<const control*>(of->watch);
     u64 sum = load(&watched->reply_head) + load(&watched->done_count) +
-              load(&watched->state) * 3 + load(&watched->echo) * 5 + load(&watched->started);
+              load(&watched->state) * 3 + load(&watched->echo) * 5 + load(&watched->started) +
+              load(&watched->dirty_swapped) * 7ull;
     if (sum == of->seen) return;
     of->seen = sum;
     ring_host(where);

@@ -11,10 +11,11 @@ namespace ringflow {
 
 // <generated: python -m ringflow.device.native.build>
 constexpr unsigned ABI_MAGIC = 0x574c4652u;
-constexpr unsigned ABI_VERSION = 0x2u;
+constexpr unsigned ABI_VERSION = 0x3u;
 constexpr unsigned BATCH_SLOTS = 0x20u;
 constexpr unsigned SHARED_PAYLOAD_BYTES = 0xe0u;
 constexpr unsigned BULK_UNIT_BYTES = 0x40u;
+constexpr unsigned DIRTY_BLOCK_BYTES = 0x10000u;
 constexpr unsigned GENERATION_MASK = 0xffffffu;
 constexpr unsigned COMMAND_RUN = 0x0u;
 constexpr unsigned COMMAND_HOLD = 0x1u;
@@ -35,7 +36,7 @@ struct alignas(128) control {
     unsigned long long doorbell;  // messages posted (32) | generation (24) | command (8)
     unsigned long long reply_tail;  // outputs that the host has taken
     unsigned long long ping;  // any value; the kernel answers in echo while it waits
-    unsigned int dirty_epoch;  // reserved: raised to make the kernel swap its dirty bitmaps
+    unsigned int dirty_epoch;  // raised by one to make the kernel swap its dirty bitmaps
     unsigned char reserved_28[4];
     unsigned int magic;  // ABI_MAGIC
     unsigned int version;  // ABI_VERSION
@@ -60,7 +61,8 @@ struct alignas(128) control {
     unsigned long long steps;  // step() boundaries passed since the launch
     unsigned long long taken_sequence;  // message in progress, or the last one
     unsigned int fault;  // KernelFault
-    unsigned char reserved_204[52];
+    unsigned int dirty_swapped;  // the last dirty_epoch obeyed
+    unsigned char reserved_208[48];
 };
 static_assert(sizeof(control) == 256, "control");
 static_assert(__builtin_offsetof(control, doorbell) == 0, "doorbell");
@@ -89,6 +91,7 @@ static_assert(__builtin_offsetof(control, echo) == 176, "echo");
 static_assert(__builtin_offsetof(control, steps) == 184, "steps");
 static_assert(__builtin_offsetof(control, taken_sequence) == 192, "taken_sequence");
 static_assert(__builtin_offsetof(control, fault) == 200, "fault");
+static_assert(__builtin_offsetof(control, dirty_swapped) == 204, "dirty_swapped");
 
 struct alignas(8) message_slot {
     unsigned long long sequence;  // number of the message
@@ -159,9 +162,12 @@ struct alignas(128) workspace {
     unsigned int max_reply_data;  // bytes of arrays that one message's replies may carry
     unsigned long long share_used;  // bytes of its share that the message in progress has filled
     unsigned long long reply_data;  // bytes of arrays among them
-    unsigned long long dirty_bitmap_0;  // reserved
-    unsigned long long dirty_bitmap_1;  // reserved
-    unsigned char reserved_656[368];
+    unsigned long long dirty_bitmap_0;  // marks under even dirty epochs: a bit a block of each region
+    unsigned long long dirty_bitmap_1;  // marks under odd ones
+    unsigned long long dirty_ranges;  // array of dirty_range; 0 where no marks are taken
+    unsigned int dirty_range_count;  // its length
+    unsigned int dirty_swapped;  // the dirty epoch of the marks that are taken now
+    unsigned char reserved_672[352];
 };
 static_assert(sizeof(workspace) == 1024, "workspace");
 static_assert(__builtin_offsetof(workspace, arrived) == 0, "arrived");
@@ -189,6 +195,19 @@ static_assert(__builtin_offsetof(workspace, share_used) == 624, "share_used");
 static_assert(__builtin_offsetof(workspace, reply_data) == 632, "reply_data");
 static_assert(__builtin_offsetof(workspace, dirty_bitmap_0) == 640, "dirty_bitmap_0");
 static_assert(__builtin_offsetof(workspace, dirty_bitmap_1) == 648, "dirty_bitmap_1");
+static_assert(__builtin_offsetof(workspace, dirty_ranges) == 656, "dirty_ranges");
+static_assert(__builtin_offsetof(workspace, dirty_range_count) == 664, "dirty_range_count");
+static_assert(__builtin_offsetof(workspace, dirty_swapped) == 668, "dirty_swapped");
+
+struct alignas(8) dirty_range {
+    unsigned long long begin;  // address of a region
+    unsigned long long end;  // address just past it
+    unsigned long long first_bit;  // its first block's bit in the bitmaps
+};
+static_assert(sizeof(dirty_range) == 24, "dirty_range");
+static_assert(__builtin_offsetof(dirty_range, begin) == 0, "begin");
+static_assert(__builtin_offsetof(dirty_range, end) == 8, "end");
+static_assert(__builtin_offsetof(dirty_range, first_bit) == 16, "first_bit");
 // </generated>
 
 namespace detail {
@@ -260,6 +279,7 @@ struct block_state {
     message_slot message;
     const unsigned char* data;
     const unsigned char* bulk;
+    unsigned* dirty;  // bitmap that takes marks; null where none are taken
     alignas(16) unsigned char payload[SHARED_PAYLOAD_BYTES];
 };
 
@@ -295,6 +315,40 @@ __device__ __forceinline__ void copy_bytes(void* to, const void* from, u64 size_
 
 __device__ __forceinline__ u64 bulk_rounded(u64 size_bytes) {
     return (size_bytes + BULK_UNIT_BYTES - 1) / BULK_UNIT_BYTES * BULK_UNIT_BYTES;
+}
+
+// Return the bitmap that takes marks now.
+__device__ __forceinline__ unsigned* dirty_bitmap(const workspace* work) {
+    if (work->dirty_ranges == 0) return nullptr;
+    return reinterpret_cast<unsigned*>(work->dirty_swapped & 1 ? work->dirty_bitmap_1
+                                                               : work->dirty_bitmap_0);
+}
+
+__device__ __forceinline__ void set_bits(unsigned* word, unsigned bits) {
+    unsigned seen;
+    asm volatile("ld.relaxed.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(word) : "memory");
+    if ((seen & bits) == bits) return;
+    asm volatile("red.relaxed.gpu.or.b32 [%0], %1;" : : "l"(word), "r"(bits) : "memory");
+}
+
+// Set the bits of the blocks in which a range of memory lies; what is in no region has none.
+static __device__ __noinline__ void mark_range(const workspace* work, unsigned* bitmap, u64 at,
+                                               u64 size_bytes) {
+    const dirty_range* ranges = reinterpret_cast<const dirty_range*>(work->dirty_ranges);
+    for (unsigned i = 0; i < work->dirty_range_count; ++i) {
+        u64 begin = ranges[i].begin, end = ranges[i].end;
+        if (at >= end || size_bytes == 0) continue;
+        u64 past = size_bytes < end - at ? at + size_bytes : end;
+        if (past <= begin) continue;
+        u64 first = ranges[i].first_bit + (at > begin ? at - begin : 0) / DIRTY_BLOCK_BYTES;
+        u64 last = ranges[i].first_bit + (past - 1 - begin) / DIRTY_BLOCK_BYTES;
+        for (u64 word = first >> 5; word <= last >> 5; ++word) {
+            unsigned bits = ~0u;
+            if (word == first >> 5) bits &= ~0u << (first & 31);
+            if (word == last >> 5) bits &= ~0u >> (31 - (last & 31));
+            set_bits(bitmap + word, bits);
+        }
+    }
 }
 
 // The master's steps below are for thread 0 of block 0, when all other blocks have arrived.
@@ -355,6 +409,19 @@ __device__ __forceinline__ void answer_ping(control* host, workspace* work) {
     store_system(&host->echo, ping);
 }
 
+// Let the other bitmap take marks from here on, if the host wants that: it has cleared it, and
+// reads this one.
+__device__ __forceinline__ void swap_dirty(control* host, workspace* work) {
+    if (work->dirty_ranges == 0) return;
+    unsigned wanted;
+    asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(wanted) : "l"(&host->dirty_epoch)
+                 : "memory");
+    if (wanted == work->dirty_swapped) return;
+    work->dirty_swapped = wanted;
+    asm volatile("st.release.sys.u32 [%0], %1;" : : "l"(&host->dirty_swapped), "r"(wanted)
+                 : "memory");
+}
+
 // Return the next action: obey commands, take a message, or wait for either.
 template <mode MODE>
 __device__ __forceinline__ unsigned decide(control* host, block_state& block) {
@@ -363,6 +430,7 @@ __device__ __forceinline__ unsigned decide(control* host, block_state& block) {
         u64 bell = load_system(&host->doorbell);
         unsigned generation = (unsigned)(bell >> 32) & GENERATION_MASK;
         unsigned command = (unsigned)(bell >> 56);
+        swap_dirty(host, work);
         if (command == COMMAND_RETURN || command == COMMAND_HOLD) {
             if (MODE == POLL) return NOTHING;
             unsigned returning = command == COMMAND_RETURN;
@@ -423,6 +491,7 @@ __device__ __forceinline__ unsigned boundary(control* host) {
     if (first_thread()) {
         u64 decision = first_block() ? lead<MODE>(host, block) : follow(block);
         block.action = (unsigned)decision & 0xFF;
+        if (block.dirty) block.dirty = dirty_bitmap(block.work);
         if (block.action == MESSAGE) {
             u64 offset = ((decision >> 8) & 0xFF) * block.slot_bytes;
             const unsigned char* slot = reinterpret_cast<const unsigned char*>(block.work + 1) + offset;
@@ -490,6 +559,7 @@ class kernel {
             block.slot_bytes = host->slot_bytes;
             block.max_replies = host->max_replies;
             block.emit_slots = host->emit_slots;
+            block.dirty = detail::dirty_bitmap(block.work);
         }
         __syncthreads();
     }
@@ -586,9 +656,14 @@ class kernel {
         return true;
     }
 
-    // Note that memory was written. Hosts of this ABI version compare whole blocks instead, so it
-    // costs nothing; kernels may carry the calls already.
-    __device__ __forceinline__ void mark(const void*, unsigned long long) {}
+    // Note that memory of a region is or will be written before the next receive, poll or step; any
+    // thread. Nothing happens where the spec doesn't ask for marks.
+    __device__ __forceinline__ void mark(const void* memory, unsigned long long size_bytes) {
+        const detail::block_state& block = detail::here();
+        if (block.dirty)
+            detail::mark_range(block.work, block.dirty,
+                               reinterpret_cast<unsigned long long>(memory), size_bytes);
+    }
 
   private:
     control* host_;

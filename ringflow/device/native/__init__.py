@@ -119,6 +119,9 @@ class Native:
         self.await_generation: Callable[[int, int, int], int] = bind(
             "ringflow_await", _waiting, _u32, _at, _u32, _u64
         )
+        self.await_swap: Callable[[int, int, int], int] = bind(
+            "ringflow_await_swap", _waiting, _u32, _at, _u32, _u64
+        )
         self.await_status: Callable[[int, int, int], int] = bind(
             "ringflow_await_status", _waiting, _u32, _at, _at, _u64
         )

@@ -218,6 +218,37 @@ __device__ __noinline__ u64 scan_all(pump* pump, unsigned char* out, u64 size_by
     return written;
 }
 
+// Wait until something is so of the kernel's words, it has ended, or the time is up.
+template <typename Reached>
+__device__ __forceinline__ unsigned await(entry* kernel, u64 timeout_ns, Reached reached) {
+    room* where = room_of(kernel);
+    control* host = control_of(kernel);
+    u64 start_ns = now_ns();
+#pragma unroll 1
+    for (;;) {
+        unsigned heard = load(&where->host_bell);
+        u64 passed_ns = now_ns() - start_ns;
+        bool sleeping = passed_ns >= YIELD_NS;
+        if (sleeping) {
+            add(&where->host_sleepers, 1);
+            full_fence();
+        }
+        unsigned result = AWAIT_TIMEOUT;
+        unsigned status = status_of(kernel);
+        if (reached(host)) result = AWAIT_REACHED;
+        else if (status != 0) result = AWAIT_ENDED;
+        bool over = result != AWAIT_TIMEOUT || passed_ns >= timeout_ns;
+        if (sleeping) {
+            u64 longest_ns = timeout_ns - passed_ns;
+            if (!kernel->status && longest_ns > UNRUNG_SLEEP_NS) longest_ns = UNRUNG_SLEEP_NS;
+            if (!over) sleep(where, &where->host_bell, heard, longest_ns);
+            add(&where->host_sleepers, ~0u);
+        }
+        if (over) return result;
+        if (passed_ns >= SPIN_NS) sched_yield();
+    }
+}
+
 __device__ __forceinline__ u64 longest_sleep_ns(pump* pump, u64 wanted_ns) {
     lock(pump);
     entry* const* entries = reinterpret_cast<entry* const*>(pump->entries);
@@ -400,36 +431,18 @@ extern "C" __device__ void ringflow_wake(pump* pump) {
 
 // Wait until the kernel reports under ``generation`` or a later one, has ended, or the time is up.
 extern "C" __device__ unsigned ringflow_await(entry* kernel, unsigned generation, u64 timeout_ns) {
-    room* where = native::room_of(kernel);
-    control* host = native::control_of(kernel);
-    u64 start_ns = native::now_ns();
-#pragma unroll 1
-    for (;;) {
-        unsigned heard = native::load(&where->host_bell);
-        u64 passed_ns = native::now_ns() - start_ns;
-        bool sleeping = passed_ns >= native::YIELD_NS;
-        if (sleeping) {
-            native::add(&where->host_sleepers, 1);
-            native::full_fence();
-        }
-        unsigned result = AWAIT_TIMEOUT;
-        unsigned status = native::status_of(kernel);
+    return native::await(kernel, timeout_ns, [=](const control* host) {
         u64 state = native::load(&host->state);
         unsigned behind = (generation - (unsigned)(state >> 8)) & GENERATION_MASK;
-        bool reached = state && (behind == 0 || behind > GENERATION_MASK / 2);
-        if (reached) result = AWAIT_REACHED;
-        else if (status != 0) result = AWAIT_ENDED;
-        bool over = result != AWAIT_TIMEOUT || passed_ns >= timeout_ns;
-        if (sleeping) {
-            u64 longest_ns = timeout_ns - passed_ns;
-            if (!kernel->status && longest_ns > native::UNRUNG_SLEEP_NS)
-                longest_ns = native::UNRUNG_SLEEP_NS;
-            if (!over) native::sleep(where, &where->host_bell, heard, longest_ns);
-            native::add(&where->host_sleepers, ~0u);
-        }
-        if (over) return result;
-        if (passed_ns >= native::SPIN_NS) sched_yield();
-    }
+        return state && (behind == 0 || behind > GENERATION_MASK / 2);
+    });
+}
+
+// Wait until the kernel has swapped its dirty bitmaps under ``epoch``; else as ringflow_await.
+extern "C" __device__ unsigned ringflow_await_swap(entry* kernel, unsigned epoch, u64 timeout_ns) {
+    return native::await(kernel, timeout_ns, [=](const control* host) {
+        return native::load(&host->dirty_swapped) == epoch;
+    });
 }
 
 // Wait until a launch's status word is no longer 0, or the time is up; return the word.

@@ -47,6 +47,11 @@ def state_of_ptx(body: str, *, before: str = "") -> tuple[str, ...]:
             "memory[1] = (unsigned long long)&x; *(unsigned*)memory[i] = 1;",
             ("x",),
         ),
+        (
+            "__device__ unsigned x; __device__ unsigned long long own[4];",
+            "(i ? memory : own)[1] = (unsigned long long)&x; *(unsigned*)memory[i] = 1;",
+            ("x", "own"),
+        ),
         ("__device__ float x;", "float s; sincosf(i, &s, &x); memory[0] = s;", ("x",)),
     ],
 )

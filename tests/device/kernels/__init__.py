@@ -14,6 +14,7 @@ from ringflow.device.resident import ResidentKernel
 from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region
 
 FOLDER = Path(__file__).parent
+LARGE_CELLS = 200 * 16384 + 5  # 200 blocks of 64 KiB and a piece
 REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
     "arrays": [("latch", "uint32", (1,))],
     "echo": [],
@@ -23,9 +24,13 @@ REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
     "sweep": [("field", "uint32", (1000,)), ("next", "uint32", (1000,)), ("sums", "uint64", (1,))],
     "trouble": [("stop", "uint32", (16,))],
     "free": [("steps", "uint64", (1,))],
+    "marker": [("large", "uint32", (LARGE_CELLS,)), ("small", "uint32", (16,))],
 }
 ENTRY_POINTS = {"free": "free_running"}
-ARGUMENTS = {"sweep": [Argument("length", "uint32", np.uint32(1000).tobytes())]}
+ARGUMENTS = {
+    "sweep": [Argument("length", "uint32", np.uint32(1000).tobytes())],
+    "marker": [Argument("length", "uint32", np.uint32(LARGE_CELLS).tobytes())],
+}
 
 
 def source(name: str) -> str:
