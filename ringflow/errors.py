@@ -369,3 +369,22 @@ class KernelStalledError(DeviceError):
 
 class KernelTrappedError(DeviceError):
     """The kernel executed a trap; its memory is not to be trusted."""
+
+
+class SimulationStuckError(RingflowError):
+    """What a simulation waits for never comes: nothing is due any more, or without an end.
+
+    Attributes:
+        waiting: where each task waits, one line each.
+    """
+
+    def __init__(self, reason: str, waiting: tuple[str, ...] = ()) -> None:
+        self.waiting = waiting
+        listed = "".join(f"\n  {one}" for one in waiting)
+        super().__init__(
+            f"the simulation is stuck: {reason}; look for who should wake the tasks{listed}"
+        )
+
+
+class SimulatedCrashError(RingflowError):
+    """The simulated process has crashed; restart the world to go on."""

@@ -45,7 +45,7 @@ class FolderLock(Protocol):
 
 
 class FileSystem(Protocol):
-    """The primitives on files that ringflow needs; ``tests`` has a double that crashes."""
+    """The primitives on files that ringflow needs; ``simulate.files`` has one that crashes."""
 
     def make_folder(self, path: Path) -> None: ...
     def create(self, path: Path) -> OpenFile:

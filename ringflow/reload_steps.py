@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import final
 
 import attrs
-from anyio import to_thread
 
 from ringflow.clock import Clock
 from ringflow.device.compiler.api import (
@@ -31,6 +31,7 @@ from ringflow.statemachines import effects
 from ringflow.statemachines.effects import Effect
 from ringflow.storage import Checkpoint
 from ringflow.transit import StateInTransit, digests_of, named_chunks
+from ringflow.workers import in_thread
 
 
 @attrs.frozen(kw_only=True)
@@ -152,14 +153,12 @@ class ReloadPerformer:
         check, code = self._check, self._new
         if check is None:
             return code.hash
-        self._compiled = await to_thread.run_sync(
-            lambda: check.compile(code, deadline_s=self._deadline_s)
-        )
+        self._compiled = await in_thread(lambda: check.compile(code, deadline_s=self._deadline_s))
         return self._compiled.source_digest
 
     async def _validate(self) -> None:
         if self._check is not None and self._compiled is not None:
-            await to_thread.run_sync(self._check.translate, self._compiled)
+            await in_thread(partial(self._check.translate, self._compiled))
 
     async def _swap(self) -> tuple[tuple[str, ...], dict[str, str]]:
         """Change the code and fill its state; return what it shares with the old one's."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, final
 
-from anyio import to_thread
-
 from ringflow.errors import ConflictError, CorruptError, KernelStateError
 from ringflow.ports import CheckpointableKernel
 from ringflow.statemachines.migration import differing_regions
 from ringflow.storage import Checkpoint, CheckpointStorage, ChunkType, DataChunk
 from ringflow.storage.api import check_name
+from ringflow.workers import in_thread
 
 _MOVES_ON: Final = frozenset({ChunkType.HLC_STATE, ChunkType.TELEMETRY})
 
@@ -121,6 +120,6 @@ def named_chunks(checkpoint: Checkpoint) -> dict[str, DataChunk]:
 
 async def digests_of(checkpoint: Checkpoint) -> dict[str, str]:
     """Return SHA-256 (hex) by chunk; hashes in a worker thread what isn't hashed yet."""
-    return await to_thread.run_sync(
+    return await in_thread(
         lambda: {name: chunk.digest for name, chunk in named_chunks(checkpoint).items()}
     )

@@ -8,7 +8,7 @@ import pytest
 
 from ringflow.errors import FolderInUseError, NotFoundError, UsageError
 from ringflow.files import FileSystem, SystemFiles, mount_type, write_atomic
-from tests.doubles.files import SECTOR_BYTES, CrashError, CrashingFiles, Loss
+from ringflow.simulate.files import SECTOR_BYTES, CrashError, CrashingFiles, Loss
 
 
 @pytest.fixture(params=["system", "double"])

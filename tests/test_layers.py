@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ringflow"
 LAYERS = (
     "errors version",
-    "files clock ids limits messages",
+    "files clock ids limits messages workers",
     "spec",
     "events",
     "statemachines",
@@ -25,6 +25,7 @@ LAYERS = (
     "coordinator reload_steps",
     "migration hot_reload checkpointing routing kernel",
     "engine",
+    "simulate",
     "demo",
     "cli",
 )

@@ -158,6 +158,7 @@ class Pump:
         self._steppings: tuple[Stepping, ...] = ()
         self._woken = False
         self._listener: Listener | None = None
+        self._rouse: Callable[[], None] | None = None
         self.copies_much = False
         view = self._memory.view
         struct.pack_into("=Q", view, PUMP["entries"], self._entries.address)
@@ -184,6 +185,8 @@ class Pump:
             self._last_key = key
             self._kernels[key] = resident
             self._kernels_changed()
+        if self._rouse is not None:
+            self._rouse()
         return key
 
     def unregister(self, key: int) -> None:
@@ -280,8 +283,24 @@ class Pump:
             size_bytes = self._native.look(*place)  # nobody rang for what came just before
         return self._parse(size_bytes)
 
+    def move(self) -> tuple[list[PumpReport], bool]:
+        """Move the kernels of deterministic devices on and take the news, without waiting.
+
+        Returns:
+            The reports, and whether a kernel went on in the last round.
+        """
+        moved = [stepping.run_rounds(ROUNDS_A_LOOK) for stepping in self._steppings]
+        return self._take(0.0), any(moved)
+
+    def call_on_wake(self, rouse: Callable[[], None]) -> None:
+        """Have ``wake``, and a kernel's registration, call a function; for who uses ``move``."""
+        self._rouse = rouse
+
     def wake(self) -> None:
         """Make a ``wait`` in progress, or else the next one, return."""
+        if self._rouse is not None:
+            self._rouse()
+            return
         self._woken = True  # before the native word: whoever finds that one taken finds this
         self._native.wake(self._memory.address)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 
@@ -37,6 +36,7 @@ from ringflow.limits import EngineLimits
 from ringflow.spec import KernelSpec, decode_spec
 from ringflow.statemachines.lifecycle import LifecycleState
 from ringflow.storage import CheckpointStorage, ObjectStore
+from ringflow.workers import in_thread
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class Core:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking work in a thread; a cancellation waits for its end."""
-        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+        return await in_thread(work, limiter=self._threads)
 
     async def in_task(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run what must not be torn as a task of the engine's own; return what it returns.

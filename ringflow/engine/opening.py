@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from ringflow.clock import Clock, SystemClock
 from ringflow.device.api import Device
@@ -41,6 +40,7 @@ from ringflow.storage import FileStorage, ObjectStore
 from ringflow.storage.api import CHECKPOINT_SUFFIX
 from ringflow.storage.folders import remove_leftovers
 from ringflow.version import __version__
+from ringflow.workers import in_thread
 
 
 @asynccontextmanager
@@ -71,8 +71,8 @@ async def open_engine(
     failure: Exception | None = None
     try:
         async with open_journal(root, files=files, clock=clock, limits=journal_limits) as journal:
-            state = await anyio.to_thread.run_sync(_fold, journal)
-            native_pump = await anyio.to_thread.run_sync(Pump)
+            state = await in_thread(partial(_fold, journal))
+            native_pump = await in_thread(Pump)
             async with anyio.create_task_group() as tasks:
                 core = Core(
                     folder=root,
@@ -98,7 +98,7 @@ async def open_engine(
     finally:
         with anyio.CancelScope(shield=True):
             for device in owned:
-                await anyio.to_thread.run_sync(device.close)
+                await in_thread(device.close)
     if failure is not None:
         raise failure
 
@@ -132,7 +132,7 @@ async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device
         if name in opened:
             raise UsageError(f"device {name!r} is named twice; name each once")
         if isinstance(one, str):
-            device = await anyio.to_thread.run_sync(open_device, one)
+            device = await in_thread(partial(open_device, one))
             owned.append(device)
         else:
             device = one

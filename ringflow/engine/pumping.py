@@ -5,6 +5,7 @@
 - ``PumpThread``: for devices that have to be moved or watched. One thread stays in the native wait
   and has the loop call back, once a batch. The queue between the two is bounded; at the bound the
   thread waits, the rings fill, and new messages wait for credits.
+- ``PumpByTurns``: where work is done by turns, in a simulation.
 """
 
 from __future__ import annotations
@@ -21,9 +22,16 @@ import anyio.to_thread
 from ringflow.device.api import Device, stepping_of
 from ringflow.device.pump import Pump, PumpReport
 from ringflow.journal.thread import Bell, LoopCaller, loop_caller
+from ringflow.workers import Turns, turns_taken
 
 _WAIT_S: Final = 5.0
 _BATCHES_MAX: Final = 256
+
+# By turns: kernels that go on without news make time pass faster and faster, so that a deadline on
+# a stalled one takes a few dozen looks.
+_LOOK_NS: Final = 10_000
+_PATIENCE: Final = 256
+_DOUBLINGS_MAX: Final = 30
 
 OnReport = Callable[[PumpReport], None]
 
@@ -40,6 +48,8 @@ class PumpServer(Protocol):
 
 def pump_server(pump: Pump, devices: Sequence[Device], on_report: OnReport) -> PumpServer:
     """Return what serves a pump for kernels on these devices."""
+    if (turns := turns_taken()) is not None:
+        return PumpByTurns(pump, on_report, turns)
     if any(stepping_of(device) is not None for device in devices):
         return PumpThread(pump, on_report)
     return PumpListener(pump, on_report)
@@ -172,3 +182,38 @@ class PumpThread:
         except Exception as error:  # raised by ``run``, which somebody awaits
             self._failure = error
             self.close()
+
+
+class PumpByTurns:
+    """``PumpServer`` of a simulation: a look each turn, as long as a kernel goes on."""
+
+    def __init__(self, pump: Pump, on_report: OnReport, turns: Turns) -> None:
+        self._pump = pump
+        self._on_report = on_report
+        self._turns = turns
+        self._roused = anyio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        self._closed = True
+        self._rouse()
+
+    def _rouse(self) -> None:
+        self._roused.set()
+
+    async def run(self) -> None:
+        self._pump.call_on_wake(self._rouse)
+        quiet = 0
+        with anyio.CancelScope(shield=True):  # it ends by ``close``, which always comes
+            while not self._closed:
+                doublings = max(0, min(quiet - _PATIENCE, _DOUBLINGS_MAX))
+                await self._turns.pause("look", _LOOK_NS << doublings)
+                self._roused = anyio.Event()
+                reports, moved = self._pump.move()
+                quiet = 0 if reports else quiet + 1
+                for report in reports:
+                    if not self._closed:
+                        self._on_report(report)
+                if not moved and not reports and not self._closed:
+                    await self._roused.wait()
+                    quiet = 0

@@ -69,6 +69,7 @@ class KernelRuntime:
     delivery: threading.RLock = attrs.field(factory=threading.RLock)
     changed: Condition = attrs.field(factory=Condition)
     _done_waiters: list[tuple[int, int, anyio.Event]] = attrs.field(factory=list)
+    _arrivals: int = 0
 
     @property
     def spec(self) -> KernelSpec:
@@ -180,7 +181,8 @@ class KernelRuntime:
                 return
             self._check_alive()
             event = anyio.Event()
-            heapq.heappush(self._done_waiters, (sequence, id(event), event))
+            self._arrivals += 1  # those that wait for the same message wake in their order
+            heapq.heappush(self._done_waiters, (sequence, self._arrivals, event))
             await event.wait()
 
     async def until_handled(self, sequence: int) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from ringflow.clock import Clock, SystemClock
 from ringflow.errors import StorageError
@@ -27,6 +26,7 @@ from ringflow.journal.reader import Scan, Tear
 from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain, Segment
 from ringflow.journal.store import SegmentStore
 from ringflow.journal.writer import JournalWriter
+from ringflow.workers import in_thread
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ async def running(journal: JournalWriter) -> AsyncIterator[None]:
 async def _in_thread(call: Callable[[], T]) -> T:
     done: list[T] = []
     with anyio.CancelScope(shield=True):  # a lock or a file that was opened must not be lost
-        done.append(await anyio.to_thread.run_sync(call))
+        done.append(await in_thread(call, what="opening"))
     return done[0]
 
 

@@ -39,6 +39,7 @@ from ringflow.journal.record import RawRecord
 from ringflow.journal.selection import Selection, Streams, Types
 from ringflow.journal.subscribers import CatchUp, Subscribers
 from ringflow.journal.thread import Bell, loop_caller
+from ringflow.workers import in_thread, turns_taken
 
 T = TypeVar("T")
 _RESERVE_CHECK_BYTES: Final = 2**20  # the system is asked for the free space this often
@@ -67,7 +68,8 @@ class JournalWriter:
         self._limits = limits
         self._report = report
         self._versions = dict(versions)
-        self._in_thread = in_thread
+        self._blocks = in_thread
+        self._in_thread = in_thread and turns_taken() is None
         self._lanes = Lanes()
         self._subscribers = Subscribers(self, limits.subscriber_records)
         self._bell = Bell()
@@ -171,7 +173,7 @@ class JournalWriter:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking reads in a worker thread; at once where the log never blocks."""
-        return await anyio.to_thread.run_sync(work) if self._in_thread else work()
+        return await in_thread(work) if self._blocks else work()
 
     def statistics(self) -> Mapping[str, int]:
         return {
@@ -222,7 +224,7 @@ class JournalWriter:
         try:
             while True:
                 self._work = anyio.Event()
-                await anyio.lowlevel.checkpoint()
+                await self._pace()
                 if not self._write_all(_now):
                     return
                 await self._work.wait()
@@ -230,6 +232,12 @@ class JournalWriter:
             self._fail(error, ())
         finally:
             self._end()
+
+    async def _pace(self) -> None:
+        if (turns := turns_taken()) is not None:
+            await turns.turn("write")
+        else:
+            await anyio.lowlevel.checkpoint()
 
     def _write_all(self, soon: Callable[[Callable[[], object]], None]) -> bool:
         """Write what is queued, have it settled in the event loop; False at the end."""

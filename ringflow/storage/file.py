@@ -11,14 +11,13 @@ import os
 from pathlib import Path
 from threading import Lock
 
-from anyio import to_thread
-
 from ringflow.errors import CorruptError, NotFoundError
 from ringflow.files import FileSystem, SystemFiles, write_atomic
 from ringflow.storage.api import CHECKPOINT_SUFFIX, check_name, is_name, name_order
 from ringflow.storage.checkpoint import Checkpoint
 from ringflow.storage.folders import ensure_folder, storage_errors
 from ringflow.storage.format_v1 import MAX_CHECKPOINT_SIZE
+from ringflow.workers import in_thread
 
 
 def _is_checkpoint(file_name: str) -> bool:
@@ -42,7 +41,7 @@ async def read_whole(files: FileSystem, path: Path) -> bytes:
         NotFoundError: there is no such file.
     """
     if type(files) is not SystemFiles or not _on_asyncio():
-        return await to_thread.run_sync(files.read, path)
+        return await in_thread(lambda: files.read(path), what="read")
     import aiofiles  # type: ignore[import-untyped]  # it ships no types, and one call is used
 
     try:
@@ -82,18 +81,18 @@ class FileStorage:
                 ensure_folder(self._files, self._folder)
                 write_atomic(self._files, path, pieces)
 
-        await to_thread.run_sync(work)
+        await in_thread(work, what="save")
 
     async def load(self, name: str) -> Checkpoint:
         path = self.path_of(name)
         with storage_errors("load checkpoint", path):
-            await to_thread.run_sync(self._check_size, path, name)
+            await in_thread(lambda: self._check_size(path, name), what="look")
             data = await read_whole(self._files, path)
-        return await to_thread.run_sync(Checkpoint.from_bytes, data)
+        return await in_thread(lambda: Checkpoint.from_bytes(data), what="decode")
 
     async def list(self) -> tuple[str, ...]:
         with storage_errors("list checkpoints in", self._folder):
-            found = await to_thread.run_sync(self._files.names, self._folder)
+            found = await in_thread(lambda: self._files.names(self._folder), what="list")
         stems = [name.removesuffix(CHECKPOINT_SUFFIX) for name in found if _is_checkpoint(name)]
         return tuple(sorted(stems, key=name_order))
 
@@ -106,12 +105,12 @@ class FileStorage:
                 self._files.delete(path)
                 self._files.fsync_folder(self._folder)
 
-        await to_thread.run_sync(work)
+        await in_thread(work, what="delete")
 
     async def exists(self, name: str) -> bool:
         path = self.path_of(name)
         with storage_errors("look for checkpoint", path):
-            return await to_thread.run_sync(self._files.exists, path)
+            return await in_thread(lambda: self._files.exists(path), what="look")
 
     def _check_there(self, path: Path, name: str) -> None:
         if not self._files.exists(path):

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
+from functools import partial
 
 from ringflow.errors import NotFoundError
 from ringflow.storage.api import check_name, name_order
 from ringflow.storage.checkpoint import Checkpoint
+from ringflow.workers import in_thread
 
 
 class MemoryStorage:
@@ -25,10 +26,10 @@ class MemoryStorage:
         def work() -> None:
             self._files[name] = checkpoint.to_bytes()
 
-        await to_thread.run_sync(work)
+        await in_thread(work, what="save")
 
     async def load(self, name: str) -> Checkpoint:
-        return await to_thread.run_sync(Checkpoint.from_bytes, self._bytes_of(name))
+        return await in_thread(partial(Checkpoint.from_bytes, self._bytes_of(name)), what="decode")
 
     async def list(self) -> tuple[str, ...]:
         return tuple(sorted(self._files, key=name_order))

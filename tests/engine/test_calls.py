@@ -10,7 +10,7 @@ import pytest
 
 import ringflow
 from ringflow.errors import EngineClosedError, JournalClosedError, OutcomeUnknownError
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.engine.kernels import Total, adder
 
 pytestmark = pytest.mark.anyio

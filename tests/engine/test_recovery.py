@@ -12,7 +12,7 @@ import pytest
 
 import ringflow
 from ringflow.files import OpenFile
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
 from tests.engine.story import Recorder, send_all, state_of
 

@@ -17,7 +17,7 @@ from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import read_records
 from ringflow.journal.record import RawRecord
 from ringflow.journal.writer import JournalWriter
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 
 FOLDER = Path("/engine")
 JOURNAL = FOLDER / "journal"

@@ -23,7 +23,7 @@ from ringflow.journal.log import MemoryLog
 from ringflow.journal.memory import open_memory_journal
 from ringflow.journal.opening import open_journal
 from ringflow.journal.writer import JournalWriter
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.journal.sample import JOURNAL, TYPES, Noted, note, opened, write_durably
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import pytest
 from ringflow.errors import OutcomeUnknownError, StorageError
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.reader import verify
-from tests.doubles.files import CrashError, CrashingFiles, Loss
+from ringflow.simulate.files import CrashError, CrashingFiles, Loss
 from tests.journal.sample import FOLDER, Noted, opened, texts_of, write_durably
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from ringflow.errors import CorruptJournalError, NotFoundError
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.reader import find_journal, verify
 from ringflow.journal.record import Header, RawRecord, header_line, parse_line, record_line
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.journal.sample import (
     FOLDER,
     JOURNAL,

@@ -25,7 +25,7 @@ from ringflow.journal.api import JournalLimits
 from ringflow.journal.lanes import Pending
 from ringflow.journal.opening import open_journal
 from ringflow.journal.record import Record
-from tests.doubles.files import CrashingFiles, Loss
+from ringflow.simulate.files import CrashingFiles, Loss
 from tests.journal.sample import JOURNAL, TYPES, note, opened, texts_of, write_durably
 
 pytestmark = pytest.mark.anyio

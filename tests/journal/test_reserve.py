@@ -10,7 +10,7 @@ import pytest
 from ringflow.errors import OutcomeUnknownError, StorageError
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.reader import verify
-from tests.doubles.files import CrashingFiles, Loss
+from ringflow.simulate.files import CrashingFiles, Loss
 from tests.journal.sample import (
     FOLDER,
     JOURNAL,

@@ -13,7 +13,7 @@ from ringflow.journal.api import JournalLimits
 from ringflow.journal.reader import Scan, verify
 from ringflow.journal.segments import Segment
 from ringflow.journal.store import SEGMENT_BYTES_MAX, SegmentStore
-from tests.doubles.files import CrashError, CrashingFiles, Loss
+from ringflow.simulate.files import CrashError, CrashingFiles, Loss
 from tests.journal.sample import (
     FOLDER,
     JOURNAL,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import ringflow
 from ringflow.events.engine import EngineClosed
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 
 FOLDER: Final = Path("/engine")
 

@@ -20,7 +20,7 @@ from ringflow.engine.outputs import Outputs
 from ringflow.events.registry import default_codec
 from ringflow.journal.lanes import Lanes
 from ringflow.journal.reader import read_records
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.recovery.soak import kernel as k
 from tests.recovery.soak import worker
 from tests.recovery.soak.checks import EXACT, evidence, problems

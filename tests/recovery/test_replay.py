@@ -20,7 +20,7 @@ from ringflow.events.registry import default_codec
 from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import read_records
 from ringflow.journal.record import Record
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.engine.kernels import Add, adder, code
 from tests.engine.story import Recorder, send_all
 

@@ -11,18 +11,25 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import attrs
 
 from ringflow.errors import FolderInUseError, NotFoundError
 from ringflow.files import Buffer
 
-SECTOR_BYTES = 512
+SECTOR_BYTES: Final = 512
 
 
 class CrashError(OSError):
-    """The power is off: this call and all later ones have no effect."""
+    """The power goes off: this call may have been on its way, later ones have no effect."""
+
+
+class PowerOffError(CrashError):
+    """The power is off already."""
 
 
 class Loss(enum.Enum):
@@ -37,17 +44,36 @@ class Loss(enum.Enum):
 
 @attrs.define(eq=False)
 class _Inode:
+    """A file: its bytes, those that are durable, and from where to where they may differ."""
+
     content: bytearray = attrs.field(factory=bytearray)
-    synced: bytes = b""
+    synced: bytearray = attrs.field(factory=bytearray)
     lost_pages: bool = False
+    changed: tuple[int, int] | None = None
+
+    def put(self, at: int, data: bytes) -> None:
+        self.content[at : at + len(data)] = data
+        begin, end = self.changed or (at, at)
+        self.changed = min(begin, at), max(end, at + len(data))
+
+    def cut(self, size_bytes: int) -> None:
+        self.changed = min(size_bytes, *(self.changed or (size_bytes,))), len(self.content)
+        del self.content[size_bytes:]
+
+    def sync(self) -> None:
+        if self.changed is not None:
+            begin, end = self.changed
+            del self.synced[len(self.content) :]
+            self.synced[begin:end] = self.content[begin:end]
+            self.changed = None
 
     def survivors(self, loss: Loss) -> bytes:
         """Return the bytes after a crash; the length may have grown without its content."""
         if loss in (Loss.ALL, Loss.NAMES_ONLY) or self.lost_pages:
-            return self.synced
+            return bytes(self.synced)
         if loss is Loss.NONE or len(self.content) < len(self.synced):
             return bytes(self.content)
-        kept, old = bytearray(self.content), self.synced.ljust(len(self.content), b"\0")
+        kept, old = bytearray(self.content), bytes(self.synced).ljust(len(self.content), b"\0")
         begins = self._unsynced_sectors(old)
         lost = begins[len(begins) // 2 :] if loss is Loss.TAIL else begins[::2]
         for begin in lost:
@@ -67,9 +93,10 @@ class _Inode:
         ]
 
 
-class _DoubleFile:
-    def __init__(self, files: CrashingFiles, inode: _Inode) -> None:
+class _SimulatedFile:
+    def __init__(self, files: CrashingFiles, path: Path, inode: _Inode) -> None:
         self._files = files
+        self._path = path
         self._inode = inode
         self._at = len(inode.content)
         self.closed = False
@@ -78,7 +105,9 @@ class _DoubleFile:
         assert not self.closed
         view = bytes(data)
         try:
-            self._files.step("write")
+            self._files.step("write", self._path)
+        except PowerOffError:
+            raise
         except CrashError:
             self._put(view)  # on its way when the power went
             raise
@@ -88,13 +117,15 @@ class _DoubleFile:
         self._put(view)
 
     def _put(self, view: bytes) -> None:
-        self._inode.content[self._at : self._at + len(view)] = view
+        self._inode.put(self._at, view)
         self._at += len(view)
 
     def reserve(self, size_bytes: int) -> None:
         assert not self.closed
         try:
-            self._files.step("reserve")
+            self._files.step("reserve", self._path)
+        except PowerOffError:
+            raise
         except CrashError:
             self._fill(size_bytes)
             raise
@@ -104,30 +135,30 @@ class _DoubleFile:
         self._fill(size_bytes)
 
     def _fill(self, size_bytes: int) -> None:
-        self._inode.content[self._at : self._at + size_bytes] = bytes(size_bytes)
+        self._inode.put(self._at, bytes(size_bytes))
 
     def trim(self) -> None:
         assert not self.closed
-        self._files.step("trim")
-        del self._inode.content[self._at :]
+        self._files.step("trim", self._path)
+        self._inode.cut(self._at)
 
     def datasync(self) -> None:
         assert not self.closed
         try:
-            self._files.step("datasync")
+            self._files.step("datasync", self._path)
         except CrashError:
             raise
         except OSError:
             self._inode.lost_pages = True
             raise
         if not (self._files.lies or self._inode.lost_pages):
-            self._inode.synced = bytes(self._inode.content)
+            self._inode.sync()
 
     def close(self) -> None:
         self.closed = True
 
 
-class _DoubleLock:
+class _SimulatedLock:
     def __init__(self, files: CrashingFiles, path: Path) -> None:
         self._files = files
         self._path = path
@@ -143,18 +174,23 @@ class CrashingFiles:
         steps: the changing calls so far, by name and in order.
         lies: ``datasync`` returns without doing anything.
         free: what ``free_bytes`` returns.
+        watch: is called before each changing call with its name and path; what it raises is what
+            the call raises.
     """
 
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.lies = False
         self.free = 2**40
+        self.watch: Callable[[str, Path], None] = lambda call, path: None
         self.locks: set[Path] = set()
         self._names: dict[Path, _Inode] = {}
         self._synced_names: dict[Path, _Inode] = {}
         self._folders: set[Path] = set()
         self._crash_at: int | None = None
         self._faults: dict[tuple[str, int], OSError] = {}
+        self._counts: Counter[str] = Counter()
+        self._off = False
 
     # Arming and crashing
 
@@ -164,7 +200,7 @@ class CrashingFiles:
 
     def fail(self, call: str, *, at: int, error: OSError) -> None:
         """Let the call named ``call`` fail when it is made for the ``at``-th time from now."""
-        self._faults[call, self.steps.count(call) + at] = error
+        self._faults[call, self._counts[call] + at] = error
 
     def after_crash(self, loss: Loss = Loss.ALL) -> CrashingFiles:
         """Return the file system as the next boot finds it."""
@@ -174,21 +210,30 @@ class CrashingFiles:
         copies: dict[_Inode, _Inode] = {}
         for path, inode in names.items():
             content = inode.survivors(loss)
-            copies.setdefault(inode, _Inode(bytearray(content), content))
+            copies.setdefault(inode, _Inode(bytearray(content), bytearray(content)))
             files._names[path] = files._synced_names[path] = copies[inode]
         return files
 
     @property
     def has_crashed(self) -> bool:
         """Whether the power is off."""
-        return self._crash_at is not None and len(self.steps) >= self._crash_at
+        return self._off or (self._crash_at is not None and len(self.steps) >= self._crash_at)
 
-    def step(self, call: str) -> None:
+    def power_off(self) -> None:
+        """Let no later call have any effect; what each raises is a ``CrashError``."""
+        self._off = True
+
+    def step(self, call: str, path: Path) -> None:
         """Count one changing call; raises what is armed for it."""
+        if self._off:
+            raise PowerOffError("the power is off")
         if self.has_crashed:
+            self._off = True
             raise CrashError("the power is off")
+        self.watch(call, path)
         self.steps.append(call)
-        fault = self._faults.pop((call, self.steps.count(call)), None)
+        self._counts[call] += 1
+        fault = self._faults.pop((call, self._counts[call]), None)
         if fault is not None:
             raise fault
 
@@ -196,7 +241,9 @@ class CrashingFiles:
 
     def poke(self, path: Path, content: bytes) -> None:
         """Replace a file's bytes, durably."""
-        self._names[path] = self._synced_names[path] = _Inode(bytearray(content), content)
+        self._names[path] = self._synced_names[path] = _Inode(
+            bytearray(content), bytearray(content)
+        )
 
     def erase(self, path: Path) -> None:
         """Remove a file, durably."""
@@ -212,18 +259,18 @@ class CrashingFiles:
     def make_folder(self, path: Path) -> None:
         self._folders.update((path, *path.parents))
 
-    def create(self, path: Path) -> _DoubleFile:
+    def create(self, path: Path) -> _SimulatedFile:
         if path in self._names:
             raise FileExistsError(path)
         assert path.parent in self._folders
-        self.step("create")
+        self.step("create", path)
         self._names[path] = _Inode()
-        return _DoubleFile(self, self._names[path])
+        return _SimulatedFile(self, path, self._names[path])
 
-    def append(self, path: Path) -> _DoubleFile:
+    def append(self, path: Path) -> _SimulatedFile:
         if path not in self._names:
             raise FileNotFoundError(path)
-        return _DoubleFile(self, self._names[path])
+        return _SimulatedFile(self, path, self._names[path])
 
     def read(self, path: Path, *, size_bytes: int = -1) -> bytes:
         if path not in self._names:
@@ -242,21 +289,21 @@ class CrashingFiles:
         return len(self._names[path].content)
 
     def rename(self, source: Path, target: Path) -> None:
-        self.step("rename")
+        self.step("rename", target)
         self._names[target] = self._names.pop(source)
 
     def truncate(self, path: Path, size_bytes: int) -> None:
-        self.step("truncate")
+        self.step("truncate", path)
         inode = self._names[path]
-        del inode.content[size_bytes:]
-        inode.synced = bytes(inode.content)
+        inode.cut(size_bytes)
+        inode.sync()
 
     def delete(self, path: Path) -> None:
-        self.step("delete")
+        self.step("delete", path)
         self._names.pop(path, None)
 
     def fsync_folder(self, path: Path) -> None:
-        self.step("fsync_folder")
+        self.step("fsync_folder", path)
         for known in [known for known in self._synced_names if known.parent == path]:
             del self._synced_names[known]
         for known, inode in self._names.items():
@@ -266,8 +313,8 @@ class CrashingFiles:
     def free_bytes(self, path: Path) -> int:
         return self.free
 
-    def lock(self, path: Path) -> _DoubleLock:
+    def lock(self, path: Path) -> _SimulatedLock:
         if path in self.locks:
             raise FolderInUseError(str(path.parent))
         self.locks.add(path)
-        return _DoubleLock(self, path)
+        return _SimulatedLock(self, path)

@@ -1,0 +1,137 @@
+"""A deterministic host device whose every effect is noted, and can be made to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAllocation, Stepping
+from ringflow.device.compiler.api import CompiledCode, CompileTarget
+from ringflow.device.registry import open_device
+from ringflow.files import Buffer
+from ringflow.simulate.faults import Faults
+from ringflow.spec import Dim3
+
+
+@final
+class SimulatedDevice:
+    """``Device`` over a host device without workers; its kernels move when they are looked at."""
+
+    def __init__(
+        self, name: str, faults: Faults, *, seed: int, memory_limit_bytes: int | None = None
+    ) -> None:
+        self._device: Device = open_device(
+            name, deterministic_seed=seed, memory_limit_bytes=memory_limit_bytes
+        )
+        self._faults = faults
+
+    def _reached(self, call: str, what: str = "") -> None:
+        self._faults.reached(self.name, call, what)
+
+    @property
+    def stepping(self) -> Stepping | None:
+        stepping: Stepping | None = getattr(self._device, "stepping", None)
+        return stepping
+
+    @property
+    def name(self) -> str:
+        return self._device.name
+
+    @property
+    def uuid(self) -> str:
+        return self._device.uuid
+
+    @property
+    def target(self) -> CompileTarget:
+        return self._device.target
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._device.memory_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        return self._device.free_bytes
+
+    def allocate(self, size_bytes: int, *, label: str) -> Allocation:
+        self._reached("allocate", label)
+        return self._device.allocate(size_bytes, label=label)
+
+    def allocate_mapped(self, size_bytes: int, *, label: str) -> MappedAllocation:
+        self._reached("allocate_mapped", label)
+        return self._device.allocate_mapped(size_bytes, label=label)
+
+    def free(self, allocation: Allocation) -> None:
+        self._reached("free", allocation.label)
+        self._device.free(allocation)
+
+    def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None:
+        self._reached("copy_in", target.label)
+        self._device.copy_in(target, data, offset_bytes=offset_bytes)
+
+    def copy_out(
+        self, source: Allocation, *, offset_bytes: int = 0, size_bytes: int | None = None
+    ) -> memoryview:
+        self._reached("copy_out", source.label)
+        return self._device.copy_out(source, offset_bytes=offset_bytes, size_bytes=size_bytes)
+
+    def view(self, source: Allocation) -> memoryview | None:
+        return self._device.view(source)
+
+    def copy_to_peer(self, source: Allocation, peer: Device, target: Allocation) -> str:
+        self._reached("copy_to_peer", source.label)
+        return self._device.copy_to_peer(source, peer, target)
+
+    def digest_blocks(self, source: Allocation) -> bytes:
+        self._reached("digest_blocks", source.label)
+        return self._device.digest_blocks(source)
+
+    def load(self, code: CompiledCode) -> LoadedCode:
+        self._reached("load", code.entry_point)
+        return self._device.load(code)
+
+    def unload(self, code: LoadedCode) -> None:
+        self._reached("unload")
+        self._device.unload(code)
+
+    def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
+        return self._device.grid_that_fits(code, entry_point, block)
+
+    def launch(
+        self,
+        code: LoadedCode,
+        entry_point: str,
+        *,
+        grid: Dim3,
+        block: Dim3,
+        parameters: tuple[bytes, ...],
+        dynamic_shared_bytes: int = 0,
+        memory: Sequence[Allocation] | None = None,
+    ) -> Launch:
+        self._reached("launch", entry_point)
+        return self._device.launch(
+            code,
+            entry_point,
+            grid=grid,
+            block=block,
+            parameters=parameters,
+            dynamic_shared_bytes=dynamic_shared_bytes,
+            memory=memory,
+        )
+
+    def close(self) -> None:
+        self._device.close()
+
+
+def open_devices(
+    memory_bytes: Mapping[str, int | None], faults: Faults, *, seed: int
+) -> dict[str, SimulatedDevice]:
+    """Open devices, each with its own order drawn from the seed.
+
+    Args:
+        memory_bytes: limit by name, None for the machine's memory.
+    """
+    return {
+        name: SimulatedDevice(name, faults, seed=seed * 1009 + index, memory_limit_bytes=limit)
+        for index, (name, limit) in enumerate(memory_bytes.items())
+    }
