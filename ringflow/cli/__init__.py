@@ -10,6 +10,7 @@ from typing import Final
 import typer
 
 COMMAND_MODULES: Final = (
+    "ringflow.cli.audit",
     "ringflow.cli.check",
     "ringflow.cli.demo",
     "ringflow.cli.devices",

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from ringflow.journal.record import RawRecord
 
-_PATH = typer.Argument(
+PATH = typer.Argument(
     help="The engine's folder, the journal's, or a folder that holds one engine's.",
     show_default=False,
 )
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 @journal.command()
 def show(
-    path: Annotated[Path, _PATH],
+    path: Annotated[Path, PATH],
     stream: Annotated[str, _STREAM] = "*",
     from_sequence: Annotated[
         int, typer.Option("--from", min=0, help="Start at this sequence.")
@@ -49,7 +49,7 @@ def show(
 
 @journal.command()
 def tail(
-    path: Annotated[Path, _PATH],
+    path: Annotated[Path, PATH],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many records.")] = 20,
     stream: Annotated[str, _STREAM] = "*",
     every_record: Annotated[bool, _ALL] = False,
@@ -61,7 +61,7 @@ def tail(
 
 
 @journal.command()
-def verify(path: Annotated[Path, _PATH], as_json: Annotated[bool, _JSON] = False) -> None:
+def verify(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False) -> None:
     """Check every line: hashes, links, sequences, versions, times and pinned lengths.
 
     Exits with 0 if the journal is whole (an end that was never acknowledged is reported, the next
@@ -108,7 +108,7 @@ def verify(path: Annotated[Path, _PATH], as_json: Annotated[bool, _JSON] = False
 
 
 @journal.command()
-def head(path: Annotated[Path, _PATH], as_json: Annotated[bool, _JSON] = False) -> None:
+def head(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False) -> None:
     """Print the last sequence and the hash of the last line, after verifying all lines.
 
     Kept elsewhere, the hash proves later that nothing before it was rewritten.

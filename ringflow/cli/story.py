@@ -106,11 +106,12 @@ def _value(name: str, value: Any) -> str:
     if name.endswith("_ns") and not name.startswith("at") and str(value).isdigit():
         return f"{int(value) / 1e6:.3f}ms"
     if name.endswith("_bytes") and isinstance(value, int):
-        return _size(value)
+        return size_text(value)
     return _short(value)
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """Return a size in the largest fitting binary unit."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f}{unit}"
