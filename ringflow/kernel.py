@@ -244,6 +244,7 @@ class KernelHandle:
             cls: the ``ringflow.message`` class.
             rows: structured[n] with the class's fields; or [n] where it has a single field.
             producer, number: as for ``send``; ``number`` is the first row's, the next ones follow.
+            on_full: ``"raise"`` raises before anything is accepted unless there is room for all.
         """
         type_id, payloads = pack_many(cls, rows)
         return await self._host.send_many(

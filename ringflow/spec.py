@@ -235,6 +235,9 @@ class KernelSpec:
         reply_bulk_bytes: of the arena for such arrays; messages are delivered while it has room
             for what their replies may carry.
         track_dirty: whether the kernel's ``mark`` notes which blocks of its regions it writes.
+        checkpoint_every_messages: a checkpoint is taken after so many messages, which bounds what
+            a restart replays; 0: never by itself.
+        checkpoint_every_s: likewise after so many seconds in which a message was applied.
     """
 
     kernel_id: str
@@ -257,6 +260,8 @@ class KernelSpec:
     reply_bulk_bytes: int = 1 << 22
     dynamic_shared_bytes: int = 0
     track_dirty: bool = False
+    checkpoint_every_messages: int = 0
+    checkpoint_every_s: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         _check_name("kernel id", self.kernel_id)
@@ -267,6 +272,11 @@ class KernelSpec:
             raise SpecError(f"replay {self.replay!r} is none of exact, checkpoint")
         if self.release not in ("covered", "at_once"):
             raise SpecError(f"release {self.release!r} is none of covered, at_once")
+        if self.checkpoint_every_messages < 0 or not 0 <= self.checkpoint_every_s < 1e9:
+            raise SpecError(
+                "checkpoints come after a count of messages and a time in seconds, none negative; "
+                "0 asks for none"
+            )
         self._check_shape()
         for region in self.regions:
             if region.implicit:
@@ -367,6 +377,7 @@ _PLAIN_FIELDS: Final = (
     *("kernel_id", "kernel_type", "grid", "block", "durability", "replay", "release"),
     *("ring_slots", "reply_slots", "slot_bytes", "max_replies", "dynamic_shared_bytes"),
     "track_dirty",
+    *("checkpoint_every_messages", "checkpoint_every_s"),
     *("bulk_bytes", "max_reply_data_bytes", "reply_bulk_bytes"),
 )
 

@@ -9,7 +9,15 @@ from typing import Any, TypeVar, final
 import anyio
 
 from ringflow.device.api import Device
-from ringflow.engine import checkpoints, instances, launching, messaging, requests, rewinding
+from ringflow.engine import (
+    checkpoints,
+    forking,
+    instances,
+    launching,
+    messaging,
+    requests,
+    rewinding,
+)
 from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
 from ringflow.engine.quiescing import held
@@ -60,6 +68,45 @@ class Engine:
         core = self._core
         await core.in_task(lambda: launching.launch(core, spec, device, actor=actor, reason=reason))
         return KernelHandle(self, spec.kernel_id)
+
+    async def fork(
+        self,
+        source: str,
+        *,
+        at_sequence: int | None = None,
+        code: KernelCodeSource | None = None,
+        kernel_id: str | None = None,
+        device: str | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> KernelHandle:
+        """Launch a new kernel with the state that ``source`` had after a message.
+
+        It is made from a recovery point and the journaled messages after it; the source works on.
+        The new kernel's messages count from 1.
+        Args:
+            at_sequence: the last message in its state; None: the last durable one.
+            code: what handles its own messages; None: the source's code at that message.
+            kernel_id: None: ``SOURCE.at-SEQUENCE``.
+        Raises:
+            UnknownKernelError, DuplicateKernelError, UsageError: no kept recovery point leads
+                there with the code of that time, or the journal lacks messages.
+            CompileError, EntryPointError, StorageError, DeviceError: nothing was changed.
+        """
+        core = self._core
+        forked_id = await core.in_task(
+            lambda: forking.fork(
+                core,
+                source,
+                at_sequence=at_sequence,
+                code=code,
+                kernel_id=kernel_id,
+                device=device,
+                actor=actor,
+                reason=reason,
+            )
+        )
+        return KernelHandle(self, forked_id)
 
     def kernel(self, kernel_id: str) -> KernelHandle:
         """Return a handle; raises ``UnknownKernelError``."""

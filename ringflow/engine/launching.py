@@ -19,6 +19,7 @@ from ringflow.engine.quiescing import quiesce_or_resume, resume_resting
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import DuplicateKernelError
 from ringflow.events import lifecycle as e
+from ringflow.events.codec import Event
 from ringflow.spec import KernelSpec, encode_spec
 from ringflow.statemachines.lifecycle import LifecycleState
 
@@ -35,20 +36,36 @@ async def launch(
     """
     core.check_accepting()
     kernel_id = spec.kernel_id
-    core.state.check_new(kernel_id)
-    if kernel_id in core.busy:
-        raise DuplicateKernelError(kernel_id)
+    check_launchable(core, kernel_id)
     device = (
         choose_device(core.devices.values()) if device_name is None else core.device(device_name)
     )
     with core.lease(kernel_id, "launch"):
         instance = await core.in_thread(lambda: _build(core, spec, device_name or device.name))
-        try:
-            await _commit_and_start(core, instance, actor, reason)
-        except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await _undo(core, instance, error)
-            raise
+        await bring_to_life(core, instance, actor=actor, reason=reason)
+
+
+def check_launchable(core: Core, kernel_id: str) -> None:
+    """Raise ``DuplicateKernelError`` if the id was ever used, or is about to be."""
+    core.state.check_new(kernel_id)
+    if kernel_id in core.busy:
+        raise DuplicateKernelError(kernel_id)
+
+
+async def bring_to_life(
+    core: Core, instance: Instance, *, actor: str, reason: str, facts: tuple[Event, ...] = ()
+) -> None:
+    """Commit a filled instance's first recovery point and launch it; the caller has the lease.
+
+    Args:
+        facts: where the kernel comes from; recorded with the request.
+    """
+    try:
+        await _commit_and_start(core, instance, actor, reason, facts)
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await _undo(core, instance, error)
+        raise
 
 
 def _build(core: Core, spec: KernelSpec, device_name: str) -> Instance:
@@ -63,7 +80,9 @@ def _build(core: Core, spec: KernelSpec, device_name: str) -> Instance:
     return instance
 
 
-async def _commit_and_start(core: Core, instance: Instance, actor: str, reason: str) -> None:
+async def _commit_and_start(
+    core: Core, instance: Instance, actor: str, reason: str, facts: tuple[Event, ...]
+) -> None:
     spec, kernel_id = instance.spec, instance.spec.kernel_id
     spec_digest = await core.in_thread(lambda: core.objects.put(encode_spec(spec)))
     requested = e.KernelLaunchRequested(
@@ -75,7 +94,7 @@ async def _commit_and_start(core: Core, instance: Instance, actor: str, reason: 
         actor=actor,
         reason=reason,
     )
-    await core.journal.until_durable(core.record_kernel(kernel_id, requested))
+    await core.journal.until_durable(core.record_kernel(kernel_id, requested, *facts))
     state = await core.in_thread(lambda: instances.copy_state(instance, 0))
     name = f"{kernel_id}@{core.ids.new('launch')}"
     point = await checkpoints.save(

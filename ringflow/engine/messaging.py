@@ -100,12 +100,18 @@ async def send_many(
     number: int = 0,
     on_full: OnFull = "wait",
 ) -> SendReceipt:
-    """Accept messages of one size, a record a batch; return the last one's receipt."""
+    """Accept messages of one size, a record a batch; return the last one's receipt.
+
+    With ``on_full="raise"`` there is room for all of them or none is accepted.
+    """
     if not payloads:
         raise UsageError("there are no messages to send; pass at least one row")
     check_message(runtime, type_id, payloads[0])
+    if on_full == "raise":
+        await _until_room(core, runtime, on_full, count=len(payloads))
     for start in range(0, len(payloads), MESSAGES_A_RECORD):
-        await _until_room(core, runtime, on_full)
+        if start or on_full == "wait":
+            await _until_room(core, runtime, "wait")
         batch = tuple(payloads[start : start + MESSAGES_A_RECORD])
         first_number = number + start if producer else number
         receipt = _accept(core, runtime, type_id, batch, producer, first_number)
@@ -168,11 +174,13 @@ def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> Non
         )
 
 
-async def _until_room(core: Core, runtime: KernelRuntime, on_full: OnFull) -> None:
+async def _until_room(
+    core: Core, runtime: KernelRuntime, on_full: OnFull, *, count: int = 1
+) -> None:
     def has_room() -> bool:
         if runtime.halted or runtime.closed:
             raise KernelStateError(runtime.kernel_id, runtime.halted or "closed", "running")
-        parked = len(runtime.inbox) < core.limits.parked_messages
+        parked = len(runtime.inbox) + count <= core.limits.parked_messages
         return parked and not runtime.outputs.is_full
 
     while True:
@@ -183,7 +191,7 @@ async def _until_room(core: Core, runtime: KernelRuntime, on_full: OnFull) -> No
         if on_full == "raise":
             raise LimitExceededError(
                 "the number of unfinished messages or unread outputs",
-                max(len(runtime.inbox), runtime.outputs.held_count),
+                max(len(runtime.inbox) + count, runtime.outputs.held_count),
                 core.limits.parked_messages,
                 "wait for receipts, read and acknowledge replies, or send with on_full='wait'",
             )

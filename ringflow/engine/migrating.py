@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from ringflow.device.abi import Command, KernelState
-from ringflow.engine import instances
+from ringflow.engine import checkpoints, instances
 from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance
 from ringflow.engine.operations import Outcome
@@ -28,6 +28,7 @@ class MigrationPerformer:
         self._source = runtime.instance
         self._target: Instance | None = None
         self._applied = 0
+        self._covered: int | None = None
 
     async def perform(self, effect: Effect) -> Outcome:
         ids = {"operation_id": effect.operation_id, "kernel_id": effect.kernel_id}
@@ -57,16 +58,17 @@ class MigrationPerformer:
                 except Exception:  # past the commit point: there is no way back to the source
                     return await self._rebuild_target(ids)
             case effects.RetireSource():
-                return Outcome(
-                    e.MigrationCompleted(**ids, retire_failure=await self._retire_source())
-                )
+                return await self._complete(ids)
             case effects.ResumeSource():
                 return await self._resume_source(ids)
             case _:
                 raise AssertionError(effect)
 
     async def finish(self, state: Operation) -> None:
-        """Nothing is left to do: the source was freed, or works on."""
+        """Let go what the recovery point of the target covers, if there is one."""
+        if self._covered is not None:
+            self._runtime.release_outputs(self._covered)
+            await checkpoints.retire(self._core, self._runtime.kernel_id)
 
     async def abandon(self) -> None:
         """Free the target unless the kernel runs on it; a failed free keeps nobody from work."""
@@ -143,6 +145,20 @@ class MigrationPerformer:
         facts = await replay(self._core, runtime, target.device, applied_sequence=self._applied)
         opened = e.MigrationGateOpened(**ids, pause_ns=0, parked_count=runtime.inbox.parked_count)
         return Outcome(opened, facts)
+
+    async def _complete(self, ids: dict[str, str]) -> Outcome:
+        """Free the source; a kernel whose replay may differ gets a recovery point on the target."""
+        failure = await self._retire_source()
+        runtime = self._runtime
+        if runtime.spec.replay != "checkpoint":
+            return Outcome(e.MigrationCompleted(**ids, retire_failure=failure))
+        captured = await checkpoints.capture_held(self._core, runtime, purpose="migration")
+        name = f"{runtime.kernel_id}@{ids['operation_id']}"
+        point = await checkpoints.save(
+            self._core, runtime.instance, captured, name=name, reason="migration"
+        )
+        self._covered = captured.state.applied_sequence
+        return Outcome(e.MigrationCompleted(**ids, retire_failure=failure), (point,))
 
     async def _retire_source(self) -> str:
         runtime = self._runtime

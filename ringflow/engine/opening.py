@@ -21,6 +21,7 @@ from ringflow.device.registry import open_device
 from ringflow.engine import launching, requests
 from ringflow.engine.core import Core
 from ringflow.engine.engine import Engine
+from ringflow.engine.periodic import Checkpointer
 from ringflow.engine.pumping import pump_server
 from ringflow.engine.quiescing import quiesce
 from ringflow.engine.recovery import recover
@@ -108,8 +109,10 @@ async def _serving(core: Core) -> AsyncIterator[None]:
     """Recover what the folder holds, serve it for the block, and close in order."""
     for name, suffix in (("checkpoints", CHECKPOINT_SUFFIX), ("objects", "")):
         await core.in_thread(partial(remove_leftovers, core.files, core.folder / name, suffix))
-    core.lease_ended = partial(_after_lease, core)
-    pump = pump_server(core.pump, tuple(core.devices.values()), partial(_on_report, core))
+    checkpointer = Checkpointer(core)
+    core.lease_ended = partial(_after_lease, core, checkpointer)
+    on_report = partial(_on_report, core, checkpointer)
+    pump = pump_server(core.pump, tuple(core.devices.values()), on_report)
     core.tasks.start_soon(pump.run)
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
     try:
@@ -162,20 +165,23 @@ def _opened(core: Core) -> list[Event]:
     ]
 
 
-def _on_report(core: Core, report: PumpReport) -> None:
+def _on_report(core: Core, checkpointer: Checkpointer, report: PumpReport) -> None:
     """Bring a kernel's news to its runtime; a key that nobody has any more is old news."""
     for runtime in core.runtimes.values():
         if runtime.pump_key == report.key:
             runtime.on_report(report)
             if runtime.trapped:
                 requests.recover_if_trapped(core, runtime)
+            else:
+                checkpointer.consider(runtime)
             return
 
 
-def _after_lease(core: Core, kernel_id: str) -> None:
-    """A trap that was reported while something held the kernel waits for its recovery."""
+def _after_lease(core: Core, checkpointer: Checkpointer, kernel_id: str) -> None:
+    """What waited for the kernel's lease: recovery from a trap, a checkpoint that is due."""
     if (runtime := core.runtimes.get(kernel_id)) is not None and not core.closing:
         requests.recover_if_trapped(core, runtime)
+        checkpointer.consider(runtime)
 
 
 async def _watch_journal(core: Core, failed: anyio.Event) -> None:

@@ -132,6 +132,10 @@ def _check_facts(
                 version_id=life.version_id,
                 barrier=False,
             )
+        case m.MigrationCompleted() if facts:
+            return _check_point(
+                facts, checkpoint=f"{life.kernel_id}@{operation.operation_id}", barrier=False
+            )
         case m.MigrationRolledBack() | m.MigrationCancelled() | s.SnapshotFailed():
             return None  # how the kernel got back to work is an input
         case r.ReloadRolledBack() | r.ReloadCancelled() | s.SnapshotCancelled():

@@ -225,6 +225,7 @@ def _start(
         if operation.state.state.value == "failed" and not isinstance(performer, SnapshotPerformer):
             await _rescue(core, runtime)
         recover_if_trapped(core, runtime)
+        core.lease_ended(runtime.kernel_id)
 
     core.tasks.start_soon(run)
 

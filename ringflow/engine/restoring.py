@@ -242,7 +242,8 @@ async def restart_from(
         messages = await history(core, runtime.kernel_id, base + 1)
         runtime.inbox.refill(messages, posted_through=base)
         if messages:
-            runtime.durable_through = max(runtime.durable_through, messages[-1].sequence)
+            with runtime.delivery:  # the journal's thread moves it as well
+                runtime.durable_through = max(runtime.durable_through, messages[-1].sequence)
         handled = applied_sequence if applied_sequence is not None else runtime.inbox.last_sequence
         runtime.replay_through = max(runtime.replay_through, handled)
     runtime.inbox.skip(skipped)

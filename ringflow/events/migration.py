@@ -102,8 +102,10 @@ class MigrationGateOpened:
 class MigrationCompleted:
     """The target has answered and the source's memory was given back.
 
+    A kernel in ``checkpoint`` replay mode has a recovery point on the target then, committed with
+    it.
     Attributes:
-        retire_failure: why giving it back failed, empty if it did not.
+        retire_failure: why that failed, empty if it did not.
     """
 
     wire_name: ClassVar[str] = "migration.completed.v1"
