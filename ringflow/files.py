@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterable
@@ -41,6 +42,12 @@ class OpenFile(Protocol):
 
 
 class FolderLock(Protocol):
+    def check(self) -> None:
+        """Raise ``OSError`` if the lock file is not the one that was locked any more.
+
+        Somebody moved or deleted it, so another process may have locked another one.
+        """
+
     def release(self) -> None: ...
 
 
@@ -128,11 +135,26 @@ class _SystemFile:
 
 
 class _SystemLock:
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
         self._descriptor = descriptor
+
+    def check(self) -> None:
+        try:
+            if os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
+                return
+        except FileNotFoundError:
+            pass
+        raise lock_lost(self._path)
 
     def release(self) -> None:
         os.close(self._descriptor)
+
+
+def lock_lost(path: Path) -> OSError:
+    """Return the error of a lock whose file was moved or deleted."""
+    reason = "the lock file was moved or deleted, another process may have the folder"
+    return OSError(errno.ESTALE, reason, str(path))
 
 
 _NETWORK_TYPES: Final = frozenset(
@@ -230,4 +252,4 @@ class SystemFiles:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             raise FolderInUseError(str(path.parent)) from None
-        return _SystemLock(descriptor)
+        return _SystemLock(path, descriptor)

@@ -107,6 +107,18 @@ def test_a_lock_is_held_by_one(files: FileSystem, tmp_path: Path) -> None:
     files.lock(tmp_path / "lock").release()
 
 
+def test_a_lock_whose_file_is_gone_is_lost(files: FileSystem, tmp_path: Path) -> None:
+    """Whoever takes the next one has the folder; the first is told when it asks."""
+    files.make_folder(tmp_path)
+    lost = files.lock(tmp_path / "lock")
+    lost.check()
+    files.delete(tmp_path / "lock")
+    with pytest.raises(OSError, match="moved or deleted"):
+        lost.check()
+    held = files.lock(tmp_path / "lock")
+    held.check()
+
+
 def test_write_atomic_leaves_the_old_or_the_whole_new() -> None:
     """Whatever step the power goes at, and whatever unsynced sectors survive."""
     folder, path = Path("/f"), Path("/f/x")

@@ -17,7 +17,7 @@ from typing import Final, Protocol, final
 from ringflow.clock import Clock
 from ringflow.errors import CorruptError, CorruptJournalError
 from ringflow.events.chain import GENESIS
-from ringflow.files import FileSystem, OpenFile
+from ringflow.files import FileSystem, FolderLock, OpenFile
 from ringflow.journal.lanes import Pending
 from ringflow.journal.record import (
     Closing,
@@ -131,6 +131,7 @@ class SegmentLog:
         segments: the verified history; ``chain`` is the rules' state at its end.
         unsealed: segments of the history, all pinned, that have a plain file still.
         epoch: of this opening.
+        lock: the folder's; a batch whose writer has lost it is never acknowledged.
         segment_bytes: a segment that has reached this size is followed by a new one.
     """
 
@@ -144,9 +145,11 @@ class SegmentLog:
         chain: Chain,
         unsealed: Sequence[Segment],
         epoch: int,
+        lock: FolderLock,
         segment_bytes: int,
     ) -> None:
         self._files = files
+        self._lock = lock
         self._folder = folder
         self._store = SegmentStore(files, folder)
         self._segment_bytes = segment_bytes
@@ -182,6 +185,7 @@ class SegmentLog:
         records, lines = self._sealer.seal(batch)
         data = b"".join(lines)
         self._write(data)
+        self._lock.check()  # after the sync: what comes after a pinned end is lost
         return records, len(data)
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ async def open_journal(
     root = Path(folder)
     lock = await _in_thread(partial(_lock, files, root))
     try:
-        prepare = partial(_prepare, files, root / JOURNAL_FOLDER, clock, limits)
+        prepare = partial(_prepare, files, root / JOURNAL_FOLDER, lock, clock, limits)
         try:
             log, chain, report = await _in_thread(prepare)
         except OSError as error:
@@ -97,7 +97,7 @@ def _lock(files: FileSystem, root: Path) -> FolderLock:
 
 
 def _prepare(
-    files: FileSystem, folder: Path, clock: Clock, limits: JournalLimits
+    files: FileSystem, folder: Path, lock: FolderLock, clock: Clock, limits: JournalLimits
 ) -> tuple[SegmentLog, Chain, OpeningReport]:
     files.make_folder(folder)
     files.fsync_folder(folder.parent.parent)
@@ -123,6 +123,7 @@ def _prepare(
         unsealed=[one for one in scan.segments[:-1] if str(one.name) in plain],
         chain=scan.chain,
         epoch=epoch,
+        lock=lock,
         segment_bytes=limits.segment_bytes,
     )
     return log, scan.chain, report

@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 
 from ringflow.errors import FolderInUseError, NotFoundError
-from ringflow.files import Buffer
+from ringflow.files import Buffer, lock_lost
 
 SECTOR_BYTES: Final = 512
 
@@ -163,6 +163,10 @@ class _SimulatedLock:
         self._files = files
         self._path = path
 
+    def check(self) -> None:
+        if self._path not in self._files.locks:
+            raise lock_lost(self._path)
+
     def release(self) -> None:
         self._files.locks.discard(self._path)
 
@@ -301,6 +305,7 @@ class CrashingFiles:
     def delete(self, path: Path) -> None:
         self.step("delete", path)
         self._names.pop(path, None)
+        self.locks.discard(path)
 
     def fsync_folder(self, path: Path) -> None:
         self.step("fsync_folder", path)

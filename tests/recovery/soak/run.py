@@ -12,7 +12,7 @@ import attrs
 
 from ringflow.events.registry import default_codec
 from ringflow.files import SystemFiles
-from ringflow.journal.reader import Scan
+from ringflow.journal.reader import Scan, read_records
 from ringflow.journal.record import Record
 from tests.recovery.soak import killer
 from tests.recovery.soak.checks import evidence, problems
@@ -70,6 +70,12 @@ def _soak_one(folder: Path, kills: int, choice: random.Random, totals: Totals) -
             raise AssertionError(f"life {life}, killed by {plan}: {error}") from error
     killer.live_and_settle(folder)
     check(folder, known, totals, last=True)
+
+
+def read_records_of(folder: Path) -> list[Record]:
+    """Return the verified records of a soak's folder."""
+    codec = default_codec()
+    return [record.decoded(codec) for record in read_records(folder / ENGINE)]
 
 
 def check(folder: Path, known: list[str], totals: Totals, *, last: bool) -> list[str]:

@@ -72,6 +72,13 @@ async def note_opened(engine: ringflow.Engine, kernel: ringflow.KernelHandle, lo
     await note_state(kernel, log)
 
 
+async def state_words(kernel: ringflow.KernelHandle) -> list[int]:
+    """Return region ``state`` after every message that was sent."""
+    await kernel.call(k.Probe(), timeout_s=60)
+    async with kernel.held() as state:
+        return [int(word) for word in state["state"].numpy()]
+
+
 async def note_state(kernel: ringflow.KernelHandle, log: Log) -> None:
     async with kernel.held() as state:
         words = [int(word) for word in state["state"].numpy()]
