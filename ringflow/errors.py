@@ -225,8 +225,21 @@ class CorruptJournalError(CorruptError):
         self.reason = reason
         super().__init__(
             f"journal segment {segment}, line {line}, sequence "
-            f"{'unknown' if sequence is None else sequence}: {reason}; "
-            "restore the segment from a copy, nothing was cut"
+            f"{'unknown' if sequence is None else sequence}: {reason}; restore the segment from "
+            "a copy, or look at what `ringflow journal repair` would cut; nothing was cut"
+        )
+
+
+class HeadNotFoundError(CorruptError):
+    """A head that was published is not in the journal: its history was changed or cut."""
+
+    def __init__(self, head: str, last_sequence: int) -> None:
+        self.head = head
+        self.last_sequence = last_sequence
+        super().__init__(
+            f"no line of the journal, which ends at sequence {last_sequence}, has the hash {head}; "
+            "if it was published from this journal, its history was rewritten or cut since: "
+            "compare it with a copy"
         )
 
 

@@ -20,6 +20,10 @@ _JSON = typer.Option("--json", help="One JSON object a line, for machines.")
 _STREAM = typer.Option(help="Only this stream, e.g. kernel/wave; a trailing * matches any rest.")
 _ALL = typer.Option("--all", help="Don't put successive messages together in one line.")
 
+_HEAD = typer.Option(
+    help="A published head, or a file that holds what `head` printed.", show_default=False
+)
+
 journal = typer.Typer(help="Read and verify the journal of what happened.", no_args_is_help=True)
 
 
@@ -61,8 +65,15 @@ def tail(
 
 
 @journal.command()
-def verify(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False) -> None:
-    """Check every line: hashes, links, sequences, versions, times and pinned lengths.
+def verify(
+    path: Annotated[Path, PATH],
+    head: Annotated[str, _HEAD] = "",
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Check every line: hashes, links, sequences, versions, epochs, times and pinned lengths.
+
+    With --head it is an error too if the journal, whole as it may be, does not hold the head that
+    was published: then its history was rewritten or cut.
 
     Exits with 0 if the journal is whole (an end that was never acknowledged is reported, the next
     opening cuts it), else with 1, naming segment, line and sequence of the first damage.
@@ -73,8 +84,9 @@ def verify(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False)
     from ringflow.events.codec import canonical_json
     from ringflow.journal.reader import verify as verify_journal
 
+    wanted = _hash_of(head) if head else None
     try:
-        report = verify_journal(path)
+        report = verify_journal(path, head=wanted)
     except CorruptJournalError as error:
         if not as_json:
             raise
@@ -95,6 +107,8 @@ def verify(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False)
         f"segments, epoch {report.epoch}, "
         f"{'closed cleanly' if report.closed_cleanly else 'not closed'}\nhead {report.head}"
     )
+    if wanted:
+        typer.echo(f"proven: the published head {wanted} is at sequence {report.head_sequence}")
     for torn in report.torn:
         typer.echo(
             f"torn tail: {torn.size_bytes} bytes of {torn.segment} from {torn.offset_bytes} on "
@@ -111,7 +125,8 @@ def verify(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False)
 def head(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False) -> None:
     """Print the last sequence and the hash of the last line, after verifying all lines.
 
-    Kept elsewhere, the hash proves later that nothing before it was rewritten.
+    Kept elsewhere, the hash proves later that nothing before it was rewritten: give this output,
+    or a file that holds it, to `ringflow journal verify --head`.
     """
     from ringflow.events.codec import canonical_json
     from ringflow.journal.reader import verify as verify_journal
@@ -122,6 +137,23 @@ def head(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False) -
         typer.echo(canonical_json(plain))
     else:
         typer.echo(f"{report.last_sequence} {report.head}")
+
+
+def _hash_of(head: str) -> str:
+    """Return the hash in ``head``, or in the file of that name."""
+    import re
+
+    from ringflow.errors import UsageError
+
+    pattern = r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])"
+    found = re.findall(pattern, head)
+    if not found and Path(head).is_file():
+        found = re.findall(pattern, Path(head).read_bytes()[: 2**16].decode("utf-8", "replace"))
+    if len(found) != 1:
+        raise UsageError(
+            f"--head {head!r} is neither a hash of 64 hexadecimal digits nor a file that holds one"
+        )
+    return str(found[0])
 
 
 def _plain(value: object) -> object:

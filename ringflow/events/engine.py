@@ -34,4 +34,27 @@ class EngineClosed:
     wire_name: ClassVar[str] = "engine.closed.v1"
 
 
-EVENT_TYPES: Final = (EngineOpened, TornTailCut, EngineClosed)
+@event
+class JournalRepaired:
+    """A person had the journal cut at damage; what was durable after it is gone.
+
+    Attributes:
+        segment, line: where the damage was; ``damage`` says which.
+        last_sequence: the last record that was kept.
+        lost_records: whole records behind the damage, where they could still be counted.
+        cut_bytes: what was taken out; the folder ``backup`` beside the segments keeps it.
+    """
+
+    wire_name: ClassVar[str] = "engine.journal_repaired.v1"
+    segment: str
+    line: int
+    damage: str
+    last_sequence: int
+    lost_records: int
+    cut_bytes: int
+    backup: str
+    actor: str
+    reason: str
+
+
+EVENT_TYPES: Final = (EngineOpened, TornTailCut, EngineClosed, JournalRepaired)

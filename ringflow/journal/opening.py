@@ -22,7 +22,7 @@ from ringflow.events.upcasters import UPCASTERS
 from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
 from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
 from ringflow.journal.log import SegmentLog
-from ringflow.journal.reader import Scan, Tear
+from ringflow.journal.reader import Scan, Tear, check_no_repair
 from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain, Segment
 from ringflow.journal.store import SegmentStore
 from ringflow.journal.writer import JournalWriter
@@ -102,6 +102,7 @@ def _prepare(
     files.make_folder(folder)
     files.fsync_folder(folder.parent.parent)
     files.fsync_folder(folder.parent)
+    check_no_repair(files, folder)
     scan = Scan(files, folder).finish()
     epoch = max((name.epoch for name in scan.names), default=0) + 1
     torn = tuple(_cut(files, folder, tear) for tear in scan.torn)

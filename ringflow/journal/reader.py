@@ -11,13 +11,20 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, final
 
 import attrs
 
-from ringflow.errors import CorruptError, CorruptJournalError, NotFoundError
+from ringflow.errors import (
+    CorruptError,
+    CorruptJournalError,
+    HeadNotFoundError,
+    NotFoundError,
+    StorageError,
+)
+from ringflow.events.chain import GENESIS
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import IgnoredBytes
 from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord, parse_line
@@ -32,6 +39,7 @@ from ringflow.journal.segments import (
 )
 from ringflow.journal.store import SegmentStore
 
+PENDING_REPAIR: Final = "repair-pending.json"
 _LINE_START: Final = re.compile(rb'\n|(?=\{"(?:at_ns|closed_at_ns)":)')
 
 
@@ -54,6 +62,7 @@ class VerifyReport:
         last_sequence, epoch: of the newest record and opening, 0 for none.
         head: the hash of the last line; publish it elsewhere to prove the journal later.
         closed_cleanly: nothing was written after an orderly close.
+        head_sequence: the last record up to the line with the hash that was asked for, if any.
         torn: ends that were never acknowledged; the next opening cuts them after a backup.
         ignored: bytes of writers that had been fenced off.
     """
@@ -65,6 +74,7 @@ class VerifyReport:
     epoch: int
     head: str
     closed_cleanly: bool
+    head_sequence: int | None
     torn: tuple[Tear, ...]
     ignored: tuple[IgnoredBytes, ...]
 
@@ -77,11 +87,20 @@ class Scan:
         chain: the rules' state after the last whole line.
         segments: the verified history in order.
         names: every segment file that is there, whether it belongs to the history or not.
-        torn, ignored: as in ``VerifyReport``.
+        head_sequence, torn, ignored: as in ``VerifyReport``.
     """
 
-    def __init__(self, files: FileSystem, folder: Path) -> None:
-        self._store = SegmentStore(files, folder)
+    def __init__(
+        self,
+        files: FileSystem,
+        folder: Path,
+        *,
+        without: Collection[SegmentName] = (),
+        head: str | None = None,
+    ) -> None:
+        self._store = SegmentStore(files, folder, without=without)
+        self._wanted_head = head
+        self.head_sequence = 0 if head == GENESIS else None
         self.chain = Chain()
         self.segments: list[Segment] = []
         self.torn: list[Tear] = []
@@ -112,12 +131,12 @@ class Scan:
             left.pop()
         while order and (pin := order[-1][1].previous) is not None:
             name = SegmentName.parse(pin.name)
-            if name is None or not self._store.exists(name):
-                reason = f"the segment that {order[-1][0]} continues is missing"
-                raise CorruptJournalError(pin.name, 1, None, reason)
-            if name.age >= order[-1][0].age:
+            if name is None or name.age >= order[-1][0].age:
                 reason = "it continues a segment that is not older"
                 raise CorruptJournalError(str(order[-1][0]), 1, None, reason)
+            if not self._store.exists(name):
+                reason = f"the segment that {order[-1][0]} continues is missing"
+                raise CorruptJournalError(pin.name, 1, None, reason)
             order.append((name, self._header(name)))
         return order[::-1]
 
@@ -127,7 +146,7 @@ class Scan:
             return _parse_header(self._store.read_start(name), name)
         except CorruptError as error:
             data = self._store.text(name).data
-            written = any(not isinstance(line, Header) for line in _sealed_lines(data))
+            written = any(not isinstance(line, Header) for line in whole_lines(data))
             if written or isinstance(error, BrokenRuleError):
                 raise CorruptJournalError(str(name), 1, name.first_sequence, str(error)) from error
             self.torn.append(
@@ -165,6 +184,8 @@ class Scan:
             except CorruptError as error:
                 self._damage(name, data, offset, number, error, pinned=pin is not None)
                 break
+            if line.hash == self._wanted_head:
+                self.head_sequence = self.chain.sequence
             if isinstance(line, RawRecord):
                 yield line
             offset = end + 1
@@ -194,7 +215,7 @@ class Scan:
     ) -> None:
         """Note a torn tail, or raise: that what is damaged was durable, or no crash writes it."""
         sequence = self.chain.sequence + 1
-        durable = max((_durable(line) for line in _sealed_lines(data[offset:])), default=-1)
+        durable = max((_durable(line) for line in whole_lines(data[offset:])), default=-1)
         in_place = isinstance(error, BrokenRuleError)
         if pinned or in_place or number == 1 or durable >= sequence:
             raise CorruptJournalError(str(name), number, sequence, str(error)) from error
@@ -243,7 +264,7 @@ def _parse_header(data: bytes, name: SegmentName) -> Header:
     return line
 
 
-def _sealed_lines(data: bytes) -> list[Line]:
+def whole_lines(data: bytes) -> list[Line]:
     """Return the lines in damaged ``data`` that are whole, also those whose line feed is lost."""
     lines: list[Line] = []
     for piece in _LINE_START.split(data):
@@ -285,7 +306,16 @@ def find_journal(path: Path, files: FileSystem | None = None) -> Path:
 
 
 def _is_journal(files: FileSystem, folder: Path) -> bool:
-    return bool(SegmentStore(files, folder).names())
+    return bool(SegmentStore(files, folder).names()) or files.exists(folder / PENDING_REPAIR)
+
+
+def check_no_repair(files: FileSystem, folder: Path) -> None:
+    """Raise ``StorageError`` if a repair of the journal in ``folder`` has begun and not ended."""
+    if files.exists(folder / PENDING_REPAIR):
+        raise StorageError(
+            f"a repair of the journal in {str(folder)!r} was interrupted; run `ringflow journal "
+            "repair --apply` again to end it"
+        )
 
 
 def read_records(path: Path, *, files: FileSystem | None = None) -> Iterator[RawRecord]:
@@ -296,16 +326,27 @@ def read_records(path: Path, *, files: FileSystem | None = None) -> Iterator[Raw
         CorruptJournalError: from the damaged record on; those before it have been yielded.
     """
     files = files or SystemFiles()
-    return Scan(files, find_journal(path, files)).records()
+    folder = find_journal(path, files)
+    check_no_repair(files, folder)
+    return Scan(files, folder).records()
 
 
-def verify(path: Path, *, files: FileSystem | None = None) -> VerifyReport:
+def verify(path: Path, *, head: str | None = None, files: FileSystem | None = None) -> VerifyReport:
     """Verify every line of the journal under ``path``; takes no lock; raises as ``read_records``.
 
     A journal that is being written may show a torn tail for a moment.
+
+    Args:
+        head: a hash that was published once; it must be that of a line in the journal.
+    Raises:
+        HeadNotFoundError: the journal is whole, but ``head`` is none of its lines.
     """
     files = files or SystemFiles()
-    scan = Scan(files, find_journal(path, files)).finish()
+    folder = find_journal(path, files)
+    check_no_repair(files, folder)
+    scan = Scan(files, folder, head=head).finish()
+    if head is not None and scan.head_sequence is None:
+        raise HeadNotFoundError(head, scan.chain.sequence)
     return VerifyReport(
         segments=len(scan.segments),
         records=scan.chain.sequence,
@@ -314,6 +355,7 @@ def verify(path: Path, *, files: FileSystem | None = None) -> VerifyReport:
         epoch=scan.chain.epoch,
         head=scan.chain.head,
         closed_cleanly=scan.chain.closed or not scan.segments,
+        head_sequence=scan.head_sequence,
         torn=tuple(scan.torn),
         ignored=tuple(scan.ignored),
     )

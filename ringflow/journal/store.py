@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, final
 
@@ -23,17 +24,25 @@ _START_BYTES: Final = 4096  # a header has about 500
 
 @final
 class SegmentStore:
-    """The segments in a journal's own folder."""
+    """The segments in a journal's own folder.
 
-    def __init__(self, files: FileSystem, folder: Path) -> None:
+    Args:
+        without: as if these segments weren't there; a repair looks so at what it would leave.
+    """
+
+    def __init__(
+        self, files: FileSystem, folder: Path, *, without: Collection[SegmentName] = ()
+    ) -> None:
         self._files = files
         self._folder = folder
+        self._without = frozenset(without)
 
     def names(self) -> list[SegmentName]:
         """Return every segment that is there, in the order in which they were begun."""
         names = self._files.names(self._folder)
         found = {SegmentName.parse(name.removesuffix(SEALED_SUFFIX)) for name in names}
-        return sorted((name for name in found if name), key=lambda name: name.age)
+        there = (name for name in found if name and name not in self._without)
+        return sorted(there, key=lambda name: name.age)
 
     def plain_names(self) -> frozenset[str]:
         """Return the names of all plain files."""
@@ -41,9 +50,9 @@ class SegmentStore:
 
     def exists(self, name: SegmentName) -> bool:
         """Return whether a segment is there, also one that was sealed a moment ago."""
-        return self._files.exists(self.plain_path(name)) or self._files.exists(
-            self.sealed_path(name)
-        )
+        if name in self._without:
+            return False
+        return any(map(self._files.exists, (self.plain_path(name), self.sealed_path(name))))
 
     def plain_path(self, name: SegmentName) -> Path:
         return self._folder / str(name)
