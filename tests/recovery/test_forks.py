@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import ringflow
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
 from tests.engine.story import cells_of, send_all, state_of
 from tests.recovery.crashes import crash, engine_on, events_of

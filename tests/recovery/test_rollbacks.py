@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 import ringflow
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.engine.doubles import FaultyDevice
 from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
 from tests.engine.story import Recorder, send_all, state_of
