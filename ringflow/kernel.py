@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, final
 
 import attrs
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ringflow.spec import KernelCodeSource, KernelSpec, Region
+    from ringflow.storage.blocks import ArrayOrBytes
 
 T = TypeVar("T")
 OnFull = Literal["wait", "raise"]
+_NO_DATA: Final = memoryview(b"")
 
 
 class Receipt(Protocol):
@@ -47,6 +49,8 @@ class Reply:
     Attributes:
         type: the message type that the kernel gave it.
         epoch: of the engine that delivered it.
+        payload: what a slot carried: a typed value, or bytes.
+        data: the array that came with it (``reply_data``): uint8[n], read-only, empty for none.
     """
 
     kernel_id: str
@@ -55,13 +59,14 @@ class Reply:
     index: int
     type: int
     payload: bytes
+    data: memoryview = _NO_DATA
     _consumer: Consumer | None = attrs.field(default=None, repr=False, eq=False)
 
     def array(self, dtype: str) -> np.ndarray[Any, Any]:
-        """Return the payload as a one-dimensional array of ``dtype``."""
+        """Return the array that came with the reply, or else the payload, as [n] of ``dtype``."""
         import numpy as np
 
-        return np.frombuffer(self.payload, dtype=dtype)
+        return np.frombuffer(self.data if self.data.nbytes else self.payload, dtype=dtype)
 
     def unpack(self, cls: builtins.type[T]) -> T:
         """Return the payload as a message class; raises ``SpecError`` if it has another size."""
@@ -154,6 +159,7 @@ class KernelHost(Protocol):
         type_id: int,
         payload: bytes,
         *,
+        data: ArrayOrBytes | None,
         producer: str,
         number: int,
         on_full: OnFull,
@@ -169,7 +175,13 @@ class KernelHost(Protocol):
         on_full: OnFull,
     ) -> Receipt: ...
     async def call(
-        self, kernel_id: str, type_id: int, payload: bytes, *, timeout_s: float
+        self,
+        kernel_id: str,
+        type_id: int,
+        payload: bytes,
+        *,
+        data: ArrayOrBytes | None,
+        timeout_s: float,
     ) -> Reply: ...
     def last_number(self, kernel_id: str, producer: str) -> int: ...
     def replies(
@@ -207,6 +219,7 @@ class KernelHandle:
         message: object,
         payload: bytes = b"",
         *,
+        data: ArrayOrBytes | None = None,
         producer: str = "",
         number: int = 0,
         on_full: OnFull = "wait",
@@ -215,15 +228,18 @@ class KernelHandle:
 
         Args:
             message: an instance of a ``ringflow.message`` class, or a type number with ``payload``.
+            payload: one larger than a slot is sent as ``data``.
+            data: an array or bytes of any size up to the spec's ``bulk_bytes``, contiguous in C
+                order; the kernel's ``m.bulk_data``. Don't change it until this returns.
             producer, number: the sender's own name and number for the message; numbers ascend.
             on_full: wait while the kernel has too much to do, or raise ``LimitExceededError``.
         Raises:
             UnknownMessageError, LimitExceededError, UsageError: nothing was sent.
             OutcomeUnknownError: the journal failed; ask ``last_number`` after a restart.
         """
-        type_id, data = (message, payload) if isinstance(message, int) else pack(message)
+        type_id, packed = (message, payload) if isinstance(message, int) else pack(message)
         return await self._host.send(
-            self.id, type_id, data, producer=producer, number=number, on_full=on_full
+            self.id, type_id, packed, data=data, producer=producer, number=number, on_full=on_full
         )
 
     async def send_many(
@@ -251,13 +267,21 @@ class KernelHandle:
             self.id, type_id, payloads, producer=producer, number=number, on_full=on_full
         )
 
-    async def call(self, message: object, payload: bytes = b"", *, timeout_s: float) -> Reply:
+    async def call(
+        self,
+        message: object,
+        payload: bytes = b"",
+        *,
+        data: ArrayOrBytes | None = None,
+        timeout_s: float,
+    ) -> Reply:
         """Send a message and return its first reply; ``TimeoutError`` after ``timeout_s``.
 
-        After a time-out the message is still applied; its reply then goes to consumers only.
+        The arguments are those of ``send``. After a time-out the message is still applied; its
+        reply then goes to consumers only.
         """
-        type_id, data = (message, payload) if isinstance(message, int) else pack(message)
-        return await self._host.call(self.id, type_id, data, timeout_s=timeout_s)
+        type_id, packed = (message, payload) if isinstance(message, int) else pack(message)
+        return await self._host.call(self.id, type_id, packed, data=data, timeout_s=timeout_s)
 
     def last_number(self, producer: str) -> int:
         """Return the highest number that was accepted from ``producer``, 0 for none."""

@@ -11,7 +11,9 @@ class EngineLimits:
 
     Attributes:
         parked_messages: accepted messages of a kernel that are not done; more wait in ``send``.
+        parked_bulk_bytes: bytes of the arrays and large payloads among them; more wait likewise.
         waiting_outputs: outputs that wait for a consumer, or are held on probation, a kernel.
+        waiting_data_bytes: bytes of the arrays among them.
         step_timeout_s: deadline of one step of an operation.
         launch_timeout_s: until a launched grid must have answered.
         traps_in_a_row: a message that traps its kernel so often halts it.
@@ -19,7 +21,9 @@ class EngineLimits:
     """
 
     parked_messages: int = 65_536
+    parked_bulk_bytes: int = 1 << 30
     waiting_outputs: int = 65_536
+    waiting_data_bytes: int = 1 << 30
     step_timeout_s: float = 30.0
     launch_timeout_s: float = 30.0
     traps_in_a_row: int = 3

@@ -63,9 +63,11 @@ async def capture_resting(core: Core, runtime: KernelRuntime, applied: int) -> C
         UnlistedStateError: what it keeps outside of its regions would be missing.
     """
     check_listed(runtime.instance, "checkpoint")
-    outbox = encode_outbox(runtime.outputs.unacknowledged(applied))
+    outputs = runtime.outputs.unacknowledged(applied)
     output_index = runtime.outputs.next_index(applied)
-    state = await core.in_thread(lambda: copy_state(runtime.instance, applied))
+    state, outbox = await core.in_thread(
+        lambda: (copy_state(runtime.instance, applied), encode_outbox(outputs))
+    )
     return Captured(state, outbox, output_index, 0)
 
 

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import attrs
@@ -19,6 +19,9 @@ from ringflow.clock import Clock
 from ringflow.device.api import Device
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.pump import Pump
+from ringflow.engine.bulk import Stager
+from ringflow.engine.instances import Instance
+from ringflow.engine.outputs import Outputs
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state import EngineState
 from ringflow.engine.waiting import Condition
@@ -26,12 +29,14 @@ from ringflow.errors import (
     EngineClosedError,
     KernelBusyError,
     KernelStateError,
+    StorageError,
     UnknownDeviceError,
 )
 from ringflow.events.codec import Event
 from ringflow.files import FileSystem
 from ringflow.ids import Ids
 from ringflow.journal.api import Append, DurableMark, Journal
+from ringflow.journal.thread import loop_caller
 from ringflow.limits import EngineLimits
 from ringflow.spec import KernelSpec, decode_spec
 from ringflow.statemachines.lifecycle import LifecycleState
@@ -104,6 +109,36 @@ class Core:
 
     def record_kernel(self, kernel_id: str, *events: Event) -> Append:
         return self.record(f"kernel/{kernel_id}", events)
+
+    def runtime_for(self, instance: Instance) -> KernelRuntime:
+        """Return a runtime of an instance; nothing has come out of it yet."""
+        kernel_id, limits = instance.spec.kernel_id, self.limits
+
+        def failed(error: StorageError) -> None:
+            """Let the kernel rest: its journal has the message, the next opening tries again."""
+            if self.runtimes.get(kernel_id) is runtime:
+                self.stranded[kernel_id] = str(error)
+                runtime.end(halted=str(error))
+
+        soon = loop_caller()
+
+        def spawn(work: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
+            def start() -> None:
+                if not runtime.closed:
+                    self.tasks.start_soon(work, *arguments)
+
+            soon(start)
+
+        runtime = KernelRuntime(
+            kernel_id,
+            self.clock,
+            self.pump,
+            instance,
+            Outputs(bound=limits.waiting_outputs, bound_bytes=limits.waiting_data_bytes),
+            self.state.marks[kernel_id],
+            Stager(spawn, self.in_thread, failed),
+        )
+        return runtime
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking work in a thread; a cancellation waits for its end."""

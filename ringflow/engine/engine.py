@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
 
@@ -41,6 +41,9 @@ from ringflow.results import MigrationResult, ReloadResult, RollbackResult
 from ringflow.spec import KernelCodeSource, KernelSpec, Region
 from ringflow.statemachines.lifecycle import RecoveryPoint
 from ringflow.storage import Checkpoint
+
+if TYPE_CHECKING:
+    from ringflow.storage.blocks import ArrayOrBytes
 
 R = TypeVar("R")
 
@@ -314,6 +317,7 @@ class Engine:
         type_id: int,
         payload: bytes,
         *,
+        data: ArrayOrBytes | None = None,
         producer: str = "",
         number: int = 0,
         on_full: OnFull = "wait",
@@ -325,6 +329,7 @@ class Engine:
             runtime,
             type_id,
             payload,
+            data=data,
             producer=producer,
             number=number,
             on_full=on_full,
@@ -353,11 +358,19 @@ class Engine:
         )
 
     async def call(
-        self, kernel_id: str, type_id: int, payload: bytes, *, timeout_s: float
+        self,
+        kernel_id: str,
+        type_id: int,
+        payload: bytes,
+        *,
+        data: ArrayOrBytes | None = None,
+        timeout_s: float,
     ) -> Reply:
         """Send raw bytes and wait for the reply; see ``KernelHandle.call``."""
         runtime = self._core.runtime(kernel_id)
-        return await messaging.call(self._core, runtime, type_id, payload, timeout_s=timeout_s)
+        return await messaging.call(
+            self._core, runtime, type_id, payload, data=data, timeout_s=timeout_s
+        )
 
     def last_number(self, kernel_id: str, producer: str) -> int:
         self._core.state.kernel(kernel_id)

@@ -20,10 +20,16 @@ class Inbox:
     def __init__(self, *, posted_through: int = 0) -> None:
         self._messages: deque[Posting] = deque()
         self._posted_count = 0  # of the messages that are kept, those at the front
+        self._bulk_bytes = 0
         self.posted_through = posted_through
 
     def __len__(self) -> int:
         return len(self._messages)
+
+    @property
+    def bulk_bytes(self) -> int:
+        """Of the arrays and large payloads of all messages that are kept."""
+        return self._bulk_bytes
 
     @property
     def last_sequence(self) -> int:
@@ -37,6 +43,7 @@ class Inbox:
     def push(self, message: Posting) -> None:
         assert not self._messages or message.sequence > self._messages[-1].sequence
         self._messages.append(message)
+        self._bulk_bytes += _bulk_bytes(message)
 
     def refill(self, messages: Iterable[Posting], *, posted_through: int) -> None:
         """Put the history after ``posted_through`` before what is kept; all of it is parked."""
@@ -45,6 +52,7 @@ class Inbox:
         history.extend(message for message in self._messages if message.sequence > known)
         self._messages = history
         self._posted_count = 0
+        self._bulk_bytes = sum(map(_bulk_bytes, history))
         self.posted_through = posted_through
 
     def next_parked(self, count: int, *, through: int) -> list[Posting]:
@@ -75,9 +83,14 @@ class Inbox:
         self._messages = deque(
             [*posted, *(message for message in keep if not is_in(skipped, message.sequence))]
         )
+        self._bulk_bytes = sum(map(_bulk_bytes, self._messages))
 
     def discard_through(self, sequence: int) -> None:
         """Forget messages up to ``sequence``."""
         while self._messages and self._messages[0].sequence <= sequence:
-            self._messages.popleft()
+            self._bulk_bytes -= _bulk_bytes(self._messages.popleft())
             self._posted_count = max(0, self._posted_count - 1)
+
+
+def _bulk_bytes(message: Posting) -> int:
+    return message.bulk.size_bytes if message.bulk is not None else 0

@@ -12,7 +12,6 @@ from ringflow.engine import checkpoints, instances
 from ringflow.engine.checkpoints import Captured
 from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance
-from ringflow.engine.outputs import Outputs
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import launch as launch_grid
 from ringflow.engine.quiescing import quiesce_or_resume, resume_resting
@@ -100,9 +99,7 @@ async def _commit_and_start(
     point = await checkpoints.save(
         core, instance, Captured(state, b"", 1, 0), name=name, history_from=1, reason="launch"
     )
-    outputs = Outputs(bound=core.limits.waiting_outputs)
-    marks = core.state.marks[kernel_id]
-    runtime = KernelRuntime(kernel_id, core.clock, core.pump, instance, outputs, marks)
+    runtime = core.runtime_for(instance)
     core.runtimes[kernel_id] = runtime  # from here on its reports have somewhere to go
     await launch_grid(core, runtime, applied_sequence=0)
     launched = e.KernelLaunched(kernel_id=kernel_id, device=instance.device.name)

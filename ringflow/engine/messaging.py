@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import anyio
 import attrs
 
 from ringflow.clock import within
-from ringflow.device.posting import Posting
+from ringflow.device.posting import Posting, check_bulk_size
 from ringflow.device.pump import Output
+from ringflow.engine.bulk import Kept, Outgoing, keep, outgoing
 from ringflow.engine.core import Core
 from ringflow.engine.outputs import CallWaiter, ConsumerQueue
 from ringflow.engine.runtime import KernelRuntime
@@ -26,7 +27,9 @@ from ringflow.errors import (
     UnknownMessageError,
     UsageError,
 )
+from ringflow.events.codec import Event
 from ringflow.events.messages import (
+    BulkMessageAccepted,
     ConsumerForgotten,
     ConsumerRegistered,
     MessagesAccepted,
@@ -34,6 +37,9 @@ from ringflow.events.messages import (
 )
 from ringflow.journal.api import Append
 from ringflow.kernel import OnFull, Reply
+
+if TYPE_CHECKING:
+    from ringflow.storage.blocks import ArrayOrBytes
 
 MESSAGES_A_RECORD: Final = 1024
 ROUSE_MAX_S: Final = 5e-4  # for a disk that takes longer, waking a thread takes no time
@@ -57,8 +63,10 @@ class SendReceipt:
         await self._runtime.until_done(self.sequence)
 
 
-def check_message(runtime: KernelRuntime, type_id: int, payload: bytes) -> None:
-    """Raise unless the kernel's spec declares the message and a slot carries it."""
+def check_message(
+    runtime: KernelRuntime, type_id: int, payload: bytes, *, bulk_bytes: int = 0
+) -> None:
+    """Raise unless the kernel's spec declares the message, and slot and arena can carry it."""
     spec = runtime.spec
     if not any(layout.id == type_id for layout in spec.messages):
         raise UnknownMessageError(runtime.kernel_id, type_id)
@@ -67,8 +75,9 @@ def check_message(runtime: KernelRuntime, type_id: int, payload: bytes) -> None:
             "the payload's size in bytes",
             len(payload),
             spec.payload_bytes_max,
-            "raise the spec's slot_bytes",
+            "raise the spec's slot_bytes, or send more than that with send, as data alone",
         )
+    check_bulk_size(spec, bulk_bytes)
 
 
 async def send(
@@ -77,17 +86,46 @@ async def send(
     type_id: int,
     payload: bytes,
     *,
+    data: ArrayOrBytes | None = None,
     producer: str = "",
     number: int = 0,
     on_full: OnFull = "wait",
 ) -> SendReceipt:
     """Accept one message; for a durable kernel it is durable when this returns."""
-    check_message(runtime, type_id, payload)
-    await _until_room(core, runtime, on_full)
-    receipt = _accept(core, runtime, type_id, (payload,), producer, number)
+    message = _checked(runtime, type_id, payload, data)
+    kept = await _admitted(core, runtime, message, on_full, producer, number)
+    receipt = _accept(core, runtime, type_id, (message.payload,), producer, number, kept=kept)
     if runtime.spec.durability == "durable":
         await receipt.durable()
     return receipt
+
+
+def _checked(
+    runtime: KernelRuntime, type_id: int, payload: bytes, data: ArrayOrBytes | None
+) -> Outgoing:
+    """Return what is sent; raises as ``check_message``, and ``UsageError`` for data of no use."""
+    message = outgoing(payload, data, slot_bytes_max=runtime.spec.payload_bytes_max)
+    check_message(runtime, type_id, message.payload, bulk_bytes=len(message.bulk))
+    return message
+
+
+async def _admitted(
+    core: Core,
+    runtime: KernelRuntime,
+    message: Outgoing,
+    on_full: OnFull,
+    producer: str = "",
+    number: int = 0,
+) -> Kept | None:
+    """Wait for room for a message, and own its bulk; all that is left is to accept it."""
+    await _until_room(core, runtime, on_full, bulk_bytes=len(message.bulk))
+    if not len(message.bulk):
+        return None
+    _check_number(core, runtime.kernel_id, producer, number)  # before anything is stored
+    objects = None if runtime.spec.durability == "volatile" else core.objects
+    kept = await keep(message, in_thread=core.in_thread, objects=objects)
+    await _until_room(core, runtime, on_full, bulk_bytes=len(message.bulk))
+    return kept
 
 
 async def send_many(
@@ -128,20 +166,31 @@ def _accept(
     producer: str = "",
     number: int = 0,
     waiter: CallWaiter | None = None,
+    kept: Kept | None = None,
 ) -> SendReceipt:
-    """Number, record and queue messages in one step; nothing here awaits."""
+    """Number, record and queue messages in one step; nothing here awaits.
+
+    Args:
+        kept: the bulk of a single message.
+    """
     core.runtime(runtime.kernel_id)
     _check_number(core, runtime.kernel_id, producer, number)
-    first, count = core.state.marks[runtime.kernel_id].next_sequence, len(payloads)
-    last = first + count - 1
-    accepted = MessagesAccepted(
-        kernel_id=runtime.kernel_id,
-        first_sequence=first,
-        types=(type_id,) * count,
-        payloads=payloads,
-        producers=(producer,) * count,
-        numbers=tuple(range(number, number + count)) if producer else (0,) * count,
-    )
+    first = core.state.marks[runtime.kernel_id].next_sequence
+    last = first + len(payloads) - 1
+    accepted: Event
+    if kept is None:
+        accepted = _accepted(runtime.kernel_id, first, type_id, payloads, producer, number)
+    else:
+        accepted = BulkMessageAccepted(
+            kernel_id=runtime.kernel_id,
+            sequence=first,
+            message_type=type_id,
+            payload=payloads[0],
+            digest=kept.digest,
+            size_bytes=kept.bulk.size_bytes,
+            producer=producer,
+            number=number,
+        )
     append: Append | None = None
     with runtime.delivery:  # the journal's thread delivers as soon as they are durable
         if runtime.spec.durability == "volatile":
@@ -150,8 +199,9 @@ def _accept(
             append = core.record(
                 f"messages/{runtime.kernel_id}", [accepted], control=False, mark=(runtime, last)
             )
+        bulk = kept.bulk if kept is not None else None
         for sequence, payload in enumerate(payloads, first):
-            runtime.inbox.push(Posting(sequence, type_id, payload))
+            runtime.inbox.push(Posting(sequence, type_id, payload, bulk=bulk))
     if waiter is not None:
         runtime.outputs.calls[first] = waiter
     if append is None:
@@ -159,6 +209,25 @@ def _accept(
     elif 0 < core.journal.commit_s < ROUSE_MAX_S:
         runtime.instance.resident.expect(2 * core.journal.commit_s)
     return SendReceipt(last, core, runtime, append)
+
+
+def _accepted(
+    kernel_id: str,
+    first: int,
+    type_id: int,
+    payloads: tuple[bytes, ...],
+    producer: str,
+    number: int,
+) -> MessagesAccepted:
+    count = len(payloads)
+    return MessagesAccepted(
+        kernel_id=kernel_id,
+        first_sequence=first,
+        types=(type_id,) * count,
+        payloads=payloads,
+        producers=(producer,) * count,
+        numbers=tuple(range(number, number + count)) if producer else (0,) * count,
+    )
 
 
 def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> None:
@@ -175,19 +244,30 @@ def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> Non
 
 
 async def _until_room(
-    core: Core, runtime: KernelRuntime, on_full: OnFull, *, count: int = 1
+    core: Core, runtime: KernelRuntime, on_full: OnFull, *, count: int = 1, bulk_bytes: int = 0
 ) -> None:
     def has_room() -> bool:
         if runtime.halted or runtime.closed:
             raise KernelStateError(runtime.kernel_id, runtime.halted or "closed", "running")
         parked = len(runtime.inbox) + count <= core.limits.parked_messages
-        return parked and not runtime.outputs.is_full
+        return parked and bulk_has_room() and not runtime.outputs.is_full
+
+    def bulk_has_room() -> bool:
+        kept = runtime.inbox.bulk_bytes  # one that is larger than the limit goes alone
+        return not (kept and bulk_bytes) or kept + bulk_bytes <= core.limits.parked_bulk_bytes
 
     while True:
         if runtime.spec.durability != "volatile":
             await core.journal.room()
         if has_room():
             return
+        if on_full == "raise" and not bulk_has_room():
+            raise LimitExceededError(
+                "the size in bytes of unfinished messages' data",
+                runtime.inbox.bulk_bytes + bulk_bytes,
+                core.limits.parked_bulk_bytes,
+                "wait for receipts, or send with on_full='wait'",
+            )
         if on_full == "raise":
             raise LimitExceededError(
                 "the number of unfinished messages or unread outputs",
@@ -199,15 +279,21 @@ async def _until_room(
 
 
 async def call(
-    core: Core, runtime: KernelRuntime, type_id: int, payload: bytes, *, timeout_s: float
+    core: Core,
+    runtime: KernelRuntime,
+    type_id: int,
+    payload: bytes,
+    *,
+    data: ArrayOrBytes | None = None,
+    timeout_s: float,
 ) -> Reply:
     """Send a message and return its first reply, which comes only once the message is durable."""
-    check_message(runtime, type_id, payload)
+    message = _checked(runtime, type_id, payload, data)
     waiter = CallWaiter()
 
     async def send_and_wait() -> None:
-        await _until_room(core, runtime, "wait")
-        receipt = _accept(core, runtime, type_id, (payload,), waiter=waiter)
+        kept = await _admitted(core, runtime, message, "wait")
+        receipt = _accept(core, runtime, type_id, (message.payload,), waiter=waiter, kept=kept)
         await waiter.done.wait()
         if waiter.lost and runtime.spec.durability == "durable":
             await receipt.durable()  # raises if the journal failed
@@ -238,6 +324,7 @@ def reply_of(
         index=output.index,
         type=output.type,
         payload=output.payload,
+        data=output.data,
         consumer=consumer,
     )
 

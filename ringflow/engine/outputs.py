@@ -22,7 +22,7 @@ from ringflow.device.pump import Output
 from ringflow.engine.state import OutputId
 from ringflow.errors import CorruptError
 
-_HEAD: Final = struct.Struct("<QIII")
+_HEAD: Final = struct.Struct("<QIIIQ")
 
 
 def id_of(output: Output) -> OutputId:
@@ -36,6 +36,7 @@ class ConsumerQueue:
     name: str
     position: OutputId
     outputs: deque[Output] = attrs.field(factory=deque)
+    data_bytes: int = 0
     next_index: int = 0
     has_reader: bool = False
     changed: anyio.Event = attrs.field(factory=anyio.Event)
@@ -43,6 +44,7 @@ class ConsumerQueue:
     def offer(self, output: Output) -> None:
         if id_of(output) > self.position:
             self.outputs.append(output)
+            self.data_bytes += len(output.data)
             self._wake()
 
     def _wake(self) -> None:
@@ -62,7 +64,7 @@ class ConsumerQueue:
             return False
         self.position = through
         while self.outputs and id_of(self.outputs[0]) <= through:
-            self.outputs.popleft()
+            self.data_bytes -= len(self.outputs.popleft().data)
             self.next_index = max(0, self.next_index - 1)
         return True
 
@@ -75,14 +77,20 @@ class ConsumerQueue:
 
 
 class Outputs:
-    """Where a kernel's outputs go; ``bound`` limits what waits for one consumer, or is held."""
+    """Where a kernel's outputs go.
 
-    def __init__(self, *, bound: int, seen: OutputId = (0, 0)) -> None:
+    ``bound`` and ``bound_bytes`` limit how many, and how much of arrays, wait for one consumer or
+    are held.
+    """
+
+    def __init__(self, *, bound: int, bound_bytes: int = 1 << 30, seen: OutputId = (0, 0)) -> None:
         self.bound = bound
+        self.bound_bytes = bound_bytes
         self.seen = seen
         self.consumers: dict[str, ConsumerQueue] = {}
         self.calls: dict[int, CallWaiter] = {}
         self._held: deque[Output] = deque()
+        self._held_bytes = 0
         self.held_after: int | None = None
 
     @property
@@ -94,7 +102,11 @@ class Outputs:
         """Whether new messages must wait until someone reads, acknowledges or releases."""
         queues = list(self.consumers.values())  # in one step: the journal's thread asks as well
         waiting = max((len(queue.outputs) for queue in queues), default=0)
-        return max(waiting, len(self._held)) >= self.bound
+        waiting_bytes = max((queue.data_bytes for queue in queues), default=0)
+        return (
+            max(waiting, len(self._held)) >= self.bound
+            or max(waiting_bytes, self._held_bytes) >= self.bound_bytes
+        )
 
     def take(self, outputs: Iterable[Output]) -> None:
         """Take what a kernel put out, drop what is known already, release or hold the rest."""
@@ -104,6 +116,7 @@ class Outputs:
             self.seen = id_of(output)
             if self.held_after is not None and output.sequence > self.held_after:
                 self._held.append(output)
+                self._held_bytes += len(output.data)
             else:
                 self._release(output)
 
@@ -123,7 +136,9 @@ class Outputs:
         """Let held outputs go, in order; go on holding those after ``hold_after``, if given."""
         self.held_after = hold_after
         while self._held and (hold_after is None or self._held[0].sequence <= hold_after):
-            self._release(self._held.popleft())
+            output = self._held.popleft()
+            self._held_bytes -= len(output.data)
+            self._release(output)
 
     @property
     def released(self) -> OutputId:
@@ -148,7 +163,7 @@ class Outputs:
             seen: the last output that stays; by default the last one of ``sequence``.
         """
         while self._held and self._held[-1].sequence > sequence:
-            self._held.pop()
+            self._held_bytes -= len(self._held.pop().data)
         self.seen = min(self.seen, seen or (sequence, INDEX_MAX))
 
     def unacknowledged(self, through: int) -> tuple[Output, ...]:
@@ -208,26 +223,31 @@ class CallWaiter:
 
 
 def encode_outbox(outputs: Iterable[Output]) -> bytes:
-    """Return outputs as bytes: sequence, index, type, size, payload; little-endian."""
-    return b"".join(
-        _HEAD.pack(output.sequence, output.index, output.type, len(output.payload)) + output.payload
-        for output in outputs
-    )
+    """Return outputs as bytes: sequence, index, type, two sizes, payload, array; little-endian."""
+    pieces: list[bytes | memoryview] = []
+    for output in outputs:
+        sizes = len(output.payload), len(output.data)
+        head = _HEAD.pack(output.sequence, output.index, output.type, *sizes)
+        pieces += (head, output.payload, output.data)
+    return b"".join(pieces)
 
 
 def decode_outbox(data: memoryview) -> tuple[Output, ...]:
-    """Return what ``encode_outbox`` wrote; raises ``CorruptError``."""
+    """Return what ``encode_outbox`` wrote, arrays as views of it; raises ``CorruptError``."""
     outputs, at = [], 0
     while at < len(data):
         if at + _HEAD.size > len(data):
             raise CorruptError("the outbox ends within an output; restore the checkpoint")
-        sequence, index, type_id, size = _HEAD.unpack_from(data, at)
+        sequence, index, type_id, size, array_bytes = _HEAD.unpack_from(data, at)
         at += _HEAD.size
-        if at + size > len(data):
+        end = at + size + array_bytes
+        if end > len(data):
             raise CorruptError("the outbox ends within a payload; restore the checkpoint")
-        payload = bytes(data[at : at + size])
+        payload, array = bytes(data[at : at + size]), data[at + size : end].toreadonly()
         outputs.append(
-            Output(sequence=sequence, index=index, type=type_id, flags=0, payload=payload)
+            Output(
+                sequence=sequence, index=index, type=type_id, flags=0, payload=payload, data=array
+            )
         )
-        at += size
+        at = end
     return tuple(outputs)

@@ -11,7 +11,7 @@ from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
 from ringflow.engine.instances import OUTPUT_INDEX_KEY
 from ringflow.engine.operations import restart_events
-from ringflow.engine.outputs import INDEX_MAX, Outputs, decode_outbox
+from ringflow.engine.outputs import INDEX_MAX, decode_outbox
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import resumed
 from ringflow.engine.restoring import Rebuilt, rebuild, restart_from
@@ -96,15 +96,13 @@ def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) ->
 def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     """Return a runtime for a kernel that none ran in this process: consumers where they were."""
     kernel_id = rebuilt.instance.spec.kernel_id
-    outputs = Outputs(bound=core.limits.waiting_outputs)
+    runtime = core.runtime_for(rebuilt.instance)
     queue = rebuilt.checkpoint.get_chunk(ChunkType.K2H_QUEUE)
-    outputs.recover(
+    runtime.outputs.recover(
         decode_outbox(memoryview(queue.data)) if queue is not None else (),
         seen=_seen(rebuilt),
         positions=_positions(core, kernel_id, rebuilt),
     )
-    marks = core.state.marks[kernel_id]
-    runtime = KernelRuntime(kernel_id, core.clock, core.pump, rebuilt.instance, outputs, marks)
     core.runtimes[kernel_id] = runtime
     runtime.release_outputs(rebuilt.applied_sequence)
     if runtime.spec.durability == "volatile":

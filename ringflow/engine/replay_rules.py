@@ -232,6 +232,13 @@ def _applied(event: Event) -> int:
 def check_messages(marks: MessageMarks, event: Event) -> Finding | None:
     """Messages are numbered on without a gap, producers' numbers and positions ascend."""
     match event:
+        case message_events.BulkMessageAccepted(producer=producer, number=number):
+            numbered = _changed(event, sequence=marks.next_sequence)
+            if event != numbered:
+                return Finding("messages are numbered on without a gap", (event,), (numbered,))
+            if producer and number <= marks.producers.get(producer, 0):
+                why = f"producer {producer!r} had sent {marks.producers[producer]} already"
+                return Finding(f"{why}, number {number} must be refused", (event,))
         case message_events.MessagesAccepted():
             numbered = _changed(event, first_sequence=marks.next_sequence)
             if event != numbered:

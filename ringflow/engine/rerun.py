@@ -17,6 +17,7 @@ from ringflow.device.api import Device
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.registry import open_device
 from ringflow.engine import instances
+from ringflow.engine.bulk import posting_of
 from ringflow.engine.instances import OUTPUT_INDEX_KEY, Instance
 from ringflow.engine.outputs import decode_outbox
 from ringflow.engine.rerun_plan import RerunPlan, Span, plan_rerun
@@ -91,7 +92,8 @@ async def rerun_kernel(
         journal = find_journal(Path(path), used)
         codec = default_codec()
         records = (record.decoded(codec) for record in read_records(journal, files=used))
-        plan = plan_rerun(records, kernel_id)
+        objects = ObjectStore(journal.parent / "objects", files=used)
+        plan = plan_rerun(records, kernel_id, posting_of=lambda event: posting_of(event, objects))
         return journal.parent, plan, open_device(device) if isinstance(device, str) else device
 
     root, plan, opened = await anyio.to_thread.run_sync(prepare)
@@ -216,8 +218,13 @@ def _output_difference(run: Run, span: Span, end: Checkpoint) -> str:
         if output.sequence < span.start.replay_from:
             continue
         replayed = run.outputs.get((output.sequence, output.index))
-        if replayed != output.payload:
-            said = "nothing" if replayed is None else replayed.hex()
+        if replayed is not None and replayed[1] != output.data:
+            return (
+                f"the array of output {output.index} of message {output.sequence}: the replay's "
+                "differs from that in the checkpoint's outbox"
+            )
+        if replayed is None or replayed[0] != output.payload:
+            said = "nothing" if replayed is None else replayed[0].hex()
             return (
                 f"output {output.index} of message {output.sequence}: the checkpoint's outbox has "
                 f"{output.payload.hex()}, the replay {said}"

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 import attrs
@@ -16,7 +16,7 @@ from ringflow.engine.skipped import is_in
 from ringflow.engine.state import EngineState
 from ringflow.errors import UnknownKernelError, UsageError
 from ringflow.events import lifecycle as life_events
-from ringflow.events.messages import MessagesAccepted, MessagesLost
+from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted, MessagesLost
 from ringflow.events.reload import ReloadCompleted
 from ringflow.journal.record import Record
 from ringflow.statemachines.hot_reload import Reload
@@ -62,6 +62,7 @@ class _History:
     """A fold of the journal, for one kernel."""
 
     kernel_id: str
+    posting_of: Callable[[BulkMessageAccepted], Posting]
     state: EngineState = attrs.field(factory=EngineState)
     messages: dict[int, Posting] = attrs.field(factory=dict)
     steps: list[_Step] = attrs.field(factory=list)
@@ -77,6 +78,8 @@ class _History:
                     rows = zip(event.types, event.payloads, strict=True)
                     for sequence, (kind, payload) in enumerate(rows, event.first_sequence):
                         self.messages[sequence] = Posting(sequence, kind, payload)
+                case BulkMessageAccepted():
+                    self.messages[event.sequence] = self.posting_of(event)
                 case MessagesLost():
                     self._obstacle = f"messages from {event.first_sequence} on were lost"
                 case life_events.RecoveryPointCommitted():
@@ -133,14 +136,21 @@ class RerunPlan:
     spans: tuple[Span, ...]
 
 
-def plan_rerun(records: Iterable[Record], kernel_id: str) -> RerunPlan:
+def plan_rerun(
+    records: Iterable[Record],
+    kernel_id: str,
+    *,
+    posting_of: Callable[[BulkMessageAccepted], Posting],
+) -> RerunPlan:
     """Return the spans between the recovery points that are kept.
 
+    Args:
+        posting_of: gives a message whose data is an object.
     Raises:
         UnknownKernelError: the journal does not have it.
         UsageError: it has fewer than two recovery points.
     """
-    history = _History(kernel_id)
+    history = _History(kernel_id, posting_of)
     for record in records:
         history.take(record)
     kernels: Mapping[str, object] = history.state.kernels

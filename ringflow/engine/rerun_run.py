@@ -20,11 +20,11 @@ class Run:
     """Where a rerun has come to, and what was put out on the way.
 
     Attributes:
-        outputs: payloads by (sequence, index).
+        outputs: payload and array by (sequence, index).
     """
 
     def __init__(self, *, timeout_s: float) -> None:
-        self.outputs: dict[tuple[int, int], bytes] = {}
+        self.outputs: dict[tuple[int, int], tuple[bytes, memoryview]] = {}
         self._timeout_s = timeout_s
         self._pump = Pump()
         self._applied = 0
@@ -75,7 +75,7 @@ class Run:
         while not reached():
             for report in self._pump.wait(min(1.0, self._timeout_s)):
                 self.outputs.update(
-                    ((one.sequence, one.index), one.payload) for one in report.outputs
+                    ((one.sequence, one.index), (one.payload, one.data)) for one in report.outputs
                 )
                 if report.done_sequence > self._applied:
                     self._applied = report.done_sequence

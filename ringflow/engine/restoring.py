@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 
 import attrs
@@ -16,11 +17,12 @@ from ringflow.device.compiler.api import CompiledCode
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.posting import Posting
 from ringflow.engine import instances
+from ringflow.engine.bulk import check_readable, posting_of
 from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance
 from ringflow.engine.quiescing import launch, resumed
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.engine.skipped import end_after
+from ringflow.engine.skipped import end_after, is_in
 from ringflow.errors import (
     CorruptError,
     JournalClosedError,
@@ -30,7 +32,7 @@ from ringflow.errors import (
 )
 from ringflow.events.codec import Event
 from ringflow.events.lifecycle import KernelHalted, KernelTrapped, RecoveryFellBack
-from ringflow.events.messages import MessagesAccepted, MessagesLost
+from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted, MessagesLost
 from ringflow.spec import Dim3, KernelSpec
 from ringflow.statemachines.lifecycle import KernelLife, RecoveryPoint, evolve, fallback_points
 from ringflow.storage import Checkpoint, ObjectStore
@@ -141,17 +143,24 @@ async def history(core: Core, kernel_id: str, first_sequence: int) -> list[Posti
 
     def read() -> list[Posting]:
         return [
-            Posting(event.first_sequence + index, type_id, payload)
+            posting
             for record in core.journal.records(streams=lambda name: name == stream)
             for event in record.events
-            if isinstance(event, MessagesAccepted)
-            for index, (type_id, payload) in enumerate(
-                zip(event.types, event.payloads, strict=True)
-            )
-            if event.first_sequence + index >= first_sequence
+            for posting in _postings(core, event, first_sequence)
         ]
 
     return await core.in_thread(read)
+
+
+def _postings(core: Core, event: Event, first_sequence: int) -> Iterator[Posting]:
+    match event:
+        case MessagesAccepted():
+            contents = zip(event.types, event.payloads, strict=True)
+            for sequence, (type_id, payload) in enumerate(contents, event.first_sequence):
+                if sequence >= first_sequence:
+                    yield Posting(sequence, type_id, payload)
+        case BulkMessageAccepted() if event.sequence >= first_sequence:
+            yield posting_of(event, core.objects)
 
 
 async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[Event, ...]:
@@ -229,6 +238,8 @@ async def restart_from(
 
     Args:
         applied_sequence: last message that was handled before; None: nobody knows.
+    Raises:
+        CorruptError: the data of a message is missing or damaged; nothing was launched.
     """
     runtime.instance = rebuilt.instance
     skipped = runtime.marks.skipped
@@ -240,6 +251,8 @@ async def restart_from(
         runtime.inbox.rewind(base)
     else:
         messages = await history(core, runtime.kernel_id, base + 1)
+        wanted = [message for message in messages if not is_in(skipped, message.sequence)]
+        await core.in_thread(lambda: check_readable(wanted))
         runtime.inbox.refill(messages, posted_through=base)
         if messages:
             with runtime.delivery:  # the journal's thread moves it as well

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+from collections.abc import Sequence
 
 import anyio
 import attrs
@@ -19,7 +20,9 @@ import attrs
 from ringflow.clock import Clock, within
 from ringflow.device.abi import Command, KernelState
 from ringflow.device.api import LaunchStatus
+from ringflow.device.posting import Posting
 from ringflow.device.pump import Pump, PumpReport
+from ringflow.engine.bulk import Stager
 from ringflow.engine.inbox import Inbox
 from ringflow.engine.instances import Instance
 from ringflow.engine.outputs import Outputs
@@ -51,6 +54,7 @@ class KernelRuntime:
     instance: Instance
     outputs: Outputs
     marks: MessageMarks
+    stager: Stager
     inbox: Inbox = attrs.field(factory=Inbox)
     durable_through: int = 0
     deliver_through: int | None = None
@@ -90,7 +94,9 @@ class KernelRuntime:
             if self.deliver_through is not None:
                 through = min(through, self.deliver_through)
             resident = self.instance.resident
-            messages = self.inbox.next_parked(resident.room(), through=through)
+            messages: Sequence[Posting] = self.inbox.next_parked(resident.room(), through=through)
+            if self.inbox.bulk_bytes:
+                messages = self.stager.ready(resident, messages, self.deliver)
             if messages:
                 self.inbox.mark_posted(resident.post(messages))
 

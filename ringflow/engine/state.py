@@ -55,6 +55,8 @@ class MessageMarks:
         match event:
             case message_events.MessagesAccepted():
                 self.accept(event.first_sequence, len(event.types), event.producers, event.numbers)
+            case message_events.BulkMessageAccepted():
+                self.accept(event.sequence, 1, (event.producer,), (event.number,))
             case message_events.MessagesSkipped():
                 self.skipped = joined(self.skipped, event.first_sequence, event.last_sequence)
             case message_events.ConsumerRegistered():

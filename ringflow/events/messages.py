@@ -26,6 +26,28 @@ class MessagesAccepted:
 
 
 @event
+class BulkMessageAccepted:
+    """A message was numbered whose array, or large payload, is an object of the engine's folder.
+
+    Attributes:
+        payload: what lies beside it in the message's slot.
+        digest: SHA-256 (hex) of the bytes, and the object's name; empty where nothing is journaled.
+        size_bytes: of the object.
+        producer, number: as in ``MessagesAccepted``.
+    """
+
+    wire_name: ClassVar[str] = "messages.bulk_accepted.v1"
+    kernel_id: str
+    sequence: int
+    message_type: int
+    payload: bytes
+    digest: str
+    size_bytes: int
+    producer: str
+    number: int
+
+
+@event
 class MessagesLost:
     """A crash or a restore lost messages from ``first_sequence`` on.
 
@@ -85,6 +107,7 @@ class ConsumerForgotten:
 
 EVENT_TYPES: Final = (
     MessagesAccepted,
+    BulkMessageAccepted,
     MessagesLost,
     MessagesSkipped,
     ConsumerRegistered,

@@ -121,8 +121,8 @@ async def test_bad_requests_are_refused_and_change_nothing(engine: ringflow.Engi
     kernel = await engine.launch(adder(), device="host:0")
     with pytest.raises(ringflow.UnknownMessageError):
         await kernel.send(99)
-    with pytest.raises(ringflow.LimitExceededError, match="slot_bytes"):
-        await kernel.send(1, bytes(200))
+    with pytest.raises(ringflow.LimitExceededError, match="bulk_bytes"):
+        await kernel.send(1, bytes((1 << 20) + 1))
     with pytest.raises(ringflow.SpecError):
         await kernel.send(Add(-1))
     with pytest.raises(ringflow.UnknownKernelError, match="adder"):
