@@ -19,7 +19,7 @@ from ringflow.engine.placing import choose_device
 from ringflow.engine.rerun_run import Run
 from ringflow.engine.restoring import Rebuilt, history, rebuild_at
 from ringflow.engine.skipped import is_in
-from ringflow.errors import UsageError
+from ringflow.errors import SpecError, UsageError
 from ringflow.events.lifecycle import KernelForked
 from ringflow.spec import KernelCodeSource, KernelSpec
 from ringflow.statemachines.lifecycle import KernelLife, RecoveryPoint, point_through
@@ -125,6 +125,7 @@ def _make(
         grid = old.resident.grid
         new = instances.create(device, spec, compiled, grid=grid, epoch=core.epoch)
         try:
+            _check_variables(old, new)
             names = instances.shared_regions(old.spec, spec) | instances.shared_globals(old, new)
             instances.transfer(old, new, names)
         except BaseException:
@@ -133,3 +134,12 @@ def _make(
     finally:
         old.close()
     return new
+
+
+def _check_variables(old: Instance, new: Instance) -> None:
+    """Raise ``SpecError`` if the fork's code has no place for a variable's value."""
+    if lost := instances.lost_globals(old, new):
+        raise SpecError(
+            f"variables {', '.join(lost)} change their size or go in the fork's code; fork with "
+            "code that keeps them, then reload with a convert kernel"
+        )

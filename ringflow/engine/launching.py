@@ -83,6 +83,8 @@ async def _commit_and_start(
     core: Core, instance: Instance, actor: str, reason: str, facts: tuple[Event, ...]
 ) -> None:
     spec, kernel_id = instance.spec, instance.spec.kernel_id
+    if spec.holds_outputs or spec.checkpoint_every_messages or spec.checkpoint_every_s:
+        instances.check_listed(instance, "checkpoint, which its spec needs,")
     spec_digest = await core.in_thread(lambda: core.objects.put(encode_spec(spec)))
     requested = e.KernelLaunchRequested(
         kernel_id=kernel_id,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
 import ringflow
+from ringflow.engine.rerun import rerun_kernel
 from tests.engine.conftest import DEVICES
 from tests.engine.kernels import FOLDER, Add, Total
 from tests.engine.story import send_all
@@ -204,3 +207,55 @@ async def test_code_with_unlisted_state_is_no_reload(engine: ringflow.Engine) ->
     with pytest.raises(ringflow.OperationFailedError, match="'current' holds the address"):
         await engine.reload("tally", code("swapping"))
     assert await total_of(kernel) == 101
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"replay": "checkpoint"}, {"checkpoint_every_messages": 5}, {"checkpoint_every_s": 1.0}],
+)
+async def test_a_spec_that_needs_checkpoints_is_not_launched_without(
+    engine: ringflow.Engine, changes: dict[str, Any]
+) -> None:
+    """Its outputs would wait for ever, or its periodic checkpoints never come."""
+    spec = attrs.evolve(tally("swapping"), **changes)
+    with pytest.raises(ringflow.UnlistedStateError, match="'current' holds the address"):
+        await engine.launch(spec, device="host:0")
+    assert engine.kernels() == ()
+    await engine.launch(attrs.evolve(tally(), **changes), device="host:0")
+
+
+async def test_a_fork_has_the_variables_of_its_sequence(engine: ringflow.Engine) -> None:
+    """With the same code, and with code that has one more."""
+    kernel = await engine.launch(tally(), device="host:0")
+    await send_all(kernel, [1, 2, 3, 4, 50])
+    assert await total_of(kernel) == 160
+    fork = await engine.fork("tally", at_sequence=4)
+    assert await variables_of(fork) == AFTER_FOUR
+    other = await engine.fork("tally", at_sequence=2, code=code("tally_v2"), kernel_id="other")
+    await send_all(other, [5])
+    assert await total_of(other) == 103 + 2 * 5
+    with pytest.raises(ringflow.SpecError, match="tally_parts::weights change"):
+        await engine.fork("tally", code=code("tally_v3"), kernel_id="wide")
+
+
+async def test_a_rollback_puts_the_variables_back(engine: ringflow.Engine) -> None:
+    """State and code of the checkpoint, the variables among them."""
+    kernel = await engine.launch(tally(), device="host:0")
+    await send_all(kernel, [1, 2, 3, 4])
+    assert await total_of(kernel) == 110
+    await engine.checkpoint("tally", name="good")
+    await send_all(kernel, [50])
+    await engine.rollback("tally", to="tally@good", undo_messages=True)
+    assert await variables_of(kernel) == AFTER_FOUR
+
+
+async def test_variables_are_compared_when_a_kernel_is_run_again(folder: Path) -> None:
+    """From one checkpoint to the next, by the journal's messages."""
+    async with ringflow.open_engine(folder, devices=DEVICES) as engine:
+        kernel = await engine.launch(tally(), device="host:0")
+        await send_all(kernel, [1, 2])
+        await engine.checkpoint("tally", name="middle")
+        await send_all(kernel, [3, 4])
+    report = await rerun_kernel(folder, "tally")
+    assert report.equal
+    assert [span.skipped for span in report.spans] == ["", ""]
