@@ -10,6 +10,7 @@ from .engine.operations import Operation
 from .engine.status import KernelStatus, OperationStatus
 from .errors import (
     CompileError,
+    ConcurrencyError,
     ConflictError,
     CorruptError,
     CorruptJournalError,
@@ -21,6 +22,7 @@ from .errors import (
     EntryPointError,
     FolderInUseError,
     HeadNotFoundError,
+    IdempotencyConflictError,
     IllegalTransitionError,
     JournalClosedError,
     KernelBusyError,
@@ -126,6 +128,7 @@ __all__ = [
     "Clock",
     "CodeFormat",
     "CompileError",
+    "ConcurrencyError",
     "ConflictError",
     "CorruptError",
     "CorruptJournalError",
@@ -151,6 +154,7 @@ __all__ = [
     "HotReloadRequest",
     "HotReloadResult",
     "HotReloadStatsSnapshot",
+    "IdempotencyConflictError",
     "Ids",
     "IllegalTransitionError",
     "Journal",

@@ -294,6 +294,31 @@ class ConflictError(StorageError):
     """The store holds something else under this name or version."""
 
 
+class ConcurrencyError(ConflictError):
+    """A stream is not at the version that an append expects; nothing was appended."""
+
+    def __init__(self, stream: str, expected: int, actual: int) -> None:
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+        super().__init__(
+            f"stream {stream!r} is at version {actual}, {expected} was expected; read what was "
+            "appended since, decide again and append"
+        )
+
+
+class IdempotencyConflictError(ConflictError):
+    """The key of a request was used before for another request; nothing was started."""
+
+    def __init__(self, key: str, operation_id: str) -> None:
+        self.key = key
+        self.operation_id = operation_id
+        super().__init__(
+            f"key {key!r} belongs to operation {operation_id!r}, which was asked for something "
+            "else; use a new key for a new request"
+        )
+
+
 class JournalClosedError(StorageError):
     """The journal is closed; after a failed write or fsync it must be opened anew."""
 

@@ -203,24 +203,42 @@ class Engine:
     # Operations
 
     async def migrate(
-        self, kernel_id: str, *, to: str, actor: str = "", reason: str = ""
+        self,
+        kernel_id: str,
+        *,
+        to: str,
+        actor: str = "",
+        reason: str = "",
+        key: str | None = None,
     ) -> MigrationResult:
         """Move a kernel to another device while it works; return when the source is freed.
 
         A cancellation before the commit point cancels the migration, waits, and is then raised.
+        Args:
+            key: the same request under the same key again, also after a restart, starts nothing
+                and gets the first one's result.
         Raises:
             SameDeviceError, UnknownDeviceError, KernelBusyError: nothing was changed.
+            IdempotencyConflictError: the key was used for another request.
             OperationFailedError: it failed and the kernel works on the source as before.
         """
         return await self._finished(
-            self.start_migration(kernel_id, to=to, actor=actor, reason=reason)
+            self.start_migration(kernel_id, to=to, actor=actor, reason=reason, key=key)
         )
 
     def start_migration(
-        self, kernel_id: str, *, to: str, actor: str = "", reason: str = ""
+        self,
+        kernel_id: str,
+        *,
+        to: str,
+        actor: str = "",
+        reason: str = "",
+        key: str | None = None,
     ) -> Operation[MigrationResult]:
         """Like ``migrate``, but return the running operation at once."""
-        return requests.start_migration(self._core, kernel_id, to=to, actor=actor, reason=reason)
+        return requests.start_migration(
+            self._core, kernel_id, to=to, actor=actor, reason=reason, key=key
+        )
 
     async def reload(self, kernel_id: str, code: KernelCodeSource, **options: Any) -> ReloadResult:
         """Replace a kernel's code while it works; see ``start_reload`` for the options."""
@@ -240,6 +258,7 @@ class Engine:
         probation_timeout_s: float = 30.0,
         actor: str = "",
         reason: str = "",
+        key: str | None = None,
     ) -> Operation[ReloadResult]:
         """Start to replace a kernel's code, with its state kept; return the running operation.
 
@@ -251,6 +270,7 @@ class Engine:
             at_sequence: the first message for the new code; None: as soon as possible.
             probation_messages, probation_timeout_s: the new code's outputs are held until it has
                 finished so many messages, or the time is over; a trap or a stall rolls back.
+            key: as for ``migrate``.
         Raises:
             UsageError, SpecError: nothing was changed. All else is in the operation's result.
         """
@@ -267,19 +287,28 @@ class Engine:
             probation_timeout_s=probation_timeout_s,
             actor=actor,
             reason=reason,
+            key=key,
         )
 
     async def checkpoint(
-        self, kernel_id: str, *, name: str | None = None, actor: str = "", reason: str = ""
+        self,
+        kernel_id: str,
+        *,
+        name: str | None = None,
+        actor: str = "",
+        reason: str = "",
+        key: str | None = None,
     ) -> CheckpointInfo:
         """Make the kernel's state durable while it stays resident; it is the recovery point then.
 
+        Args:
+            key: as for ``migrate``.
         Raises:
             KernelBusyError, UsageError: nothing was changed.
             OperationFailedError: the kernel works on, the older recovery point holds.
         """
         operation = requests.start_snapshot(
-            self._core, kernel_id, name=name, actor=actor, reason=reason
+            self._core, kernel_id, name=name, actor=actor, reason=reason, key=key
         )
         return await self._finished(operation)
 

@@ -170,6 +170,10 @@ class Operation(Generic[R]):
             raise OperationFailedError(self.id, ended, self.state.failure)
         return self._make_result(self)
 
+    def end(self) -> None:
+        """Mark a handle of an operation that ended before the handle was made."""
+        self._done.set()
+
     def published(self, events: tuple[Event, ...]) -> None:
         """Take events that have become durable; the engine calls it."""
         self._events.extend(events)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 import attrs
+import orjson
 
 from ringflow.engine.core import Core
 from ringflow.engine.instances import check_listed
+from ringflow.engine.keys import asked, first_of
 from ringflow.engine.migrating import MigrationPerformer
 from ringflow.engine.operations import Operation, Performer, record, run_operation
 from ringflow.engine.reloading import ReloadPerformer
@@ -31,10 +33,13 @@ NS_PER_S = 1_000_000_000
 
 
 def start_migration(
-    core: Core, kernel_id: str, *, to: str, actor: str, reason: str
+    core: Core, kernel_id: str, *, to: str, actor: str, reason: str, key: str | None
 ) -> Operation[MigrationResult]:
     """Start to move a kernel; raises ``UsageError`` of the precise class and changes nothing."""
     core.check_open()
+    given = asked(key, operation="migration", kernel=kernel_id, to=to)
+    if (first := first_of(core, given, _migration_result)) is not None:
+        return first
     life = core.state.kernel(kernel_id)
     core.device(to)
     operation_id = core.ids.new("migration")
@@ -45,6 +50,8 @@ def start_migration(
         target=to,
         actor=actor,
         reason=reason,
+        key=given.key,
+        body_digest=given.body_digest,
     )
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
@@ -85,15 +92,33 @@ async def start_reload(
     probation_timeout_s: float,
     actor: str,
     reason: str,
+    key: str | None,
 ) -> Operation[ReloadResult]:
     """Start to replace a kernel's code; raises ``UsageError`` and changes nothing."""
     old = core.runtime(kernel_id).spec
     given = {"code": code, "regions": regions, "messages": messages, "arguments": arguments}
     changes: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
     new = attrs.evolve(old, **changes)
+    body = {name: one for name, one in orjson.loads(encode_spec(new)).items() if name in changes}
+    body["code"] = code.hash
+    given_key = asked(
+        key,
+        operation="reload",
+        kernel=kernel_id,
+        version=code.version_id,
+        spec=body,
+        convert=convert,
+        at_sequence=at_sequence,
+        probation=[probation_messages, probation_timeout_s],
+    )
+    result = partial(_reload_result, lambda: new.state_bytes)
+    if (first := first_of(core, given_key, result)) is not None:
+        return first
     _check_reload(old, new, convert, probation_messages, probation_timeout_s)
     spec_digest = await core.in_thread(lambda: core.objects.put(encode_spec(new)))
     # From here to the record nothing awaits.
+    if (first := first_of(core, given_key, result)) is not None:
+        return first
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
     check_listed(runtime.instance, "reload")
@@ -112,9 +137,12 @@ async def start_reload(
         probation_timeout_ns=round(probation_timeout_s * NS_PER_S),
         actor=actor,
         reason=reason,
+        key=given_key.key,
+        body_digest=given_key.body_digest,
     )
     performer = ReloadPerformer(core, runtime, new)
-    operation = Operation(core, operation_id, partial(_reload_result, performer))
+    result = partial(_reload_result, lambda: performer.state_bytes)
+    operation = Operation(core, operation_id, result)
     _start(core, operation, requested, performer, runtime)
     return operation
 
@@ -144,7 +172,9 @@ def _check_reload(
         )
 
 
-def _reload_result(performer: ReloadPerformer, operation: Operation[ReloadResult]) -> ReloadResult:
+def _reload_result(
+    state_bytes: Callable[[], int], operation: Operation[ReloadResult]
+) -> ReloadResult:
     state = operation.state
     assert isinstance(state, hot_reload.Reload)
     return ReloadResult(
@@ -153,7 +183,7 @@ def _reload_result(performer: ReloadPerformer, operation: Operation[ReloadResult
         old_version=state.old_version,
         new_version=state.new_version,
         at_sequence=state.applied_sequence + 1,
-        state_bytes=performer.state_bytes,
+        state_bytes=state_bytes(),
         pause_s=state.pause_ns / NS_PER_S,
         parked_count=state.parked_count,
         digests=state.digests,
@@ -162,9 +192,18 @@ def _reload_result(performer: ReloadPerformer, operation: Operation[ReloadResult
 
 
 def start_snapshot(
-    core: Core, kernel_id: str, *, name: str | None, actor: str, reason: str
+    core: Core,
+    kernel_id: str,
+    *,
+    name: str | None,
+    actor: str,
+    reason: str,
+    key: str | None = None,
 ) -> Operation[CheckpointInfo]:
     """Start to make the kernel's state durable; raises ``UsageError`` and changes nothing."""
+    given = asked(key, operation="snapshot", kernel=kernel_id, name=name)
+    if (first := first_of(core, given, _snapshot_result)) is not None:
+        return first
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
     check_listed(runtime.instance, "checkpoint")
@@ -182,6 +221,8 @@ def start_snapshot(
         checkpoint=checkpoint,
         actor=actor,
         reason=reason,
+        key=given.key,
+        body_digest=given.body_digest,
     )
     operation = Operation(core, operation_id, _snapshot_result)
     performer = SnapshotPerformer(core, runtime, pinned=name is not None)

@@ -70,6 +70,7 @@ class MessageMarks:
 
 _MESSAGE_EVENTS: Final = message_events.EVENT_TYPES
 _LIFE_EVENTS: Final = life_events.EVENT_TYPES
+_REQUESTS: Final = (MigrationRequested, ReloadRequested, SnapshotRequested)
 
 
 def begin_operation(event: Event) -> Operation | None:
@@ -103,12 +104,18 @@ def kind_of(operation: Operation) -> str:
 
 @attrs.define
 class EngineState:
-    """All kernels and operations of a folder, oldest first."""
+    """All kernels and operations of a folder, oldest first.
+
+    Attributes:
+        leases: by kernel, the operation that holds it.
+        keys: by idempotency key, the operation that was started with it and its body's digest.
+    """
 
     kernels: dict[str, KernelLife] = attrs.field(factory=dict)
     marks: dict[str, MessageMarks] = attrs.field(factory=dict)
     operations: dict[str, Operation] = attrs.field(factory=dict)
     leases: dict[str, str] = attrs.field(factory=dict)
+    keys: dict[str, tuple[str, str]] = attrs.field(factory=dict)
 
     def apply(self, event: Event) -> None:
         """Fold one event in; raises ``IllegalTransitionError`` for one that can't have happened."""
@@ -122,6 +129,7 @@ class EngineState:
         elif (operation := begin_operation(event)) is not None:
             self.operations[operation.operation_id] = operation
             self.leases[operation.kernel_id] = operation.operation_id
+            self._keep_key(event)
         elif (operation_id := getattr(event, "operation_id", None)) is not None:
             self._evolve_operation(operation_id, event)
 
@@ -131,6 +139,10 @@ class EngineState:
         for event in events:
             if not isinstance(event, _MESSAGE_EVENTS):
                 trial.apply(event)
+
+    def _keep_key(self, event: Event) -> None:
+        if isinstance(event, _REQUESTS) and event.key:
+            self.keys[event.key] = (event.operation_id, event.body_digest)
 
     def _evolve_life(self, kernel_id: str, event: Event) -> None:
         self.kernels[kernel_id] = lifecycle.evolve(self.kernels[kernel_id], event)

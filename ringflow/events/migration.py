@@ -17,6 +17,8 @@ class MigrationRequested:
     target: str
     actor: str
     reason: str
+    key: str = ""
+    body_digest: str = ""
 
 
 @event

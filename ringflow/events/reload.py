@@ -31,6 +31,8 @@ class ReloadRequested:
     probation_timeout_ns: int
     actor: str
     reason: str
+    key: str = ""
+    body_digest: str = ""
 
 
 @event

@@ -18,6 +18,8 @@ class SnapshotRequested:
     checkpoint: str
     actor: str
     reason: str
+    key: str = ""
+    body_digest: str = ""
 
 
 @event

@@ -207,18 +207,21 @@ class Journal(Protocol):
         *,
         control: bool = True,
         mark: tuple[DurableMark, int] | None = None,
+        expected_version: int | None = None,
     ) -> Append:
         """Queue one record; with ``control=False`` it waits in the lane of messages.
 
         Control records overtake waiting messages; the order within a stream is kept.
 
         Args:
+            expected_version: what the stream must be at, 0 for a new one; None: anything.
             mark: see ``Append``; what is delivered need not wait for the event loop.
 
         Raises:
             JournalClosedError: the journal is closed or has failed.
             LimitExceededError: the record is too large or its lane is at its bound.
             DiskReserveError: ``control=False`` and the disk is nearly full.
+            ConcurrencyError: the stream is not at ``expected_version`` (0: it is new).
             UsageError: an event can't be written. In all cases nothing was queued.
         """
 

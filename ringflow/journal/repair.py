@@ -21,7 +21,7 @@ from ringflow.clock import Clock, SystemClock
 from ringflow.errors import CorruptError, CorruptJournalError, UsageError
 from ringflow.events.codec import EventCodec, canonical_json
 from ringflow.events.engine import JournalRepaired
-from ringflow.files import FileSystem, SystemFiles, write_atomic
+from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
 from ringflow.journal.api import Append
 from ringflow.journal.lanes import Pending
 from ringflow.journal.log import SegmentLog
@@ -113,7 +113,7 @@ def repair(
                 files, folder / PENDING_REPAIR, [canonical_json(cattrs.unstructure(begun))]
             )
         _cut(files, folder, begun.plan)
-        _write_record(files, folder, clock or SystemClock(), begun)
+        _write_record(files, folder, lock, clock or SystemClock(), begun)
         files.delete(folder / PENDING_REPAIR)
         files.fsync_folder(folder)
         return begun.plan
@@ -230,7 +230,9 @@ def _cut(files: FileSystem, folder: Path, plan: RepairPlan) -> None:
     files.fsync_folder(folder)
 
 
-def _write_record(files: FileSystem, folder: Path, clock: Clock, begun: _Pending) -> None:
+def _write_record(
+    files: FileSystem, folder: Path, lock: FolderLock, clock: Clock, begun: _Pending
+) -> None:
     """Add a segment with the record of the repair; one that a crash left is made anew."""
     plan = begun.plan
     own = SegmentName(plan.last_sequence + 1, plan.epoch)
@@ -252,6 +254,7 @@ def _write_record(files: FileSystem, folder: Path, clock: Clock, begun: _Pending
         files,
         folder,
         clock,
+        lock=lock,
         segments=scan.segments,
         chain=scan.chain,
         unsealed=(),

@@ -20,6 +20,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from ringflow.errors import (
+    ConcurrencyError,
     DiskReserveError,
     JournalClosedError,
     LimitExceededError,
@@ -110,11 +111,15 @@ class JournalWriter:
         *,
         control: bool = True,
         mark: tuple[DurableMark, int] | None = None,
+        expected_version: int | None = None,
     ) -> Append:
         self._check_open()
+        version = self._versions.get(stream, 0)
+        if expected_version is not None and expected_version != version:
+            raise ConcurrencyError(stream, expected_version, version)
         data = self._codec.encode(events)
         self._check_bounds(len(data), control=control)
-        append = Append(stream, self._versions.get(stream, 0) + 1, mark)
+        append = Append(stream, version + 1, mark)
         self._versions[stream] = append.version
         self._lanes.push(Pending(append, events, data), control=control)
         self._ring()

@@ -137,7 +137,15 @@ class Migration:
 
 
 def request(
-    *, operation_id: str, kernel_id: str, source: str, target: str, actor: str, reason: str
+    *,
+    operation_id: str,
+    kernel_id: str,
+    source: str,
+    target: str,
+    actor: str,
+    reason: str,
+    key: str = "",
+    body_digest: str = "",
 ) -> MigrationRequested:
     """Decide on a request; raises ``SameDeviceError``."""
     if source == target:
@@ -149,6 +157,8 @@ def request(
         target=target,
         actor=actor,
         reason=reason,
+        key=key,
+        body_digest=body_digest,
     )
 
 

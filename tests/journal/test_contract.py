@@ -13,6 +13,7 @@ import pytest
 
 from ringflow.clock import ManualClock
 from ringflow.errors import (
+    ConcurrencyError,
     JournalClosedError,
     LimitExceededError,
     UsageError,
@@ -259,6 +260,24 @@ async def test_what_is_too_large_or_no_event_is_refused(opener: Opener) -> None:
         await write_durably(journal, ["ok"])
         assert texts_of(journal) == ["ok"]
         assert journal.stream_version("s") == 1
+
+
+async def test_an_append_that_expects_another_version_is_refused(opener: Opener) -> None:
+    """Whoever decided on an older state decides again; nothing was queued; 0 means a new stream."""
+    async with opener() as journal:
+        assert journal.append("s", note("1"), expected_version=0).version == 1
+        assert journal.append("s", note("2"), expected_version=1).version == 2
+        with pytest.raises(ConcurrencyError, match="at version 2, 1 was expected") as caught:
+            journal.append("s", note("3"), expected_version=1)
+        assert (caught.value.stream, caught.value.expected, caught.value.actual) == ("s", 1, 2)
+        with pytest.raises(ConcurrencyError):
+            journal.append("t", note("3"), expected_version=1)
+        assert journal.stream_version("s") == 2
+    async with opener() as journal:
+        with pytest.raises(ConcurrencyError):
+            journal.append("s", note("3"), expected_version=0)
+        await journal.until_durable(journal.append("s", note("3"), expected_version=2))
+        assert texts_of(journal) == ["1", "2", "3"]
 
 
 async def test_subscribers_see_durable_records_in_order(opener: Opener) -> None:
