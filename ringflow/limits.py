@@ -18,6 +18,8 @@ class EngineLimits:
         launch_timeout_s: until a launched grid must have answered.
         traps_in_a_row: a message that traps its kernel so often halts it.
         recovery_points_kept: older ones are retired.
+        state_snapshot_records: so many records after the last snapshot of the engine's folded state
+            a new one is taken, which bounds how long an opening takes; 0 for never.
     """
 
     parked_messages: int = 65_536
@@ -28,3 +30,4 @@ class EngineLimits:
     launch_timeout_s: float = 30.0
     traps_in_a_row: int = 3
     recovery_points_kept: int = 3
+    state_snapshot_records: int = 50_000

@@ -21,22 +21,22 @@ from ringflow.device.registry import open_device
 from ringflow.engine import launching, requests
 from ringflow.engine.core import Core
 from ringflow.engine.engine import Engine
+from ringflow.engine.folding import Fold, code_identity
 from ringflow.engine.periodic import Checkpointer
 from ringflow.engine.pumping import pump_server
 from ringflow.engine.quiescing import quiesce
 from ringflow.engine.recovery import recover
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.engine.state import EngineState
+from ringflow.engine.state_snapshots import StateSnapshots, keep_snapshots
 from ringflow.errors import RingflowError, UsageError
 from ringflow.events.codec import Event
 from ringflow.events.engine import EngineClosed, EngineOpened, TornTailCut
+from ringflow.events.registry import default_codec
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.ids import Ids
-from ringflow.journal.api import Journal, JournalLimits
+from ringflow.journal.api import JournalLimits
 from ringflow.journal.opening import open_journal
 from ringflow.limits import EngineLimits
-from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
-from ringflow.statemachines.table import table_digest
 from ringflow.storage import FileStorage, ObjectStore
 from ringflow.storage.api import CHECKPOINT_SUFFIX
 from ringflow.storage.folders import remove_leftovers
@@ -71,8 +71,12 @@ async def open_engine(
     opened, owned = await _open_devices(devices)
     failure: Exception | None = None
     try:
-        async with open_journal(root, files=files, clock=clock, limits=journal_limits) as journal:
-            state = await in_thread(partial(_fold, journal))
+        codec = default_codec()
+        snapshots = StateSnapshots(files, root)
+        fold = Fold(codec, snapshots.load())
+        async with open_journal(
+            root, files=files, clock=clock, limits=journal_limits, replay=fold
+        ) as journal:
             native_pump = await in_thread(Pump)
             async with anyio.create_task_group() as tasks:
                 core = Core(
@@ -81,7 +85,7 @@ async def open_engine(
                     journal=journal,
                     clock=clock,
                     ids=ids or Ids(),
-                    state=state,
+                    state=fold.state,
                     devices=opened,
                     checkpoints=FileStorage(root / "checkpoints", files=files),
                     objects=ObjectStore(root / "objects", files=files),
@@ -90,6 +94,8 @@ async def open_engine(
                     limits=limits or EngineLimits(),
                     tasks=tasks,
                 )
+                keeper = partial(keep_snapshots, core, snapshots, codec, newest=fold.begun_at)
+                tasks.start_soon(keeper)
                 try:
                     async with _serving(core):
                         yield Engine(core)
@@ -143,18 +149,8 @@ async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device
     return opened, owned
 
 
-def _fold(journal: Journal) -> EngineState:
-    state = EngineState()
-    for record in journal.records():
-        for event in record.events:
-            state.apply(event)
-    return state
-
-
 def _opened(core: Core) -> list[Event]:
-    digest = table_digest(
-        lifecycle.TRANSITIONS, migration.TRANSITIONS, hot_reload.TRANSITIONS, snapshot.TRANSITIONS
-    )
+    digest = code_identity()["tables"]
     torn = [
         TornTailCut(segment=tail.segment, cut_bytes=tail.size_bytes, backup=tail.backup)
         for tail in core.journal.report.torn

@@ -85,6 +85,7 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook(int, dump_integer)
     for kind in (str, bool):
         converter.register_structure_hook(kind, _load_exactly(kind))
+        converter.register_unstructure_hook(kind, lambda value: value)
     converter.register_unstructure_hook_factory(_is_tuple)(_tuple_dumper)
     converter.register_structure_hook_factory(_is_tuple)(_tuple_loader)
     converter.register_unstructure_hook_factory(_is_mapping)(_mapping_dumper)
@@ -154,9 +155,8 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _mapping_dumper(kind: Any, converter: cattrs.Converter) -> Callable[[Any], Any]:
+    """Return what makes a list of pairs: JSON objects would lose order and keys' types."""
     key, value = (converter.get_unstructure_hook(one) for one in get_args(kind))
-    if get_args(kind)[0] is str:  # in the order of the keys already: canonical JSON sorts them
-        return lambda mapping: [[name, value(one)] for name, one in mapping.items()]
     return lambda mapping: [[key(name), value(one)] for name, one in mapping.items()]
 
 

@@ -16,7 +16,8 @@ import anyio
 import attrs
 
 from ringflow.events.codec import Event
-from ringflow.journal.record import Record
+from ringflow.journal.foundation import Foundation
+from ringflow.journal.record import RawRecord, Record
 from ringflow.journal.selection import StreamFilter, Streams, Types
 
 
@@ -193,6 +194,13 @@ class Journal(Protocol):
     def durable_sequence(self) -> int:
         """The sequence up to which everything is durable; 0 for none."""
 
+    async def until_sequence(self, sequence: int) -> None:
+        """Wait until ``sequence`` is durable; raises ``JournalClosedError`` if it won't be."""
+
+    @property
+    def base(self) -> Foundation | None:
+        """What stands for the records that were archived, None for none."""
+
     @property
     def failed(self) -> anyio.Event:
         """Set when a write or fsync failed and closed the journal for good."""
@@ -256,6 +264,9 @@ class Journal(Protocol):
             ArchivedError: ``from_sequence`` is not 0 and was archived.
             UsageError: no event has this type.
         """
+
+    def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
+        """Like ``records``, with events as plain objects; ``to_sequence`` must be durable."""
 
     def subscribe(
         self,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol, final
 
 from ringflow.clock import Clock
-from ringflow.errors import CorruptError, CorruptJournalError
+from ringflow.errors import ArchivedError, CorruptError, CorruptJournalError
 from ringflow.events.chain import GENESIS
 from ringflow.files import FileSystem, FolderLock, OpenFile
 from ringflow.journal.lanes import Pending
@@ -51,7 +51,12 @@ class Log(Protocol):
         """Make ``batch`` durable; return its records and their size in bytes."""
 
     def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
-        """Yield the records from one sequence to the other, both included."""
+        """Yield the records from one sequence to the other, both included; 0: from the oldest.
+
+        Raises:
+            ArchivedError: the first one was archived.
+            CorruptJournalError: from the damaged record on.
+        """
 
     def free_bytes(self) -> int: ...
     def tidy(self) -> bool:
@@ -215,6 +220,12 @@ class SegmentLog:
         return self._files.free_bytes(self._folder)
 
     def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
+        first = self._segments[0].name.first_sequence
+        if 0 < from_sequence < first:
+            raise ArchivedError(from_sequence, first)
+        return self._read(from_sequence, to_sequence)
+
+    def _read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
         for segment in tuple(self._segments):
             if segment.last_sequence >= from_sequence and (
                 segment.name.first_sequence <= to_sequence

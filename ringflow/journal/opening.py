@@ -23,7 +23,8 @@ from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
 from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
 from ringflow.journal.log import SegmentLog
 from ringflow.journal.reader import Scan, Tear, check_no_repair
-from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain, Segment
+from ringflow.journal.replaying import Replay, run_replay
+from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Segment
 from ringflow.journal.store import SegmentStore
 from ringflow.journal.writer import JournalWriter
 from ringflow.workers import in_thread
@@ -39,8 +40,13 @@ async def open_journal(
     clock: Clock | None = None,
     types: Sequence[type[Event]] = EVENT_TYPES,
     limits: JournalLimits | None = None,
+    replay: Replay | None = None,
 ) -> AsyncIterator[JournalWriter]:
     """Yield the open journal of an engine's ``folder``; it is in ``folder/journal``.
+
+    Args:
+        replay: gets the history while it is verified, in a worker thread; where it has a snapshot
+            that the journal holds, both begin behind that.
 
     Leaving the block writes what is queued. An error of the block comes out as it is.
 
@@ -54,14 +60,16 @@ async def open_journal(
     root = Path(folder)
     lock = await _in_thread(partial(_lock, files, root))
     try:
-        prepare = partial(_prepare, files, root / JOURNAL_FOLDER, lock, clock, limits)
+        prepare = partial(_prepare, files, root / JOURNAL_FOLDER, lock, clock, limits, replay)
         try:
-            log, chain, report = await _in_thread(prepare)
+            log, scan, report = await _in_thread(prepare)
         except OSError as error:
             raise StorageError(
                 f"the journal in {str(root)!r} can't be opened: {error}; mend that and try again"
             ) from error
-        journal = JournalWriter(log, codec, limits, report, versions=chain.versions)
+        journal = JournalWriter(
+            log, codec, limits, report, versions=scan.chain.versions, base=scan.base
+        )
         async with running(journal):
             yield journal
     finally:
@@ -97,13 +105,22 @@ def _lock(files: FileSystem, root: Path) -> FolderLock:
 
 
 def _prepare(
-    files: FileSystem, folder: Path, lock: FolderLock, clock: Clock, limits: JournalLimits
-) -> tuple[SegmentLog, Chain, OpeningReport]:
+    files: FileSystem,
+    folder: Path,
+    lock: FolderLock,
+    clock: Clock,
+    limits: JournalLimits,
+    replay: Replay | None,
+) -> tuple[SegmentLog, Scan, OpeningReport]:
     files.make_folder(folder)
     files.fsync_folder(folder.parent.parent)
     files.fsync_folder(folder.parent)
     check_no_repair(files, folder)
-    scan = Scan(files, folder).finish()
+    scan = Scan(files, folder)
+    if replay is None:
+        scan.finish()
+    else:
+        run_replay(scan, replay)
     epoch = max((name.epoch for name in scan.names), default=0) + 1
     torn = tuple(_cut(files, folder, tear) for tear in scan.torn)
     _trim(files, folder, scan.segments)
@@ -127,7 +144,7 @@ def _prepare(
         lock=lock,
         segment_bytes=limits.segment_bytes,
     )
-    return log, scan.chain, report
+    return log, scan, report
 
 
 def _trim(files: FileSystem, folder: Path, segments: Sequence[Segment]) -> None:

@@ -1,6 +1,7 @@
 """Reading and verifying a journal's folder; nothing here changes a byte.
 
-- Segments are found through their pins, from the newest back; every line is verified.
+- Segments are found through their pins, from the newest back; every line is verified, from the
+  beginning, from the base record that stands for it, or from a place that the caller knows.
 - Bytes behind a pin, and segments that no pin names, came from a writer that a later opening had
   fenced off: they are reported, never read.
 - Damage at the end of the newest segment, above every durable mark behind it, is a torn tail;
@@ -9,6 +10,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import re
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -27,6 +30,13 @@ from ringflow.errors import (
 from ringflow.events.chain import GENESIS
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import IgnoredBytes
+from ringflow.journal.foundation import (
+    Foundation,
+    Place,
+    base_name,
+    base_sequence,
+    decode_foundation,
+)
 from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord, parse_line
 from ringflow.journal.segments import (
     ENGINE_FOLDER,
@@ -59,6 +69,7 @@ class VerifyReport:
 
     Attributes:
         segments, records, streams: how many there are.
+        first_sequence: of the oldest record that is there; what was before it was archived.
         last_sequence, epoch: of the newest record and opening, 0 for none.
         head: the hash of the last line; publish it elsewhere to prove the journal later.
         closed_cleanly: nothing was written after an orderly close.
@@ -70,6 +81,7 @@ class VerifyReport:
     segments: int
     records: int
     streams: int
+    first_sequence: int
     last_sequence: int
     epoch: int
     head: str
@@ -88,6 +100,8 @@ class Scan:
         segments: the verified history in order.
         names: every segment file that is there, whether it belongs to the history or not.
         head_sequence, torn, ignored: as in ``VerifyReport``.
+        base: the newest base record, None where nothing was archived.
+        leftovers: segments that the base record stands for and that are still there.
     """
 
     def __init__(
@@ -99,29 +113,75 @@ class Scan:
         head: str | None = None,
     ) -> None:
         self._store = SegmentStore(files, folder, without=without)
+        self.base = read_base(files, folder)
+        self.chain = Chain(self.base.place if self.base else None)
         self._wanted_head = head
-        self.head_sequence = 0 if head == GENESIS else None
-        self.chain = Chain()
+        self.head_sequence = self.chain.sequence if head == self.chain.head else None
+        self._history: list[tuple[SegmentName, Header]] | None = None
+        self.leftovers: list[SegmentName] = []
         self.segments: list[Segment] = []
         self.torn: list[Tear] = []
         self.ignored: list[IgnoredBytes] = []
         self.names = self._store.names()
+
+    @property
+    def first_sequence(self) -> int:
+        """Of the oldest record that is there or will be."""
+        return self.base.place.sequence + 1 if self.base else 1
 
     def finish(self) -> Scan:
         """Verify everything; raises ``CorruptJournalError``."""
         deque(self.records(), maxlen=0)
         return self
 
-    def records(self) -> Iterator[RawRecord]:
-        """Yield each record once it is verified; raises ``CorruptJournalError``."""
+    def records(self, start: Place | None = None) -> Iterator[RawRecord]:
+        """Yield each record once it is verified; raises ``CorruptJournalError``.
+
+        Args:
+            start: begin behind this place, which the journal ``holds``; what is before it is not
+                looked at. None: begin with the oldest record there is.
+        """
         order = self._order()
-        for index, (name, header) in enumerate(order):
+        first = 0
+        if start is not None:
+            first = self._index_of(start)
+            self.chain = Chain(start)
+            self.segments = [_unread(*pair) for pair in itertools.pairwise(order[: first + 1])]
+        for index, (name, header) in enumerate(order[first:], first):
             pin = order[index + 1][1].previous if index + 1 < len(order) else None
-            yield from self._segment(name, header, pin)
+            yield from self._segment(name, header, pin, start if index == first else None)
         self._report_strays({name for name, _ in order})
+
+    def holds(self, place: Place) -> bool:
+        """Return whether the record that ``place`` is behind is in the journal, unchanged."""
+        if place.sequence < 1 or not self._order() or self._index_of(place) < 0:
+            return False
+        name, header = self._order()[self._index_of(place)]
+        data = self._store.text(name).data
+        _, end = _behind(data, header, place)
+        if end < 1:
+            return False
+        try:
+            line = parse_line(data[data.rfind(b"\n", 0, end - 1) + 1 : end - 1])
+        except CorruptError:
+            return False
+        return isinstance(line, RawRecord) and (
+            (line.sequence, line.hash, line.epoch, line.at_ns, line.durable)
+            == (place.sequence, place.hash, place.epoch, place.at_ns, place.durable)
+        )
+
+    def _index_of(self, place: Place) -> int:
+        """Return which segment of the history holds the place's record, -1 for none."""
+        firsts = [header.first_sequence for _, header in self._order()]
+        return bisect.bisect_right(firsts, place.sequence) - 1
 
     def _order(self) -> list[tuple[SegmentName, Header]]:
         """Return the segments of the history with their headers, oldest first."""
+        if self._history is None:
+            self._history = self._find_order()
+        return self._history
+
+    def _find_order(self) -> list[tuple[SegmentName, Header]]:
         order: list[tuple[SegmentName, Header]] = []
         left = list(self.names)
         while left and not order:
@@ -129,7 +189,10 @@ class Scan:
             if header is not None:
                 order.append((left[-1], header))
             left.pop()
-        while order and (pin := order[-1][1].previous) is not None:
+        while order and not self._is_based(order[-1][1]):
+            pin = order[-1][1].previous
+            if pin is None:
+                break
             name = SegmentName.parse(pin.name)
             if name is None or name.age >= order[-1][0].age:
                 reason = "it continues a segment that is not older"
@@ -138,7 +201,23 @@ class Scan:
                 reason = f"the segment that {order[-1][0]} continues is missing"
                 raise CorruptJournalError(pin.name, 1, None, reason)
             order.append((name, self._header(name)))
+        self._check_base(order)
         return order[::-1]
+
+    def _is_based(self, header: Header) -> bool:
+        """Whether a segment is the first one behind the base record."""
+        place = self.base.place if self.base else None
+        return place is not None and (
+            (header.first_sequence, header.previous_hash) == (place.sequence + 1, place.hash)
+        )
+
+    def _check_base(self, order: list[tuple[SegmentName, Header]]) -> None:
+        if self.base is None:
+            return
+        if not order or not self._is_based(order[-1][1]):
+            name = base_name(self.base.place.sequence)
+            raise CorruptJournalError(name, 1, None, "no segment continues the base record")
+        self.leftovers = [name for name in self.names if name.age < order[-1][0].age]
 
     def _newest_header(self, name: SegmentName) -> Header | None:
         """Return the newest segment's header, None if a crash left it torn."""
@@ -160,8 +239,14 @@ class Scan:
         except CorruptError as error:
             raise CorruptJournalError(str(name), 1, name.first_sequence, str(error)) from error
 
-    def _segment(self, name: SegmentName, header: Header, pin: Pin | None) -> Iterator[RawRecord]:
-        """Verify one segment; ``pin`` is what the next one says of it, None for the newest."""
+    def _segment(
+        self, name: SegmentName, header: Header, pin: Pin | None, start: Place | None
+    ) -> Iterator[RawRecord]:
+        """Verify one segment from ``start`` on.
+
+        Args:
+            pin: what the next one says of it, None for the newest.
+        """
         text = self._store.text(name)
         data = text.data
         if pin is not None and len(data) > pin.size_bytes:
@@ -170,8 +255,9 @@ class Scan:
                 IgnoredBytes(segment=str(name), offset_bytes=pin.size_bytes, size_bytes=late)
             )
             data = data[: pin.size_bytes]
-        offset = number = 0
-        while offset < len(data):
+        number, offset = _behind(data, header, start) if start is not None else (0, 0)
+        follow, size_bytes = self.chain.follow, len(data)
+        while offset < size_bytes:
             number += 1
             end = data.find(b"\n", offset)
             try:
@@ -180,7 +266,7 @@ class Scan:
                 line = parse_line(data[offset:end])
                 if number == 1 or type(line) is not RawRecord:
                     self._check_place(line, header, number)
-                self.chain.follow(line)
+                follow(line)
             except CorruptError as error:
                 self._damage(name, data, offset, number, error, pinned=pin is not None)
                 break
@@ -199,6 +285,8 @@ class Scan:
             if isinstance(line, Header):
                 raise BrokenRuleError("a header stands where a record should")
             return
+        if not self.segments and self._is_based(header):
+            return  # what it continues is gone
         expected = self.segments[-1].pin if self.segments else None
         if header.previous != expected:  # and ``line`` is this header: it was read before
             raise BrokenRuleError("the header continues another segment")
@@ -243,13 +331,56 @@ class Scan:
         self.segments.append(segment)
 
     def _report_strays(self, used: set[SegmentName]) -> None:
-        torn = {tear.segment for tear in self.torn}
+        known = {*used, *(tear.segment for tear in self.torn), *self.leftovers}
         for name in self.names:
-            if name not in used and name not in torn:
+            if name not in known:
                 size = len(self._store.text(name).data)
                 self.ignored.append(
                     IgnoredBytes(segment=str(name), offset_bytes=0, size_bytes=size)
                 )
+
+
+def _unread(one: tuple[SegmentName, Header], following: tuple[SegmentName, Header]) -> Segment:
+    """Return a segment as the header of the one that follows it tells it."""
+    pin = following[1].previous
+    assert pin is not None
+    return Segment(
+        name=one[0],
+        size_bytes=pin.size_bytes,
+        last_sequence=following[1].first_sequence - 1,
+        hash=pin.hash,
+    )
+
+
+def _behind(data: bytes, header: Header, place: Place) -> tuple[int, int]:
+    """Return how many lines are up to ``place``, and the offset behind them; -1 if it is short."""
+    number = place.sequence - header.first_sequence + 2
+    offset = 0
+    for _ in range(number):
+        offset = data.find(b"\n", offset) + 1
+        if not offset:
+            return number, -1
+    return number, offset
+
+
+def read_base(files: FileSystem, folder: Path) -> Foundation | None:
+    """Return the newest base record in a journal's own folder, None if nothing was archived.
+
+    Raises:
+        CorruptJournalError: it is damaged.
+    """
+    sequences = [base_sequence(name) for name in files.names(folder)]
+    newest = max((one for one in sequences if one is not None), default=None)
+    if newest is None:
+        return None
+    name = base_name(newest)
+    try:
+        base = decode_foundation(files.read(folder / name))
+    except CorruptError as error:
+        raise CorruptJournalError(name, 1, None, str(error)) from error
+    if base.place.sequence != newest:
+        raise CorruptJournalError(name, 1, None, "the base record is that of another sequence")
+    return base
 
 
 def _parse_header(data: bytes, name: SegmentName) -> Header:
@@ -349,7 +480,8 @@ def verify(path: Path, *, head: str | None = None, files: FileSystem | None = No
         raise HeadNotFoundError(head, scan.chain.sequence)
     return VerifyReport(
         segments=len(scan.segments),
-        records=scan.chain.sequence,
+        records=scan.chain.sequence - scan.first_sequence + 1,
+        first_sequence=scan.first_sequence,
         streams=len(scan.chain.versions),
         last_sequence=scan.chain.sequence,
         epoch=scan.chain.epoch,

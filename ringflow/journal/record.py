@@ -232,6 +232,9 @@ def _exact_keys(plain: dict[str, Any], count: int) -> None:
         raise ValueError(f"unknown members among {sorted(plain)}")
 
 
+_load_time: Final = lru_cache(1, typed=True)(load_integer)  # a batch has one time
+
+
 def _record(plain: dict[str, Any], digest: str, size_bytes: int) -> RawRecord:
     sequence, epoch, version, durable = (
         plain["seq"],
@@ -241,13 +244,15 @@ def _record(plain: dict[str, Any], digest: str, size_bytes: int) -> RawRecord:
     )
     if not (
         type(sequence) is type(epoch) is type(version) is type(durable) is int
-        and max(sequence, epoch, version, durable) <= SAFE_INTEGER
-        and min(sequence, epoch, version, durable) >= 0
+        and 0 <= sequence <= SAFE_INTEGER
+        and 0 <= epoch <= SAFE_INTEGER
+        and 0 <= version <= SAFE_INTEGER
+        and 0 <= durable <= SAFE_INTEGER
     ):  # one test instead of four calls: nearly all lines pass it
         sequence, epoch, version, durable = map(load_integer, (sequence, epoch, version, durable))
     return RawRecord(
         sequence,
-        load_integer(plain["at_ns"]),
+        _load_time(plain["at_ns"]),
         epoch,
         _text(plain["stream"]),
         version,

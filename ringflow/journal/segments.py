@@ -15,6 +15,7 @@ import attrs
 
 from ringflow.errors import CorruptError
 from ringflow.events.chain import GENESIS
+from ringflow.journal.foundation import Place
 from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord
 
 JOURNAL_FOLDER: Final = "journal"
@@ -72,7 +73,7 @@ class Segment:
 
 @final
 class Chain:
-    """The state of the rules after some lines.
+    """The state of the rules after some lines, or behind ``place``.
 
     Attributes:
         head: the hash of the last line.
@@ -81,14 +82,26 @@ class Chain:
         closed: the last line is a closing one.
     """
 
-    def __init__(self) -> None:
-        self.head = GENESIS
-        self.epoch = 0
-        self.sequence = 0
-        self.at_ns = 0
-        self.durable = 0
-        self.versions: dict[str, int] = {}
+    def __init__(self, place: Place | None = None) -> None:
+        self.head = place.hash if place else GENESIS
+        self.epoch = place.epoch if place else 0
+        self.sequence = place.sequence if place else 0
+        self.at_ns = place.at_ns if place else 0
+        self.durable = place.durable if place else 0
+        self.versions = dict(place.versions) if place else {}
         self.closed = False
+
+    @property
+    def place(self) -> Place:
+        """Where the rules can be followed on from."""
+        return Place(
+            sequence=self.sequence,
+            hash=self.head,
+            epoch=self.epoch,
+            at_ns=self.at_ns,
+            durable=self.durable,
+            versions=dict(self.versions),
+        )
 
     def check_link(self, line: Line) -> None:
         """Raise ``BrokenLinkError`` unless ``line`` was sealed right after the last one."""

@@ -34,6 +34,7 @@ from ringflow.journal.api import (
     OpeningReport,
     Record,
 )
+from ringflow.journal.foundation import Foundation
 from ringflow.journal.lanes import Lanes, Pending
 from ringflow.journal.log import Log
 from ringflow.journal.record import RawRecord
@@ -62,6 +63,7 @@ class JournalWriter:
         report: OpeningReport,
         *,
         versions: Mapping[str, int],
+        base: Foundation | None = None,
         in_thread: bool = True,
     ) -> None:
         self._log = log
@@ -69,6 +71,7 @@ class JournalWriter:
         self._limits = limits
         self._report = report
         self._versions = dict(versions)
+        self._base = base
         self._blocks = in_thread
         self._in_thread = in_thread and turns_taken() is None
         self._lanes = Lanes()
@@ -76,6 +79,8 @@ class JournalWriter:
         self._bell = Bell()
         self._work: anyio.Event | None = None
         self._room: anyio.Event | None = None
+        self._progress: anyio.Event | None = None
+        self._awaited = 0
         self._ended = anyio.Event()
         self._closing = False
         self._free_bytes = log.free_bytes()
@@ -100,6 +105,10 @@ class JournalWriter:
     @property
     def commit_s(self) -> float:
         return self._commit_s
+
+    @property
+    def base(self) -> Foundation | None:
+        return self._base
 
     def stream_version(self, stream: str) -> int:
         return self._versions.get(stream, 0)
@@ -133,6 +142,17 @@ class JournalWriter:
                 f"version {append.version} of stream {append.stream!r} may or may not be durable, "
                 f"the journal failed: {self.failure}; open it again and look"
             ) from self.failure
+
+    async def until_sequence(self, sequence: int) -> None:
+        while self._durable < sequence:
+            if self._ended.is_set():
+                raise JournalClosedError(
+                    f"the journal was closed before sequence {sequence} was durable; open it again"
+                )
+            if self._progress is None:
+                self._progress, self._awaited = anyio.Event(), sequence
+            self._awaited = min(self._awaited, sequence)
+            await self._progress.wait()
 
     async def room(self) -> None:
         while self._lanes.message_bytes >= self._limits.message_queue_bytes:
@@ -288,6 +308,8 @@ class JournalWriter:
             except Exception as error:  # a callback's; all others still hear of their records
                 failure = failure or error
         self._subscribers.publish(records)
+        if self._durable >= self._awaited:
+            self._wake_progress()
         self._wake_room()
         if failure is not None:
             self._fail(failure, ())
@@ -297,11 +319,17 @@ class JournalWriter:
             self._room.set()
             self._room = None
 
+    def _wake_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
+
     def _end(self) -> None:
         self._closing = True
         self._subscribers.end()
         self._wake_room()
         self._ended.set()
+        self._wake_progress()
 
     def _commit(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
         start_s = time.monotonic()
