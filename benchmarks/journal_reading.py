@@ -32,7 +32,7 @@ from ringflow.journal.log import SegmentLog
 from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import Scan, find_journal
 from ringflow.journal.replaying import run_replay
-from ringflow.journal.segments import JOURNAL_FOLDER, Chain
+from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain
 from ringflow.limits import EngineLimits
 
 EVENTS: Final = 1_000_000
@@ -72,10 +72,12 @@ def write_journal(folder: Path, count: int) -> None:
     codec = default_codec()
     files = SystemFiles()
     files.make_folder(folder / JOURNAL_FOLDER)
+    lock = files.lock(folder / LOCK_NAME)
     log = SegmentLog(
         files,
         folder / JOURNAL_FOLDER,
         SystemClock(),
+        lock=lock,
         segments=(),
         chain=Chain(),
         unsealed=(),
@@ -92,6 +94,7 @@ def write_journal(folder: Path, count: int) -> None:
             pending.append(Pending(Append(stream, versions[stream]), [event], data))
         log.write(pending)
     log.close()
+    lock.release()
 
 
 def replay(folder: Path) -> Fold:

@@ -27,7 +27,6 @@ from ringflow.errors import (
     NotFoundError,
     StorageError,
 )
-from ringflow.events.chain import GENESIS
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import IgnoredBytes
 from ringflow.journal.foundation import (
