@@ -94,6 +94,27 @@ async def test_the_kernel_that_works_between_messages_can_be_asked(folder: Path)
     assert seen[-1] > 0
 
 
+@ringflow.message(1)
+class Scale:
+    """Asks for an array, scaled."""
+
+
+async def test_the_documented_kernel_scales_arrays(folder: Path) -> None:
+    """The source, its spec and the call, word for word."""
+    sources, texts = _blocks("cuda"), _blocks("python")
+    (source,) = [one for one in sources if "reply_buffer" in one]
+    (declared,) = [one for one in texts if 'kernel_id="scale"' in one]
+    (called,) = [one for one in texts if "Scale(), data=array" in one]
+    array = np.arange(100_000, dtype=np.float32)
+    names: dict[str, Any] = {"ringflow": ringflow, "np": np, "Scale": Scale, "array": array}
+    exec(declared, names | {"source": source}, names)
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        names["kernel"] = await engine.launch(names["spec"], device="host:0")
+        code = compile(called, "kernels.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        await eval(code, names)
+    np.testing.assert_array_equal(names["halved"], array / 2)
+
+
 async def test_the_documented_object_moves_with_its_state() -> None:
     """The example of an object of one's own, word for word."""
     text = (DOCS / "operations.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import struct
 import threading
@@ -16,6 +17,7 @@ from ringflow.device.api import LaunchStatus
 from ringflow.device.bulk import Bulk, MessageArena
 from ringflow.device.host.device import HostDevice
 from ringflow.device.host.memory import HostAllocation
+from ringflow.device.native import native
 from ringflow.device.posting import Posting
 from ringflow.device.pump import Output, Pump
 from ringflow.device.resident import ResidentKernel
@@ -185,6 +187,20 @@ def test_credits_keep_the_room_for_replies(device: HostDevice) -> None:
     assert [bytes(output.data) == array.tobytes() for output in report.outputs] == [True, True]
     assert kernel.room() == 2
     assert kernel.post(postings[2:]) == 1
+    kernel.close()
+
+
+def test_a_report_gives_no_credit_before_its_arrays_are_copied(device: HostDevice) -> None:
+    """What native code has reported lies where it lay, until the host says that it has it."""
+    kernel = launched(device, max_reply_data_bytes=60_000, reply_bulk_bytes=130_000)
+    buffer = ctypes.create_string_buffer(1 << 16)
+    kernel.post([Posting(n, COPY, bulk=bulk(words(100))) for n in (1, 2)])
+    while kernel.done_sequence < 2:
+        pass
+    assert native().collect(kernel.entry_address, ctypes.addressof(buffer), len(buffer)) > 0
+    assert kernel.room() == 0
+    kernel.release_arrays()
+    assert kernel.room() == 2
     kernel.close()
 
 

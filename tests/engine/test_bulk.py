@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import pytest
 
 import ringflow
 from ringflow.device.bulk import Bulk, MessageArena
+from ringflow.engine.references import named_objects, unneeded_objects
+from ringflow.engine.rerun import rerun_kernel
+from ringflow.journal.reader import read_records
 from ringflow.simulate.files import CrashingFiles
 from ringflow.storage import ObjectStore
 from tests.engine.arrays import (
@@ -174,12 +178,10 @@ async def test_a_crash_loses_no_array(durability: str) -> None:
         assert await hash_of(kernel) == folded(sent)
 
 
-async def test_a_crash_at_any_step_of_a_send_leaves_a_message_with_its_array_or_none() -> None:
-    """The object is durable before the event that names it: no step between leaves half of it."""
-    data, reached, outcomes = data_of(1, 5000), True, set()
-    step = 0
-    while reached:
-        files = CrashingFiles()
+async def crash_in_send(step: int, data: bytes) -> tuple[CrashingFiles, bool]:
+    """Switch the power off before a step of a send; return what is left, and if it got so far."""
+    files, reached = CrashingFiles(), True
+    with contextlib.suppress(ringflow.OutcomeUnknownError):  # the engine can't be closed in order
         async with ringflow.open_engine(FOLDER, devices=["host:0"], files=files) as engine:
             kernel = await engine.launch(arrays(), device="host:0")
             files.crash_before_step(step)
@@ -190,6 +192,15 @@ async def test_a_crash_at_any_step_of_a_send_leaves_a_message_with_its_array_or_
                 pass
             after = files.after_crash()
             files.crash_before_step(0)
+    return after, reached
+
+
+async def test_a_crash_at_any_step_of_a_send_leaves_a_message_with_its_array_or_none() -> None:
+    """The object is durable before the event that names it: no step between leaves half of it."""
+    data, reached, outcomes = data_of(1, 5000), True, set()
+    step = 0
+    while reached:
+        after, reached = await crash_in_send(step, data)
         async with ringflow.open_engine(FOLDER, devices=["host:0"], files=after) as engine:
             found = await hash_of(engine.kernel("arrays"))
             assert found in (0, folded([(7, data)])), f"step {step}"
@@ -365,3 +376,50 @@ async def test_large_copies_are_made_in_threads_of_their_own(
     assert await hash_of(kernel) == folded(sent)
     assert filled[900_000] not in (loop, filled[1000])
     assert durability != "volatile" or filled[1000] == loop
+
+
+async def test_objects_that_no_record_names_are_found() -> None:
+    """A crash between object and event leaves one; codes, specs and sent arrays are all needed."""
+    files = CrashingFiles()
+    async with ringflow.open_engine(FOLDER, devices=["host:0"], files=files) as engine:
+        kernel = await engine.launch(arrays(), device="host:0")
+        await send_folds(kernel, [100, 200])
+        await engine.reload("arrays", code("v2"), probation_messages=0)
+    store = ObjectStore(FOLDER / "objects", files=files)
+    records = tuple(read_records(FOLDER / "journal", files=files))
+    assert unneeded_objects(records, store.digests()) == ()
+    left = store.put(b"left over")
+    assert unneeded_objects(records, store.digests()) == (left,)
+    assert store.put(data_of(1, 200)) in named_objects(records)
+    assert len(store.digests()) > 4
+
+
+async def test_a_rerun_and_a_fork_read_the_arrays_again(folder: Path) -> None:
+    """From recovery point to recovery point the state and the arrays of replies are the same."""
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(arrays(), device="host:0")
+        async with kernel.replies(consumer="nobody acknowledges"):
+            pass
+        sent = await send_folds(kernel, [1000, MIB, 300_000])
+        await kernel.call(Mirror(), data=data_of(9, 5000), timeout_s=30)
+        await engine.checkpoint("arrays")
+        sent += await send_folds(kernel, [600_000], first=3)
+        fork = await engine.fork("arrays")
+        assert await hash_of(fork) == folded(sent)
+    report = await rerun_kernel(folder, "arrays")
+    assert report.equal
+    assert [span.messages for span in report.spans if not span.skipped] == [4, 1]
+
+
+async def test_a_rerun_finds_an_array_that_differs(folder: Path) -> None:
+    """The state is the same, the reply's array is not: it holds a clock."""
+    text = code().text.replace("bytes[i] ^ 0xFF", "(unsigned char)(clock64() >> (i % 16))")
+    clock = ringflow.KernelCodeSource.from_cuda(text, "arrays", version_id="clock")
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(arrays(code=clock), device="host:0")
+        async with kernel.replies(consumer="nobody acknowledges"):
+            pass
+        await kernel.call(Mirror(), data=bytes(5000), timeout_s=30)
+        await engine.checkpoint("arrays")
+    report = await rerun_kernel(folder, "arrays")
+    assert report.spans[0].difference.startswith("the array of output 0")

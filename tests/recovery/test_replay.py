@@ -15,7 +15,10 @@ import pytest
 import ringflow
 from ringflow.cli import main
 from ringflow.engine.replay import Difference, replay_records
+from ringflow.engine.replay_rules import check_messages
+from ringflow.engine.state import MessageMarks
 from ringflow.events.codec import Event
+from ringflow.events.messages import BulkMessageAccepted
 from ringflow.events.registry import default_codec
 from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import read_records
@@ -246,3 +249,30 @@ def _run(
         main()
     assert (raised.value.code or 0) == code
     return capsys.readouterr().out
+
+
+def _bulk(**changes: Any) -> BulkMessageAccepted:
+    fields: dict[str, Any] = {
+        "kernel_id": "k",
+        "sequence": 4,
+        "message_type": 1,
+        "payload": b"",
+        "digest": "0" * 64,
+        "size_bytes": 9,
+        "producer": "p",
+        "number": 8,
+    }
+    return BulkMessageAccepted(**{**fields, **changes})
+
+
+def test_a_message_with_an_array_is_numbered_like_any_other() -> None:
+    """A gap is found, and so is a producer's number that had to be refused."""
+    marks = MessageMarks(next_sequence=4, producers={"p": 7})
+    assert check_messages(marks, _bulk()) is None
+    assert check_messages(marks, _bulk(producer="", number=0)) is None
+    gap = check_messages(marks, _bulk(sequence=5))
+    assert gap is not None
+    assert "without a gap" in gap.reason
+    again = check_messages(marks, _bulk(number=7))
+    assert again is not None
+    assert "number 7 must be refused" in again.reason
