@@ -38,6 +38,7 @@ from .errors import (
     PtxSyntaxError,
     RegionMismatchError,
     RingflowError,
+    RouteError,
     SameDeviceError,
     SpecError,
     StorageError,
@@ -91,7 +92,8 @@ from .ports import (
     SelfReloadingKernel,
 )
 from .results import MigrationResult, ReloadResult, RollbackResult
-from .spec import CodeFormat, KernelCodeSource, KernelSpec, Region
+from .routing import Connection
+from .spec import CodeFormat, KernelCodeSource, KernelSpec, Region, Route
 from .statemachines.lifecycle import RecoveryPoint
 from .storage import (
     CHECKPOINT_MAGIC,
@@ -130,6 +132,7 @@ __all__ = [
     "CompileError",
     "ConcurrencyError",
     "ConflictError",
+    "Connection",
     "CorruptError",
     "CorruptJournalError",
     "DataChunk",
@@ -198,6 +201,8 @@ __all__ = [
     "Reply",
     "RingflowError",
     "RollbackResult",
+    "Route",
+    "RouteError",
     "SameDeviceError",
     "SelfMigratingKernel",
     "SelfReloadingKernel",

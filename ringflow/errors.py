@@ -122,6 +122,15 @@ class UnknownMessageError(UsageError):
         )
 
 
+class RouteError(UsageError):
+    """A kernel's route does not exist, is taken, or can't lead where it should."""
+
+    def __init__(self, kernel_id: str, route: str, reason: str) -> None:
+        self.kernel_id = kernel_id
+        self.route = route
+        super().__init__(f"kernel {kernel_id!r}: route {route!r} {reason}")
+
+
 class LimitExceededError(UsageError):
     """A size or a count is over its limit."""
 

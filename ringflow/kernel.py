@@ -14,6 +14,7 @@ import attrs
 
 from ringflow.messages import pack, pack_many, unpack
 from ringflow.results import MigrationResult, ReloadResult
+from ringflow.routing import Connection
 from ringflow.storage import Checkpoint, block_digests, region_digest
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class KernelHost(Protocol):
         self, kernel_id: str, code: KernelCodeSource, **options: Any
     ) -> ReloadResult: ...
     def spec(self, kernel_id: str) -> KernelSpec: ...
+    def connections(self, kernel_id: str) -> tuple[Connection, ...]: ...
     def is_busy(self, kernel_id: str) -> bool: ...
 
 
@@ -213,6 +215,11 @@ class KernelHandle:
     def spec(self) -> KernelSpec:
         """The spec that the kernel runs by now, its last reload included."""
         return self._host.spec(self.id)
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The kernel's routes, connected or not, in the order of its spec."""
+        return self._host.connections(self.id)
 
     async def send(
         self,

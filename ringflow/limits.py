@@ -12,7 +12,10 @@ class EngineLimits:
     Attributes:
         parked_messages: accepted messages of a kernel that are not done; more wait in ``send``.
         parked_bulk_bytes: bytes of the arrays and large payloads among them; more wait likewise.
-        waiting_outputs: outputs that wait for a consumer, or are held on probation, a kernel.
+        cycle_messages: the same bound for what kernels that are connected in a circle send each
+            other, so that they can't wait for one another before.
+        waiting_outputs: outputs that wait for a consumer or another kernel, or are held on
+            probation, a kernel.
         waiting_data_bytes: bytes of the arrays among them.
         step_timeout_s: deadline of one step of an operation.
         launch_timeout_s: until a launched grid must have answered.
@@ -24,6 +27,7 @@ class EngineLimits:
 
     parked_messages: int = 65_536
     parked_bulk_bytes: int = 1 << 30
+    cycle_messages: int = 262_144
     waiting_outputs: int = 65_536
     waiting_data_bytes: int = 1 << 30
     step_timeout_s: float = 30.0

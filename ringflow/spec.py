@@ -35,6 +35,7 @@ BULK_BYTES_MAX: Final = 1 << 31
 GLOBAL_PREFIX: Final = "global:"
 """What the regions of ``__device__`` variables are called before the variable's name."""
 _GLOBAL = re.compile(rf"{GLOBAL_PREFIX}[\w$%.:]+\Z")
+ROUTES_MAX: Final = 256
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,99}\Z")
 
 
@@ -211,6 +212,22 @@ def _regions(given: Iterable[Region]) -> tuple[Region, ...]:
     return tuple(given)
 
 
+@attrs.frozen
+class Route:
+    """A kernel's way out to another kernel, which ``engine.connect`` chooses.
+
+    Attributes:
+        messages: what it carries, checked when it is connected; () says nothing about that.
+    """
+
+    name: str
+    messages: tuple[MessageLayout, ...] = attrs.field(default=(), converter=_layouts, kw_only=True)
+
+
+def _routes(given: Iterable[str | Route]) -> tuple[Route, ...]:
+    return tuple(Route(one) if isinstance(one, str) else one for one in given)
+
+
 def _dim3(given: Any) -> Any:
     return given if isinstance(given, str) else tuple(int(n) for n in given)
 
@@ -228,7 +245,7 @@ class KernelSpec:
             them, or at once, in which case a crash may contradict them. ``exact`` ones go at once.
         ring_slots: messages that the device's ring holds, a power of two.
         slot_bytes: bytes of a slot, 32 of them header; larger payloads, and arrays, are bulk.
-        max_replies: replies that one message may produce at most.
+        max_replies: replies, and sends to other kernels, that one message may produce at most.
         bulk_bytes: of the arena for the bulk of messages that the device has: a message with more
             is refused, one for which there is no room waits. 0 for none.
         max_reply_data_bytes: of arrays that the replies to one message may carry together.
@@ -238,6 +255,7 @@ class KernelSpec:
         checkpoint_every_messages: a checkpoint is taken after so many messages, which bounds what
             a restart replays; 0: never by itself.
         checkpoint_every_s: likewise after so many seconds in which a message was applied.
+        routes: ways out to other kernels, numbered from 0 in this order.
     """
 
     kernel_id: str
@@ -262,6 +280,7 @@ class KernelSpec:
     track_dirty: bool = False
     checkpoint_every_messages: int = 0
     checkpoint_every_s: float = 0.0
+    routes: tuple[Route, ...] = attrs.field(default=(), converter=_routes)
 
     def __attrs_post_init__(self) -> None:
         _check_name("kernel id", self.kernel_id)
@@ -287,8 +306,9 @@ class KernelSpec:
         for what, names in (
             ("region", [region.name for region in self.regions]),
             ("message id", [layout.id for layout in self.messages]),
-            ("message name", [layout.name for layout in self.messages]),
+            ("message name", [layout.name for layout in self.struct_layouts]),
             ("argument", [argument.name for argument in self.arguments]),
+            ("route", [route.name for route in self.routes]),
         ):
             for name in names:
                 if names.count(name) > 1:  # type: ignore[arg-type]
@@ -317,7 +337,9 @@ class KernelSpec:
         if not 0 <= self.max_replies <= self.reply_slots:
             raise SpecError(f"max_replies {self.max_replies} must lie between 0 and reply_slots")
         self._check_bulk()
-        for layout in self.messages:
+        if len(self.routes) > ROUTES_MAX:
+            raise SpecError(f"{len(self.routes)} routes are more than the {ROUTES_MAX} possible")
+        for layout in self.struct_layouts:
             if layout.size_bytes > self.payload_bytes_max:
                 raise SpecError(
                     f"message {layout.name!r} has {layout.size_bytes} bytes, a slot carries "
@@ -337,6 +359,12 @@ class KernelSpec:
                 f"the replies to one message may need {self.reply_share_bytes} bytes for their "
                 f"arrays, reply_bulk_bytes is {self.reply_bulk_bytes}; raise it"
             )
+
+    @property
+    def struct_layouts(self) -> tuple[MessageLayout, ...]:
+        """The messages that the code can name: those that it takes, then what its routes carry."""
+        carried = [layout for route in self.routes for layout in route.messages]
+        return tuple(dict.fromkeys((*self.messages, *carried)))
 
     @property
     def payload_bytes_max(self) -> int:
@@ -397,11 +425,20 @@ def encode_spec(spec: KernelSpec) -> bytes:
                 "created_at_ns": str(code.created_at_ns),
             },
             "messages": [attrs.asdict(layout) for layout in spec.messages],
+            "routes": [
+                [route.name, [attrs.asdict(layout) for layout in route.messages]]
+                for route in spec.routes
+            ],
             "regions": [list(region.layout) for region in spec.regions],
             "arguments": [[a.name, a.dtype, a.value.hex()] for a in spec.arguments],
         },
         option=orjson.OPT_SORT_KEYS,
     )
+
+
+def _decode_layout(tree: Mapping[str, Any]) -> MessageLayout:
+    fields = tuple(MessageField(**field) for field in tree["fields"])
+    return MessageLayout(tree["id"], tree["name"], fields, tree["size_bytes"])
 
 
 def decode_spec(data: bytes) -> KernelSpec:
@@ -420,14 +457,10 @@ def decode_spec(data: bytes) -> KernelSpec:
                 metadata=code["metadata"],
                 created_at_ns=int(code["created_at_ns"]),
             ),
-            messages=[
-                MessageLayout(
-                    layout["id"],
-                    layout["name"],
-                    tuple(MessageField(**field) for field in layout["fields"]),
-                    layout["size_bytes"],
-                )
-                for layout in tree.pop("messages")
+            messages=[_decode_layout(layout) for layout in tree.pop("messages")],
+            routes=[
+                Route(name, messages=[_decode_layout(layout) for layout in layouts])
+                for name, layouts in tree.pop("routes", [])
             ],
             regions=[Region(n, dtype=d, shape=s) for n, d, s in tree.pop("regions")],
             arguments=[Argument(n, d, bytes.fromhex(v)) for n, d, v in tree.pop("arguments")],

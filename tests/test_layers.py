@@ -20,17 +20,26 @@ LAYERS = (
     "device",
     "results",
     "ports",
-    "stepping transit placement",
+    "stepping transit placement routing",
     "reload_values",
     "coordinator reload_steps",
-    "migration hot_reload checkpointing routing kernel",
+    "migration hot_reload checkpointing kernel",
     "engine",
     "simulate",
     "demo",
     "cli",
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
-PURE = ("messages", "spec", "events", "statemachines", "results", "device/abi", "device/layout")
+PURE = (
+    "messages",
+    "spec",
+    "events",
+    "statemachines",
+    "results",
+    "routing",
+    "device/abi",
+    "device/layout",
+)
 EFFECTS = {"anyio", "asyncio", "trio", "os", "pathlib", "time", "random", "secrets", "logging"}
 BUILT_IN_EFFECTS = ("open", "print", "input")
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -73,15 +73,20 @@ def _messages_header(names: Iterable[str]) -> dict[str, str]:
     """Return ``ringflow_messages.cuh`` for the named messages; nothing where none are named."""
     from ringflow.device.compiler.headers import MESSAGES_HEADER, messages_header
     from ringflow.messages import layout_of
+    from ringflow.spec import KernelSpec
 
     layouts: dict[str, Any] = {}
+    routes: dict[str, None] = {}
     for found in map(_named, names):
-        if hasattr(found, "messages"):
-            chosen = list(found.messages)
+        if isinstance(found, KernelSpec):
+            chosen = list(found.struct_layouts)
+            routes |= dict.fromkeys(route.name for route in found.routes)
         else:
             chosen = [layout_of(cls) for cls in ([found] if isinstance(found, type) else found)]
         layouts |= {layout.name: layout for layout in chosen}
-    return {MESSAGES_HEADER: messages_header(layouts.values())} if layouts else {}
+    if not layouts and not routes:
+        return {}
+    return {MESSAGES_HEADER: messages_header(layouts.values(), routes)}
 
 
 def _named(name: str) -> Any:

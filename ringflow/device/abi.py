@@ -22,6 +22,7 @@ SLOT_HEADER_BYTES: Final = 32
 SHARED_PAYLOAD_BYTES: Final = 224
 CONTROL_BYTES: Final = 256
 GENERATION_BITS: Final = 24
+ROUTE_SHIFT: Final = 16
 GENERATION_MASK: Final = (1 << GENERATION_BITS) - 1
 
 
@@ -54,9 +55,10 @@ class KernelFault(IntEnum):
 
 
 class OutputFlag(IntEnum):
-    """Bits in the flags of a reply slot."""
+    """Bits in the flags of a reply slot; with ``ROUTED`` the bits from ``ROUTE_SHIFT`` on count."""
 
     EMITTED = 1
+    ROUTED = 2
 
 
 CONTROL: Final = Layout(
@@ -116,7 +118,7 @@ REPLY_SLOT: Final = Layout(
         u32("size", 12, "payload bytes after this header"),
         u32("index", 16, "number among that message's outputs"),
         u32("correlation", 20, "low half of the message's"),
-        u32("flags", 24, "OutputFlag bits"),
+        u32("flags", 24, "OutputFlag bits | number of the route << ROUTE_SHIFT"),
         u32("handle", 28, "array: 1 + offset of its bulk_piece / BULK_UNIT_BYTES; 0 for none"),
     ),
 )
@@ -228,6 +230,7 @@ def generated_header() -> str:
         ("BULK_UNIT_BYTES", BULK_UNIT_BYTES),
         ("DIRTY_BLOCK_BYTES", BLOCK_BYTES),
         ("GENERATION_MASK", GENERATION_MASK),
+        ("ROUTE_SHIFT", ROUTE_SHIFT),
         *((f"COMMAND_{command.name}", command.value) for command in Command),
         *((f"STATE_{state.name}", state.value) for state in KernelState),
         *((f"FAULT_{fault.name}", fault.value) for fault in KernelFault),

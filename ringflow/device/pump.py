@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ringflow.device.abi import KernelFault, KernelState
+from ringflow.device.abi import ROUTE_SHIFT, KernelFault, KernelState, OutputFlag
 from ringflow.device.api import LaunchStatus, Stepping
 from ringflow.device.native import Listener, native, timeout_ns
 from ringflow.device.native.layouts import PUMP, REPORT
@@ -43,7 +43,7 @@ assert _REPORT.size == REPORT.size_bytes
 
 @attrs.frozen
 class Output:
-    """A reply, or an unsolicited output: flags have ``OutputFlag.EMITTED``.
+    """A reply; an unsolicited output, by ``OutputFlag.EMITTED``; or what another kernel is to get.
 
     Attributes:
         sequence: of the message that caused it.
@@ -58,6 +58,11 @@ class Output:
     payload: bytes
     correlation: int = 0
     data: memoryview = NO_DATA
+
+    @property
+    def route(self) -> int | None:
+        """The number of the route on which it was sent to a kernel, None for any other output."""
+        return self.flags >> ROUTE_SHIFT if self.flags & OutputFlag.ROUTED else None
 
 
 @attrs.frozen(kw_only=True)

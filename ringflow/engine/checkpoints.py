@@ -24,6 +24,7 @@ from ringflow.engine.quiescing import held
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import StorageError, UsageError
 from ringflow.events.lifecycle import CheckpointRetired, RecoveryPointCommitted
+from ringflow.routing import encode_sends
 from ringflow.spec import encode_spec
 from ringflow.statemachines.lifecycle import RecoveryPoint, point_named, retirable_points
 from ringflow.storage import Checkpoint
@@ -35,6 +36,7 @@ class Captured:
 
     state: CopiedState
     outbox: bytes
+    sends: bytes
     output_index: int
     pause_ns: int
 
@@ -63,12 +65,14 @@ async def capture_resting(core: Core, runtime: KernelRuntime, applied: int) -> C
         UnlistedStateError: what it keeps outside of its regions would be missing.
     """
     check_listed(runtime.instance, "checkpoint")
-    outputs = runtime.outputs.unacknowledged(applied)
+    waiting = runtime.outputs.unacknowledged(applied)
+    replies = [output for output in waiting if output.route is None]
+    sends = encode_sends(output for output in waiting if output.route is not None)
     output_index = runtime.outputs.next_index(applied)
     state, outbox = await core.in_thread(
-        lambda: (copy_state(runtime.instance, applied), encode_outbox(outputs))
+        lambda: (copy_state(runtime.instance, applied), encode_outbox(replies))
     )
-    return Captured(state, outbox, output_index, 0)
+    return Captured(state, outbox, sends, output_index, 0)
 
 
 def checkpoint_of(core: Core, instance: Instance, captured: Captured) -> Checkpoint:
@@ -79,6 +83,7 @@ def checkpoint_of(core: Core, instance: Instance, captured: Captured) -> Checkpo
         grid=instance.resident.grid,
         epoch=core.epoch,
         outbox=captured.outbox,
+        sends=captured.sends,
         output_index=captured.output_index,
         at_ns=core.clock.now_ns(),
     )

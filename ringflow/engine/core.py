@@ -81,6 +81,7 @@ class Core:
     works: set[anyio.CancelScope] = attrs.field(factory=set)
     closed: str = ""
     closing: bool = False
+    retrying_sends: bool = False
     lease_ended: Callable[[str], None] = lambda kernel_id: None
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
 
@@ -238,6 +239,14 @@ class Core:
 
     async def spec_of(self, digest: str) -> KernelSpec:
         return await self.in_thread(lambda: decode_spec(self.objects.get(digest)))
+
+    def sends_wait_for(self, kernel_id: str) -> bool:
+        """Whether other kernels have sent what this one had no room for yet."""
+        for edge in self.state.routing.into(kernel_id):
+            source = self.runtimes.get(edge.source)
+            if source is not None and source.outputs.routes[edge.number].unread_count:
+                return True
+        return False
 
     @property
     def epoch(self) -> int:

@@ -17,6 +17,7 @@ from ringflow.engine import (
     messaging,
     requests,
     rewinding,
+    routing,
 )
 from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
@@ -38,7 +39,8 @@ from ringflow.kernel import (
     Reply,
 )
 from ringflow.results import MigrationResult, ReloadResult, RollbackResult
-from ringflow.spec import KernelCodeSource, KernelSpec, Region
+from ringflow.routing import Connection
+from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
 from ringflow.statemachines.lifecycle import RecoveryPoint
 from ringflow.storage import Checkpoint
 
@@ -200,6 +202,36 @@ class Engine:
             lambda: checkpoints.retire_named(core, kernel_id, name, actor=actor, reason=reason)
         )
 
+    # Routes
+
+    async def connect(
+        self, source: str, route: str, target: str, *, actor: str = "", reason: str = ""
+    ) -> Connection:
+        """Make what ``source`` sends on a route from now on messages of ``target``.
+
+        It holds until ``disconnect``, over restarts too. A kernel may lead to itself and in
+        circles. If the route leads to this target already, nothing happens.
+        Raises:
+            UnknownKernelError, KernelStateError, KernelBusyError: one of them is not there.
+            RouteError: the source has no such route, it leads elsewhere, or it declares a message
+                that the target does not take. Nothing was changed.
+        """
+        return await routing.connect(self._core, source, route, target, actor=actor, reason=reason)
+
+    async def disconnect(
+        self, source: str, route: str, *, actor: str = "", reason: str = ""
+    ) -> int:
+        """End a connection; return how many outputs waited for the target and are dropped now.
+
+        Raises:
+            UnknownKernelError, RouteError: there is none.
+        """
+        return await routing.disconnect(self._core, source, route, actor=actor, reason=reason)
+
+    def connections(self, kernel_id: str) -> tuple[Connection, ...]:
+        """Return a kernel's routes, connected or not, in the order of its spec."""
+        return routing.connections(self._core, kernel_id)
+
     # Operations
 
     async def migrate(
@@ -252,6 +284,7 @@ class Engine:
         regions: Iterable[Region] | None = None,
         convert: str | None = None,
         messages: Iterable[Any] | None = None,
+        routes: Iterable[str | Route] | None = None,
         arguments: Mapping[str, Any] | None = None,
         at_sequence: int | None = None,
         probation_messages: int = 16,
@@ -263,7 +296,8 @@ class Engine:
         """Start to replace a kernel's code, with its state kept; return the running operation.
 
         Args:
-            regions, messages, arguments: those of the new code where they differ from the old's.
+            regions, messages, routes, arguments: those of the new code where they differ from
+                the old's.
             convert: a kernel in the new code that is run once, with the spec's grid and block, on
                 pointers to the old regions in their order and then the new ones; regions of equal
                 name, dtype and shape are copied before, others start from ``initial`` or zeros.
@@ -281,6 +315,7 @@ class Engine:
             regions=regions,
             convert=convert,
             messages=messages,
+            routes=routes,
             arguments=arguments,
             at_sequence=at_sequence,
             probation_messages=probation_messages,

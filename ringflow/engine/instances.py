@@ -14,7 +14,7 @@ import attrs
 from ringflow.device.api import Device, LaunchStatus, LoadedCode
 from ringflow.device.compiler.api import CompiledCode, code_from_ptx, compile_source
 from ringflow.device.compiler.cache import CompileCache
-from ringflow.device.compiler.headers import MESSAGES_HEADER, messages_header
+from ringflow.device.compiler.headers import spec_headers
 from ringflow.device.resident import ResidentKernel
 from ringflow.errors import (
     CorruptError,
@@ -59,7 +59,7 @@ def compile_for(spec: KernelSpec, device: Device, cache: CompileCache | None) ->
             code.text,
             entry_point=code.entry_point,
             target=device.target,
-            headers={MESSAGES_HEADER: messages_header(spec.messages)},
+            headers=spec_headers(spec),
             name=f"{spec.kernel_type}.cu",
             cache=cache,
         )
@@ -141,10 +141,16 @@ def build_checkpoint(
     grid: Dim3,
     epoch: int,
     outbox: bytes,
+    sends: bytes,
     output_index: int,
     at_ns: int,
 ) -> Checkpoint:
-    """Return the checkpoint of a copied state and the outputs that nobody acknowledged."""
+    """Return the checkpoint of a copied state and the outputs that nobody acknowledged.
+
+    Args:
+        outbox: replies and unsolicited outputs (``encode_outbox``).
+        sends: what waits for other kernels (``encode_sends``).
+    """
     builder = (
         CheckpointBuilder(spec.kernel_id, spec.kernel_type)
         .step(state.applied_sequence)
@@ -160,6 +166,8 @@ def build_checkpoint(
         .custom(OUTPUT_INDEX_KEY, str(output_index))
         .k2h_queue(outbox)
     )
+    if spec.routes:
+        builder.k2k_routing(sends)
     for region in state.layout:
         builder.device_memory(
             region.name,

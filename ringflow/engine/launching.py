@@ -15,6 +15,7 @@ from ringflow.engine.instances import Instance
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import launch as launch_grid
 from ringflow.engine.quiescing import quiesce_or_resume, resume_resting
+from ringflow.engine.routing import check_stop, drain, end_of, serve
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import DuplicateKernelError
 from ringflow.events import lifecycle as e
@@ -99,9 +100,10 @@ async def _commit_and_start(
     state = await core.in_thread(lambda: instances.copy_state(instance, 0))
     name = f"{kernel_id}@{core.ids.new('launch')}"
     point = await checkpoints.save(
-        core, instance, Captured(state, b"", 1, 0), name=name, history_from=1, reason="launch"
+        core, instance, Captured(state, b"", b"", 1, 0), name=name, history_from=1, reason="launch"
     )
     runtime = core.runtime_for(instance)
+    serve(core, runtime)
     core.runtimes[kernel_id] = runtime  # from here on its reports have somewhere to go
     await launch_grid(core, runtime, applied_sequence=0)
     launched = e.KernelLaunched(kernel_id=kernel_id, device=instance.device.name)
@@ -138,19 +140,23 @@ async def stop(core: Core, kernel_id: str, *, actor: str, reason: str) -> None:
     else:
         runtime = core.runtimes.get(kernel_id)
     core.check_free(kernel_id)
+    check_stop(core, kernel_id)
     with core.lease(kernel_id, "stop"):
         applied = life.halted_after
         if runtime is not None and not runtime.halted:
             applied = await quiesce_or_resume(core, runtime, purpose="stop")
             try:
                 await commit_resting(core, runtime, applied, reason="stop")
+                await drain(core, runtime)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await resume_resting(core, runtime)
                 raise
         with anyio.CancelScope(shield=True):
             requested = e.StopRequested(kernel_id=kernel_id, actor=actor, reason=reason)
-            core.record_kernel(kernel_id, requested)
+            routes = core.state.routing.of(kernel_id)
+            ends = (end_of(core, edge, actor=actor, reason="stopped") for edge in routes)
+            core.record_kernel(kernel_id, requested, *ends)
             if runtime is not None:
                 await dismantle(core, runtime)
             stopped = e.KernelStopped(kernel_id=kernel_id, applied_sequence=applied)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, final
 
@@ -191,24 +191,55 @@ def _accept(
             producer=producer,
             number=number,
         )
+    bulk = kept.bulk if kept is not None else None
+    postings = [
+        Posting(sequence, type_id, payload, bulk=bulk)
+        for sequence, payload in enumerate(payloads, first)
+    ]
+    if waiter is not None:
+        runtime.outputs.calls[first] = waiter
+    append = accept(core, runtime, accepted, postings)
+    if append is not None and 0 < core.journal.commit_s < ROUSE_MAX_S:
+        runtime.instance.resident.expect(2 * core.journal.commit_s)
+    return SendReceipt(last, core, runtime, append)
+
+
+def accept(
+    core: Core,
+    runtime: KernelRuntime,
+    accepted: Event,
+    postings: Sequence[Posting],
+    *,
+    also: tuple[Event, ...] = (),
+    then: Callable[[], None] | None = None,
+) -> Append | None:
+    """Record and queue numbered messages in one step; return None where nothing is journaled.
+
+    Args:
+        accepted: the event that numbers ``postings``.
+        also: events of the same decision, in the same record.
+        then: called when the messages are durable, or at once where they never are.
+    Raises:
+        LimitExceededError, StorageError: the journal takes nothing now; nothing was changed.
+    """
+    last = postings[-1].sequence
+
     append: Append | None = None
     with runtime.delivery:  # the journal's thread delivers as soon as they are durable
         if runtime.spec.durability == "volatile":
-            core.state.apply(accepted)
+            for event in (accepted, *also):
+                core.state.apply(event)
         else:
-            append = core.record(
-                f"messages/{runtime.kernel_id}", [accepted], control=False, mark=(runtime, last)
-            )
-        bulk = kept.bulk if kept is not None else None
-        for sequence, payload in enumerate(payloads, first):
-            runtime.inbox.push(Posting(sequence, type_id, payload, bulk=bulk))
-    if waiter is not None:
-        runtime.outputs.calls[first] = waiter
+            stream, mark = f"messages/{runtime.kernel_id}", (runtime, last)
+            events = [accepted, *also]
+            append = core.record(stream, events, control=False, then=then, mark=mark)
+        for posting in postings:
+            runtime.inbox.push(posting)
     if append is None:
+        if then is not None:
+            then()
         runtime.mark_durable(last)
-    elif 0 < core.journal.commit_s < ROUSE_MAX_S:
-        runtime.instance.resident.expect(2 * core.journal.commit_s)
-    return SendReceipt(last, core, runtime, append)
+    return append
 
 
 def _accepted(
@@ -250,6 +281,8 @@ async def _until_room(
         if runtime.halted or runtime.closed:
             raise KernelStateError(runtime.kernel_id, runtime.halted or "closed", "running")
         parked = len(runtime.inbox) + count <= core.limits.parked_messages
+        if core.sends_wait_for(runtime.kernel_id):  # other kernels come first
+            return False
         return parked and bulk_has_room() and not runtime.outputs.is_full
 
     def bulk_has_room() -> bool:

@@ -26,6 +26,7 @@ from ringflow.engine.periodic import Checkpointer
 from ringflow.engine.pumping import pump_server
 from ringflow.engine.quiescing import quiesce
 from ringflow.engine.recovery import recover
+from ringflow.engine.routing import closing_marks
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state_snapshots import StateSnapshots, keep_snapshots
 from ringflow.errors import RingflowError, UsageError
@@ -198,7 +199,9 @@ async def _close(core: Core) -> None:
     for runtime in tuple(core.runtimes.values()):
         await _rest(core, runtime)
     if not core.closed:
-        await core.journal.until_durable(core.record("engine", [EngineClosed()]))
+        await core.journal.until_durable(
+            core.record("engine", [*closing_marks(core), EngineClosed()])
+        )
         core.closed = "its block was left"
 
 

@@ -4,14 +4,16 @@
   messages repeats nothing.
 - On probation, and until a recovery point covers them where a replay may differ, outputs are held;
   ``release`` lets them go, ``forget_after`` unmakes them.
-- A named consumer gets every output after its journaled position, also across restarts.
+- A named consumer gets every output after its journaled position, also across restarts; so does the
+  kernel at the end of a route, whose position is the mark of its connection.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 import anyio
@@ -19,8 +21,8 @@ import attrs
 
 from ringflow.device.abi import OutputFlag
 from ringflow.device.pump import Output
-from ringflow.engine.state import OutputId
 from ringflow.errors import CorruptError
+from ringflow.routing import INDEX_MAX, OutputId
 
 _HEAD: Final = struct.Struct("<QIIIQ")
 
@@ -31,7 +33,11 @@ def id_of(output: Output) -> OutputId:
 
 @attrs.define(eq=False)
 class ConsumerQueue:
-    """What one named consumer has not acknowledged; ``next_index`` is what it reads next."""
+    """What one named consumer, or a route, has not acknowledged.
+
+    Attributes:
+        next_index: what it reads next; those before are read and not acknowledged.
+    """
 
     name: str
     position: OutputId
@@ -50,6 +56,18 @@ class ConsumerQueue:
     def _wake(self) -> None:
         self.changed.set()
         self.changed = anyio.Event()
+
+    @property
+    def unread_count(self) -> int:
+        return len(self.outputs) - self.next_index
+
+    def peek(self, count: int) -> list[Output]:
+        """Return up to ``count`` unread outputs; they stay unread."""
+        return list(islice(self.outputs, self.next_index, self.next_index + count))
+
+    def skip(self, count: int) -> None:
+        """Count outputs as read, or with a negative count as unread again."""
+        self.next_index += count
 
     def take(self) -> Output | None:
         """Return the next unread output, None if there is none now."""
@@ -88,6 +106,10 @@ class Outputs:
         self.bound_bytes = bound_bytes
         self.seen = seen
         self.consumers: dict[str, ConsumerQueue] = {}
+        self.routes: dict[int, ConsumerQueue] = {}
+        self.taken: Counter[int] = Counter()
+        self.dropped: Counter[int] = Counter()
+        self.unconnected: list[Output] = []
         self.calls: dict[int, CallWaiter] = {}
         self._held: deque[Output] = deque()
         self._held_bytes = 0
@@ -100,13 +122,18 @@ class Outputs:
     @property
     def is_full(self) -> bool:
         """Whether new messages must wait until someone reads, acknowledges or releases."""
-        queues = list(self.consumers.values())  # in one step: the journal's thread asks as well
+        # In one step for each: the journal's thread asks as well.
+        queues = [*list(self.consumers.values()), *list(self.routes.values())]
         waiting = max((len(queue.outputs) for queue in queues), default=0)
         waiting_bytes = max((queue.data_bytes for queue in queues), default=0)
         return (
             max(waiting, len(self._held)) >= self.bound
             or max(waiting_bytes, self._held_bytes) >= self.bound_bytes
         )
+
+    def _queues(self) -> Iterator[ConsumerQueue]:
+        yield from self.consumers.values()
+        yield from self.routes.values()
 
     def take(self, outputs: Iterable[Output]) -> None:
         """Take what a kernel put out, drop what is known already, release or hold the rest."""
@@ -121,12 +148,29 @@ class Outputs:
                 self._release(output)
 
     def _release(self, output: Output) -> None:
+        if output.route is not None:
+            self._send(output, output.route)
+            return
         if not output.flags & OutputFlag.EMITTED:
             waiter = self.calls.pop(output.sequence, None)
             if waiter is not None:
                 waiter.resolve(output)
         for queue in self.consumers.values():
             queue.offer(output)
+
+    def _send(self, output: Output, route: int) -> None:
+        queue = self.routes.get(route)
+        if queue is not None:
+            queue.offer(output)
+            return
+        if not self.dropped[route]:
+            self.unconnected.append(output)
+        self.dropped[route] += 1
+
+    def take_unconnected(self) -> list[Output]:
+        """Return the first output of each route that leads nowhere; each is told once."""
+        told, self.unconnected = self.unconnected, []
+        return told
 
     def hold_after(self, sequence: int) -> None:
         """Hold the outputs of messages after ``sequence`` until ``release``."""
@@ -167,10 +211,10 @@ class Outputs:
         self.seen = min(self.seen, seen or (sequence, INDEX_MAX))
 
     def unacknowledged(self, through: int) -> tuple[Output, ...]:
-        """Return the outbox: outputs up to ``through`` that a consumer lacks, held ones too."""
+        """Return the outbox: outputs up to ``through`` that somebody lacks, held ones too."""
         waiting = {
             id_of(output): output
-            for queue in self.consumers.values()
+            for queue in self._queues()
             for output in queue.outputs
             if output.sequence <= through
         }
@@ -181,15 +225,34 @@ class Outputs:
         queue = self.consumers[name] = ConsumerQueue(name, position)
         return queue
 
+    def connect(self, route: int, position: OutputId) -> None:
+        """Keep a route's outputs after ``position`` for the kernel at its end."""
+        self.routes[route] = ConsumerQueue(f"route {route}", position)
+        self.dropped[route] = 0
+
     def recover(
-        self, outbox: Iterable[Output], *, seen: OutputId, positions: Mapping[str, OutputId]
+        self,
+        outbox: Iterable[Output],
+        *,
+        seen: OutputId,
+        positions: Mapping[str, OutputId],
+        routes: Mapping[int, OutputId] | None = None,
     ) -> None:
-        """Start after a restart: consumers at their positions, the outbox waiting for them."""
+        """Start after a restart: consumers at their positions, the outbox waiting for them.
+
+        Args:
+            routes: the marks of connected routes by number.
+        """
         for name, position in positions.items():
             self.add_consumer(name, position)
+        for route, mark in (routes or {}).items():
+            self.connect(route, mark)
         for output in outbox:
-            for queue in self.consumers.values():
-                queue.offer(output)
+            if output.route is None:
+                for queue in self.consumers.values():
+                    queue.offer(output)
+            elif (queue_of_route := self.routes.get(output.route)) is not None:
+                queue_of_route.offer(output)
         self.seen = seen
 
     def close(self) -> None:
@@ -199,9 +262,6 @@ class Outputs:
         for waiter in self.calls.values():
             waiter.lose()
         self.calls.clear()
-
-
-INDEX_MAX: Final = 2**32 - 1
 
 
 @attrs.define(eq=False)

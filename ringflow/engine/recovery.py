@@ -7,20 +7,22 @@
 from __future__ import annotations
 
 from ringflow.device.api import Device
+from ringflow.device.pump import Output
 from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
 from ringflow.engine.instances import OUTPUT_INDEX_KEY
 from ringflow.engine.operations import restart_events
-from ringflow.engine.outputs import INDEX_MAX, decode_outbox
+from ringflow.engine.outputs import decode_outbox
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import resumed
 from ringflow.engine.restoring import Rebuilt, rebuild, restart_from
+from ringflow.engine.routing import marks_after_restart, pass_on, serve
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.skipped import cut_after
-from ringflow.engine.state import OutputId
 from ringflow.errors import RingflowError
 from ringflow.events import lifecycle as e
 from ringflow.events.messages import MessagesLost
+from ringflow.routing import INDEX_MAX, OutputId, decode_sends
 from ringflow.statemachines.lifecycle import KernelLife, LifecycleState
 from ringflow.statemachines.snapshot import Snapshot
 from ringflow.storage import ChunkType
@@ -93,20 +95,32 @@ def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) ->
         core.record(f"messages/{kernel_id}", [lost])
 
 
+def _outbox(rebuilt: Rebuilt) -> tuple[Output, ...]:
+    """Return what the recovered state has put out and somebody lacks."""
+    replies = rebuilt.checkpoint.get_chunk(ChunkType.K2H_QUEUE)
+    sends = rebuilt.checkpoint.get_chunk(ChunkType.K2K_ROUTING)
+    return (
+        *(decode_outbox(memoryview(replies.data)) if replies is not None else ()),
+        *(decode_sends(memoryview(sends.data)) if sends is not None else ()),
+    )
+
+
 def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     """Return a runtime for a kernel that none ran in this process: consumers where they were."""
     kernel_id = rebuilt.instance.spec.kernel_id
     runtime = core.runtime_for(rebuilt.instance)
-    queue = rebuilt.checkpoint.get_chunk(ChunkType.K2H_QUEUE)
+    spec, applied, seen = rebuilt.instance.spec, rebuilt.applied_sequence, _seen(rebuilt)
     runtime.outputs.recover(
-        decode_outbox(memoryview(queue.data)) if queue is not None else (),
-        seen=_seen(rebuilt),
+        _outbox(rebuilt),
+        seen=seen,
         positions=_positions(core, kernel_id, rebuilt),
+        routes=marks_after_restart(core, spec, applied_sequence=applied, seen=seen),
     )
+    if spec.durability == "volatile":
+        _forget_later_messages(core, kernel_id, applied)
     core.runtimes[kernel_id] = runtime
-    runtime.release_outputs(rebuilt.applied_sequence)
-    if runtime.spec.durability == "volatile":
-        _forget_later_messages(core, kernel_id, rebuilt.applied_sequence)
+    runtime.release_outputs(applied)
+    serve(core, runtime)
     return runtime
 
 
@@ -132,6 +146,7 @@ async def _relaunch(core: Core, life: KernelLife) -> None:
         core.stranded[kernel_id] = str(error)
         return
     core.record_kernel(kernel_id, resumed(runtime, rebuilt.applied_sequence))
+    pass_on(core, runtime)
     if runtime.spec.durability == "async" and not core.journal.report.closed_cleanly:
         _announce_lost_suffix(core, kernel_id)
 

@@ -15,7 +15,7 @@ from ringflow.engine.operations import Outcome
 from ringflow.engine.quiescing import launch, quiesce, resume, resumed
 from ringflow.engine.restoring import replay, restore
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.engine.state import Operation, OutputId
+from ringflow.engine.state import Operation
 from ringflow.errors import (
     DeviceError,
     EntryPointError,
@@ -25,6 +25,7 @@ from ringflow.errors import (
 )
 from ringflow.events import reload as e
 from ringflow.events.codec import Event
+from ringflow.routing import OutputId
 from ringflow.spec import KernelSpec
 from ringflow.statemachines import effects
 from ringflow.statemachines.effects import Effect

@@ -24,7 +24,8 @@ from ringflow.events.reload import ReloadRequested
 from ringflow.events.snapshot import SnapshotRequested
 from ringflow.kernel import CheckpointInfo
 from ringflow.results import MigrationResult, ReloadResult
-from ringflow.spec import KernelCodeSource, KernelSpec, Region, encode_spec
+from ringflow.routing import check_reload
+from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route, encode_spec
 from ringflow.statemachines import hot_reload, migration, snapshot
 from ringflow.storage.api import check_name
 
@@ -86,6 +87,7 @@ async def start_reload(
     regions: Iterable[Region] | None,
     convert: str | None,
     messages: Iterable[Any] | None,
+    routes: Iterable[str | Route] | None,
     arguments: Mapping[str, Any] | None,
     at_sequence: int | None,
     probation_messages: int,
@@ -96,7 +98,13 @@ async def start_reload(
 ) -> Operation[ReloadResult]:
     """Start to replace a kernel's code; raises ``UsageError`` and changes nothing."""
     old = core.runtime(kernel_id).spec
-    given = {"code": code, "regions": regions, "messages": messages, "arguments": arguments}
+    given = {
+        "code": code,
+        "regions": regions,
+        "messages": messages,
+        "routes": routes,
+        "arguments": arguments,
+    }
     changes: dict[str, Any] = {name: one for name, one in given.items() if one is not None}
     new = attrs.evolve(old, **changes)
     body = {name: one for name, one in orjson.loads(encode_spec(new)).items() if name in changes}
@@ -164,6 +172,7 @@ def _check_reload(
 ) -> None:
     if messages < 0 or not 0 <= timeout_s < 1e6:
         raise UsageError("probation needs a count of messages and a time in seconds, none negative")
+    check_reload(old, new)
     kept = {region.layout for region in new.regions}
     changed = [region.name for region in old.regions if region.layout not in kept]
     if changed and convert is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 import attrs
@@ -45,6 +45,7 @@ class KernelRuntime:
         retain_after: messages after it are kept although they are done, None to keep none.
         paused_at_ns: monotonic time at which the delivery stopped, 0 while it flows.
         returning: a RETURN was given and neither obeyed nor withdrawn.
+        passes_on: moves what the outputs and the inbox have for other kernels and from them.
         halted: why nothing runs any more, empty while something does.
     """
 
@@ -64,6 +65,7 @@ class KernelRuntime:
     delivering: bool = False
     paused_at_ns: int = 0
     returning: bool = False
+    passes_on: Callable[[], None] = lambda: None
     halted: str = ""
     closed: bool = False
     status: LaunchStatus = LaunchStatus.RUNNING
@@ -150,6 +152,7 @@ class KernelRuntime:
             self._mark_done(report.done_sequence)
         self.status, self.state = report.status, report.state
         self.generation = report.generation
+        self.passes_on()
         self.deliver()
         self.changed.notify()
 
@@ -173,6 +176,7 @@ class KernelRuntime:
         """Let the outputs go that may be seen now that a recovery point holds ``covered``."""
         self.outputs.release(hold_after=covered if self.spec.holds_outputs else None)
         self.settle_calls()
+        self.passes_on()
         self.deliver()
         self.changed.notify()
 

@@ -15,15 +15,16 @@ from ringflow.engine.skipped import Ranges, joined
 from ringflow.errors import DuplicateKernelError, KernelBusyError, UnknownKernelError
 from ringflow.events import lifecycle as life_events
 from ringflow.events import messages as message_events
+from ringflow.events import routing as routing_events
 from ringflow.events.codec import Event
 from ringflow.events.migration import MigrationRequested, MigrationRerouted
 from ringflow.events.reload import ReloadRequested
 from ringflow.events.snapshot import SnapshotRequested
+from ringflow.routing import OutputId, Routing
 from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
 from ringflow.statemachines.lifecycle import KernelLife
 
 Operation = migration.Migration | hot_reload.Reload | snapshot.Snapshot
-OutputId = tuple[int, int]  # (sequence of the message, index among its outputs)
 
 
 @attrs.define
@@ -71,6 +72,7 @@ class MessageMarks:
 _MESSAGE_EVENTS: Final = message_events.EVENT_TYPES
 _LIFE_EVENTS: Final = life_events.EVENT_TYPES
 _REQUESTS: Final = (MigrationRequested, ReloadRequested, SnapshotRequested)
+_ROUTING_EVENTS: Final = routing_events.EVENT_TYPES
 
 
 def begin_operation(event: Event) -> Operation | None:
@@ -116,11 +118,14 @@ class EngineState:
     operations: dict[str, Operation] = attrs.field(factory=dict)
     leases: dict[str, str] = attrs.field(factory=dict)
     keys: dict[str, tuple[str, str]] = attrs.field(factory=dict)
+    routing: Routing = attrs.field(factory=Routing)
 
     def apply(self, event: Event) -> None:
         """Fold one event in; raises ``IllegalTransitionError`` for one that can't have happened."""
         if isinstance(event, _MESSAGE_EVENTS):
             self.marks[event.kernel_id].apply(event)
+        elif isinstance(event, _ROUTING_EVENTS):
+            self.routing.apply(event)
         elif isinstance(event, life_events.KernelLaunchRequested):
             self.kernels[event.kernel_id] = lifecycle.begin(event)
             self.marks[event.kernel_id] = MessageMarks()
@@ -137,7 +142,7 @@ class EngineState:
         """Raise ``IllegalTransitionError`` if ``events`` can't come next; changes nothing."""
         trial = EngineState(dict(self.kernels), {}, dict(self.operations), dict(self.leases))
         for event in events:
-            if not isinstance(event, _MESSAGE_EVENTS):
+            if not isinstance(event, (*_MESSAGE_EVENTS, *_ROUTING_EVENTS)):
                 trial.apply(event)
 
     def _keep_key(self, event: Event) -> None:

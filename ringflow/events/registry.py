@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ringflow.events import engine, lifecycle, messages, migration, reload, snapshot
+from ringflow.events import engine, lifecycle, messages, migration, reload, routing, snapshot
 from ringflow.events.codec import Event, EventCodec
 from ringflow.events.upcasters import UPCASTERS
 
@@ -17,6 +17,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *messages.EVENT_TYPES,
     *migration.EVENT_TYPES,
     *reload.EVENT_TYPES,
+    *routing.EVENT_TYPES,
     *snapshot.EVENT_TYPES,
 )
 

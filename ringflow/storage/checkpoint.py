@@ -207,6 +207,9 @@ class CheckpointBuilder:
     def k2h_queue(self, data: ArrayOrBytes) -> CheckpointBuilder:
         return self.chunk(DataChunk(chunk_type=ChunkType.K2H_QUEUE, data=data))
 
+    def k2k_routing(self, data: ArrayOrBytes) -> CheckpointBuilder:
+        return self.chunk(DataChunk(chunk_type=ChunkType.K2K_ROUTING, data=data))
+
     def device_memory(
         self,
         name: str,

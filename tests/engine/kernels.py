@@ -34,6 +34,13 @@ class Trap:
     pass
 
 
+@ringflow.message(5)
+class Hop:
+    """Go on along the route until ``left`` is 0."""
+
+    left: ringflow.u64
+
+
 MESSAGES: Final = (Add, Total, Spin, Trap)
 
 
@@ -65,6 +72,27 @@ def adder(kernel_id: str = "adder", **changes: Any) -> ringflow.KernelSpec:
             ),
         ),
         "arguments": {"step": np.float32(0.5)},
+    }
+    return ringflow.KernelSpec(**{**options, **changes})
+
+
+def relay(kernel_id: str, *, copies: int = 1, **changes: Any) -> ringflow.KernelSpec:
+    """Return the spec of a kernel that folds numbers and sends each on, ``copies`` times.
+
+    ``state``: uint64[4]: order-dependent hash, sum, count, hops. Number n goes on along the route
+    ``next`` as 10 n, 10 n + 1 and so on.
+    """
+    source = (FOLDER / "relay.cu").read_text(encoding="utf-8")
+    options: dict[str, Any] = {
+        "kernel_id": kernel_id,
+        "kernel_type": "relay",
+        "code": ringflow.KernelCodeSource.from_cuda(source, "relay", version_id="relay"),
+        "messages": (Add, Total, Hop, Trap),
+        "routes": ("next", ringflow.Route("typed", messages=[Add])),
+        "block": (32, 1, 1),
+        "regions": (ringflow.Region("state", dtype="uint64", shape=(4,)),),
+        "arguments": {"copies": np.uint64(copies)},
+        "max_replies": copies + 1,
     }
     return ringflow.KernelSpec(**{**options, **changes})
 

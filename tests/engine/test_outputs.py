@@ -18,8 +18,8 @@ from ringflow.engine.outputs import (
     encode_outbox,
     id_of,
 )
-from ringflow.engine.state import OutputId
 from ringflow.errors import CorruptError
+from ringflow.routing import OutputId
 
 
 def _output(sequence: int, index: int = 0, *, flags: int = 0) -> Output:

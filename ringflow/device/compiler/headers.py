@@ -15,6 +15,7 @@ from typing import Final
 
 from ringflow.errors import SpecError
 from ringflow.messages import MessageLayout
+from ringflow.spec import KernelSpec
 
 INCLUDE_FOLDER: Final = Path(__file__).parent.parent / "include"
 STANDARD_FOLDER: Final = INCLUDE_FOLDER / "std"
@@ -55,17 +56,36 @@ def _cuda_names_files() -> tuple[Path, ...]:
     return (CUDA_NAMES, *sorted(CUDA_NAMES.with_suffix("").glob("*.cuh")))
 
 
-def messages_header(layouts: Iterable[MessageLayout]) -> str:
-    """Return ``ringflow_messages.cuh``: a struct for each message, with its type as ``id``.
+def messages_header(layouts: Iterable[MessageLayout], routes: Iterable[str] = ()) -> str:
+    """Return ``ringflow_messages.cuh``: a struct a message with its type as ``id``, and the routes.
+
+    A route is a constant in ``namespace routes``: its place among ``routes``, from 0.
 
     The compiler of the kernel checks each size and offset against the layout that Python uses.
 
     Raises:
-        SpecError: a message's or a field's name cannot stand in CUDA C++.
+        SpecError: a message's, a field's or a route's name cannot stand in CUDA C++.
     """
     parts = ["// Made from the kernel's messages.\n#pragma once\n"]
     parts += [_struct(layout) for layout in layouts]
+    parts += _routes(routes)
     return "\n".join(parts)
+
+
+def spec_headers(spec: KernelSpec) -> dict[str, str]:
+    """Return what is made for a spec's code, by name: its messages, its routes and theirs."""
+    header = messages_header(spec.struct_layouts, (route.name for route in spec.routes))
+    return {MESSAGES_HEADER: header}
+
+
+def _routes(names: Iterable[str]) -> list[str]:
+    lines = []
+    for number, name in enumerate(names):
+        _check_name(f"route {name!r}", name)
+        lines.append(f"  constexpr unsigned int {name} = {number}u;")
+    return (
+        ["\n".join(["namespace routes {", *lines, "}  // namespace routes", ""])] if lines else []
+    )
 
 
 def _struct(layout: MessageLayout) -> str:

@@ -1,7 +1,7 @@
 // The kernel's side of ringflow: receive messages, answer, wait for the whole grid.
 //
 // - Every thread of every block makes the collective calls (receive, poll, step, sync) alike.
-// - reply and emit are for the leader; sync() first if other threads wrote what it sends.
+// - reply, emit and send_to are for the leader; sync() first if other threads wrote what it sends.
 // - Thread 0 of block 0 alone reads and writes host memory; the blocks follow its decisions in the
 //   workspace, one arrival and one broadcast a message.
 // - No atomics on host memory, no thread leaves before the loop has ended.
@@ -17,6 +17,7 @@ constexpr unsigned SHARED_PAYLOAD_BYTES = 0xe0u;
 constexpr unsigned BULK_UNIT_BYTES = 0x40u;
 constexpr unsigned DIRTY_BLOCK_BYTES = 0x10000u;
 constexpr unsigned GENERATION_MASK = 0xffffffu;
+constexpr unsigned ROUTE_SHIFT = 0x10u;
 constexpr unsigned COMMAND_RUN = 0x0u;
 constexpr unsigned COMMAND_HOLD = 0x1u;
 constexpr unsigned COMMAND_RETURN = 0x2u;
@@ -31,6 +32,7 @@ constexpr unsigned FAULT_TOO_MANY_REPLIES = 0x2u;
 constexpr unsigned FAULT_REPLY_TOO_LARGE = 0x3u;
 constexpr unsigned FAULT_REPLY_DATA_TOO_LARGE = 0x4u;
 constexpr unsigned OUTPUT_EMITTED = 0x1u;
+constexpr unsigned OUTPUT_ROUTED = 0x2u;
 
 struct alignas(128) control {
     unsigned long long doorbell;  // messages posted (32) | generation (24) | command (8)
@@ -115,7 +117,7 @@ struct alignas(8) reply_slot {
     unsigned int size;  // payload bytes after this header
     unsigned int index;  // number among that message's outputs
     unsigned int correlation;  // low half of the message's
-    unsigned int flags;  // OutputFlag bits
+    unsigned int flags;  // OutputFlag bits | number of the route << ROUTE_SHIFT
     unsigned int handle;  // array: 1 + offset of its bulk_piece / BULK_UNIT_BYTES; 0 for none
 };
 static_assert(sizeof(reply_slot) == 32, "reply_slot");
@@ -560,6 +562,7 @@ class kernel {
             block.max_replies = host->max_replies;
             block.emit_slots = host->emit_slots;
             block.dirty = detail::dirty_bitmap(block.work);
+            block.action = detail::NOTHING;
         }
         __syncthreads();
     }
@@ -656,6 +659,26 @@ class kernel {
         return true;
     }
 
+    // Send to the kernel at the end of a route (its number is a constant in namespace routes). In a
+    // message this counts as one of its replies and has room like them; else it is as for emit.
+    template <typename T>
+    __device__ __forceinline__ bool send_to(unsigned route, const T& value) {
+        return send_to(route, T::id, &value, __is_empty(T) ? 0 : sizeof(T));
+    }
+
+    template <typename T>
+    __device__ __forceinline__ bool send_to(unsigned route, unsigned type, const T& value) {
+        return send_to(route, type, &value, sizeof(T));
+    }
+
+    __device__ __forceinline__ bool send_to(unsigned route, unsigned type, const void* data,
+                                            unsigned size) {
+        if (!send_has_room()) return false;
+        detail::copy_bytes(payload(size), data, size);
+        publish(type, size, 0, OUTPUT_ROUTED | route << ROUTE_SHIFT);
+        return true;
+    }
+
     // Note that memory of a region is or will be written before the next receive, poll or step; any
     // thread. Nothing happens where the spec doesn't ask for marks.
     __device__ __forceinline__ void mark(const void* memory, unsigned long long size_bytes) {
@@ -691,6 +714,12 @@ class kernel {
         unsigned untaken =
             (unsigned)(block.work->outputs - detail::load_system(&host_->reply_tail));
         return untaken < block.emit_slots;
+    }
+
+    __device__ __forceinline__ bool send_has_room() {
+        if (detail::here().action != detail::MESSAGE) return emit_has_room();
+        count_reply();
+        return true;
     }
 
     __device__ __forceinline__ reply_slot* slot() {

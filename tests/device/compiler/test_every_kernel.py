@@ -17,7 +17,11 @@ from tests.engine import kernels
 ROOT: Final = Path(__file__).parents[3]
 FOLDERS: Final = ("examples", "ringflow", "tests", "benchmarks")
 HOST_ONLY: Final = ("ringflow/device/host", "ringflow/device/native")
-MESSAGES: Final = {"examples/shallow_water": COMMANDS, "tests/engine/kernels": kernels.MESSAGES}
+MESSAGES: Final = {
+    "examples/shallow_water": COMMANDS,
+    "tests/engine/kernels": (*kernels.MESSAGES, kernels.Hop),
+}
+ROUTES: Final = {"tests/engine/kernels": ("next", "typed")}
 
 FILES: Final = sorted(
     path.relative_to(ROOT).as_posix()
@@ -32,8 +36,9 @@ def _headers(file: str) -> dict[str, str]:
         headers = {f"ringflow_{path.name}": path.read_text(encoding="utf-8") for path in shared}
         words = ROOT / "ringflow/device/host/runtime/cta.cuh"
         return {**headers, words.name: words.read_text(encoding="utf-8")}
-    messages = MESSAGES.get(Path(file).parent.as_posix(), ())
-    return {MESSAGES_HEADER: messages_header(layout_of(cls) for cls in messages)}
+    folder = Path(file).parent.as_posix()
+    layouts = [layout_of(cls) for cls in MESSAGES.get(folder, ())]
+    return {MESSAGES_HEADER: messages_header(layouts, ROUTES.get(folder, ()))}
 
 
 def test_the_examples_are_among_the_files() -> None:
