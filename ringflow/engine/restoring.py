@@ -248,7 +248,7 @@ async def restart_from(
         if applied_sequence is not None and applied_sequence > base:
             core.record(f"messages/{runtime.kernel_id}", [_lost(runtime, base, applied_sequence)])
             base = applied_sequence
-        runtime.inbox.rewind(base)
+        runtime.inbox.refill((), posted_through=base)
     else:
         messages = await history(core, runtime.kernel_id, base + 1)
         wanted = [message for message in messages if not is_in(skipped, message.sequence)]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Final
@@ -235,6 +236,11 @@ def pass_on(core: Core, runtime: KernelRuntime) -> None:
     """Move what can move along a kernel's connections, to it and from it."""
     if core.closed:
         return
+    with contextlib.suppress(JournalClosedError):  # whoever watches the journal ends the engine
+        _pass_on(core, runtime)
+
+
+def _pass_on(core: Core, runtime: KernelRuntime) -> None:
     for output in runtime.outputs.take_unconnected():
         _note_dropped(core, runtime.kernel_id, "", output, "the route is not connected")
     for edge in core.state.routing.touching(runtime.kernel_id):
@@ -260,8 +266,6 @@ def _move(
             _take(core, edge, source, target, queue, batch)
         except (LimitExceededError, DiskReserveError):
             _retry_later(core)
-            return
-        except JournalClosedError:
             return
 
 

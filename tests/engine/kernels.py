@@ -76,17 +76,26 @@ def adder(kernel_id: str = "adder", **changes: Any) -> ringflow.KernelSpec:
     return ringflow.KernelSpec(**{**options, **changes})
 
 
+def relay_code(*, factor: int = 10, trap_at: int = 0) -> ringflow.KernelCodeSource:
+    """Return ``kernels/relay.cu`` with another factor, and a trap at a number of the count."""
+    source = (FOLDER / "relay.cu").read_text(encoding="utf-8")
+    source = source.replace("value * 10", f"value * {factor}")
+    if trap_at:
+        source = source.replace("state[2] += 1;", f"if (++state[2] == {trap_at}) __trap();")
+    version = f"relay_{factor}_{trap_at}"
+    return ringflow.KernelCodeSource.from_cuda(source, "relay", version_id=version)
+
+
 def relay(kernel_id: str, *, copies: int = 1, **changes: Any) -> ringflow.KernelSpec:
     """Return the spec of a kernel that folds numbers and sends each on, ``copies`` times.
 
     ``state``: uint64[4]: order-dependent hash, sum, count, hops. Number n goes on along the route
     ``next`` as 10 n, 10 n + 1 and so on.
     """
-    source = (FOLDER / "relay.cu").read_text(encoding="utf-8")
     options: dict[str, Any] = {
         "kernel_id": kernel_id,
         "kernel_type": "relay",
-        "code": ringflow.KernelCodeSource.from_cuda(source, "relay", version_id="relay"),
+        "code": relay_code(),
         "messages": (Add, Total, Hop, Trap),
         "routes": ("next", ringflow.Route("typed", messages=[Add])),
         "block": (32, 1, 1),
