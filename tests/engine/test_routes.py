@@ -13,7 +13,7 @@ import pytest
 import ringflow
 from ringflow.files import FileSystem
 from ringflow.limits import EngineLimits
-from tests.doubles.files import CrashingFiles
+from ringflow.simulate.files import CrashingFiles
 from tests.engine.kernels import Add, Hop, Total, Trap, expected_state, relay, relay_code
 from tests.engine.story import Producer, Recorder, send_all
 
@@ -378,6 +378,7 @@ async def test_a_volatile_source_goes_back_and_its_target_does_not() -> None:
         b = await engine.launch(relay("b"), device="host:1")
         await engine.connect("a", "next", "b")
         await send_all(a, range(10))
+        await settle(a)
         await engine.checkpoint("a")
         await send_all(a, range(10, 15))
         assert (await folded(a, b))[2] == 15
