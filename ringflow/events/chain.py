@@ -33,9 +33,9 @@ def unseal(line: bytes) -> tuple[bytes, str]:
     """
     head, _, tail = line.rpartition(_MARK)
     if not head or len(tail) != _TAIL_BYTES or tail[-2:] != b'"}':
-        raise CorruptError("the line does not end with its hash; restore it from a copy")
+        raise CorruptError("the line does not end with its hash")
     body = head + b"}"
     digest = hashlib.sha256(body).hexdigest()
     if tail[:64] != digest.encode():
-        raise CorruptError("the line's hash differs from its bytes; restore it from a copy")
+        raise CorruptError("the line's hash differs from its bytes")
     return body, digest

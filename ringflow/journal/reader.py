@@ -236,7 +236,8 @@ class Scan:
         try:
             return _parse_header(self._store.read_start(name), name)
         except CorruptError as error:
-            raise CorruptJournalError(str(name), 1, name.first_sequence, str(error)) from error
+            reason = self._store.text(name).damage or str(error)
+            raise CorruptJournalError(str(name), 1, name.first_sequence, reason) from error
 
     def _segment(
         self, name: SegmentName, header: Header, pin: Pin | None, start: Place | None
@@ -261,7 +262,7 @@ class Scan:
             end = data.find(b"\n", offset)
             try:
                 if end < 0:
-                    raise BrokenLinkError("the line has no end")
+                    raise BrokenLinkError(text.damage or "the line has no end")
                 line = parse_line(data[offset:end])
                 if number == 1 or type(line) is not RawRecord:
                     self._check_place(line, header, number)

@@ -218,7 +218,7 @@ def parse_line(line: bytes) -> Line:
             return _record(plain, digest, len(line) + 1)
         return _closing(plain, digest) if "closed_at_ns" in plain else _header(plain, digest)
     except (ValueError, KeyError, TypeError, EventFormatError) as error:
-        raise CorruptError(f"the line is no journal line ({error}); restore it") from error
+        raise CorruptError(f"the line is no journal line ({error})") from error
 
 
 def _text(value: object) -> str:
