@@ -7,7 +7,7 @@ be found for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,9 @@ _JOURNAL: Final = ENGINE / "journal"
 _SMALL: Final = JournalLimits(segment_bytes=2000, batch_bytes=1)
 
 
-async def _append(files: FileSystem, events: list[list[Event]], limits: JournalLimits) -> None:
+async def _append(
+    files: FileSystem, events: Sequence[Sequence[Event]], limits: JournalLimits
+) -> None:
     async with open_journal(ENGINE, files=files, clock=ManualClock(), limits=limits) as journal:
         for one in events:
             await journal.until_durable(journal.append("golden", one))
