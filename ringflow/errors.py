@@ -435,3 +435,17 @@ class SimulationStuckError(RingflowError):
 
 class SimulatedCrashError(RingflowError):
     """The simulated process has crashed; restart the world to go on."""
+
+
+class ScenarioError(UsageError):
+    """A scenario file is not well formed, or a command of it can't be done as written.
+
+    Attributes:
+        line, column: where, from 1.
+    """
+
+    def __init__(self, path: str, line: int, column: int, problem: str) -> None:
+        self.path = path
+        self.line = line
+        self.column = column
+        super().__init__(f"{path}:{line}:{column}: {problem}")

@@ -26,6 +26,7 @@ LAYERS = (
     "migration hot_reload checkpointing kernel",
     "engine",
     "simulate",
+    "scenario",
     "demo",
     "cli",
 )

@@ -18,6 +18,7 @@ COMMAND_MODULES: Final = (
     "ringflow.cli.journal",
     "ringflow.cli.repair",
     "ringflow.cli.replay",
+    "ringflow.cli.scenario",
 )
 
 

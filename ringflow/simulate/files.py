@@ -254,6 +254,11 @@ class CrashingFiles:
         del self._names[path]
         self._synced_names.pop(path, None)
 
+    def remove(self, path: Path) -> None:
+        """Remove a file, durably."""
+        del self._names[path]
+        self._synced_names.pop(path, None)
+
     def snapshot(self) -> dict[Path, bytes]:
         """Return all files' bytes."""
         return {path: bytes(inode.content) for path, inode in self._names.items()}

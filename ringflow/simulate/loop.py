@@ -105,6 +105,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     # What moves them
 
+    @property
+    def has_ready(self) -> bool:
+        return bool(self._soon)
+
     def run_ready(self) -> None:
         """Run what is ready, and what that makes ready, until nothing is.
 

@@ -121,11 +121,15 @@ class Process:
 
     def step(self) -> bool:
         """Do what is due next and all that it makes ready; return whether there was something."""
+        if self._loop.has_ready:  # what was started since the last step
+            self.step_ready()
+            return True
         item = self._agenda.take()
-        if item is not None:
-            self._loop.call_soon(item.call)
+        if item is None:
+            return False
+        self._loop.call_soon(item.call)
         self.step_ready()
-        return item is not None
+        return True
 
     def step_ready(self) -> None:
         self._loop.run_ready()

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Final, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from ringflow.clock import NS_PER_S
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.engine.engine import Engine
 from ringflow.errors import EngineClosedError, SimulatedCrashError, SimulationStuckError, UsageError
 from ringflow.journal.api import JournalLimits
+from ringflow.journal.opening import open_journal
 from ringflow.limits import EngineLimits
 from ringflow.simulate.agenda import Agenda
 from ringflow.simulate.clock import SimulatedClock
@@ -108,6 +109,11 @@ class World:
         return self._process.engine
 
     @property
+    def is_running(self) -> bool:
+        """Whether a process runs, its engine open or not."""
+        return self._process is not None
+
+    @property
     def is_open(self) -> bool:
         return self._process is not None and self._process.engine is not None
 
@@ -186,6 +192,15 @@ class World:
             raise SimulatedCrashError("the process has crashed; restart the world to go on")
         return moved
 
+    def open_again(self) -> None:
+        """Try to open the folder a second time, as another process would; raises what that does."""
+
+        async def second(engine: Engine) -> None:
+            async with open_journal(ROOT, files=self.files, clock=self.clock):
+                pass
+
+        self.run(second)
+
     def start(self, work: Callable[[Engine], Awaitable[T]]) -> Started[T]:
         """Start work with the engine; it goes on with the world's steps."""
         engine = self.engine
@@ -200,8 +215,12 @@ class World:
             SimulationStuckError: the work waits for what never comes.
         """
         started = self.start(work)
-        self._until(lambda: started.done)
+        self.until_done(started)
         return started.result()
+
+    def until_done(self, started: Started[Any]) -> None:
+        """Let what was started come to its end; raises as ``run`` does."""
+        self._until(lambda: started.done)
 
     def settle(self) -> None:
         """Let all work be done that waits for no more than work; deadlines stay ahead."""

@@ -1,0 +1,98 @@
+"""``ringflow scenario``: run readable scenario files in simulated worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ringflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from ringflow.scenario.running import Outcome
+
+_PATHS = typer.Argument(help="Scenario files, or folders of them (all *.txt below).")
+_REWRITE = typer.Option(help="Write what was found into the files as what is expected.")
+_SEED = typer.Option(help="Of every order, duration and id. Expected outputs are those of seed 0.")
+_KEEP = typer.Option(
+    help="Keep each world's files (journal, checkpoints) here, a folder for each scenario.",
+    show_default=False,
+)
+_BACKEND = typer.Option(help="What hosts the simulation: asyncio or trio. Changes no output.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    group = typer.Typer(
+        name="scenario", help="Run readable scenarios in simulated worlds.", no_args_is_help=True
+    )
+    group.callback()(_group)
+    group.command("run")(run)
+    app.add_typer(group)
+
+
+def _group() -> None:
+    """Run readable scenarios in simulated worlds."""
+
+
+def run(
+    paths: Annotated[list[Path], _PATHS],
+    rewrite: Annotated[bool, _REWRITE] = False,
+    seed: Annotated[int, _SEED] = 0,
+    keep: Annotated[Path | None, _KEEP] = None,
+    backend: Annotated[str, _BACKEND] = "asyncio",
+) -> None:
+    """Run scenarios and compare their outputs with what the files expect.
+
+    Exits with 0 if all pass, with 1 if one doesn't: its differences are shown, each with file and
+    line. With another seed than 0 what is concurrent comes in other orders.
+    """
+    if rewrite and seed:
+        raise UsageError("expected outputs are those of seed 0; leave --seed away to rewrite")
+    if backend not in ("asyncio", "trio"):
+        raise UsageError(f"no backend is named {backend!r}; use asyncio or trio")
+    failed = 0
+    files = _files(paths)
+    for path in files:
+        outcome = _outcome(path, seed, backend)
+        if keep is not None:
+            _keep(keep / path.parent.name / path.stem, outcome.contents)
+        if rewrite and not outcome.failure:
+            path.write_text(outcome.rewritten(), encoding="utf-8")
+        elif not outcome.passed:
+            failed += 1
+            typer.echo(outcome.report)
+    typer.echo(f"{len(files) - failed} of {len(files)} scenarios passed")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"no file or folder {str(path)!r}; correct the path")
+        found += sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not found:
+        raise UsageError("the folders hold no *.txt; name one with scenarios")
+    return found
+
+
+def _outcome(path: Path, seed: int, backend: str) -> Outcome:
+    import anyio
+    import anyio.to_thread
+
+    from ringflow.scenario.running import run_file
+
+    async def hosted() -> Outcome:
+        return await anyio.to_thread.run_sync(lambda: run_file(path, seed=seed))
+
+    return anyio.run(hosted, backend=backend)
+
+
+def _keep(folder: Path, contents: Mapping[str, bytes]) -> None:
+    for place, content in contents.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

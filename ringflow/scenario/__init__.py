@@ -1,0 +1,1 @@
+"""Scenarios: readable files of commands and expected events, run in a simulated world."""

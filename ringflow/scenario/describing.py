@@ -1,0 +1,146 @@
+"""Kernels in a line or two: messages, regions and arguments as text, to a spec.
+
+- What a CUDA file says of its kernel stands in its first comment lines: ``// regions: ...``.
+- Messages: ``Add:1(value:u64) Total:2``; regions: ``state:uint64[4] cells:float32[64]=arange``;
+  arguments: ``step:float32=0.5``.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ringflow import messages as kinds
+from ringflow.errors import SpecError
+from ringflow.messages import MessageLayout, Scalar, layout_from
+from ringflow.spec import Argument, KernelCodeSource, KernelSpec, Region
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OPTIONS: Final = (
+    "entry", "messages", "regions", "arguments", "grid", "block", "durability", "replay",
+    "release", "ring_slots", "reply_slots", "slot_bytes", "max_replies", "type",
+)  # fmt: skip
+_NUMBERS: Final = ("ring_slots", "reply_slots", "slot_bytes", "max_replies")
+_WORDS: Final = ("durability", "replay", "release")
+_HEADER: Final = re.compile(r"// ?(\w+): (.*)")
+_MESSAGE: Final = re.compile(r"(\w+):(\d+)(?:\(([^)]*)\))?")
+_REGION: Final = re.compile(r"([\w.]+):(\w+)\[([\d,]+)\](?:=(\S+))?")
+_ARGUMENT: Final = re.compile(r"(\w+):(\w+)=(\S+)")
+
+
+def header_of(source: str) -> dict[str, str]:
+    """Return the options that a CUDA file's first comment lines give."""
+    found = {}
+    for line in source.splitlines():
+        if not line.startswith("//"):
+            break
+        if (said := _HEADER.fullmatch(line.strip())) and said[1] in OPTIONS:
+            found[said[1]] = said[2]
+    return found
+
+
+def code_of(source: str, options: Mapping[str, str], version: str) -> KernelCodeSource:
+    """Return the code; raises ``SpecError`` if nothing names the kernel in it."""
+    entry = options.get("entry") or _only_kernel(source)
+    return KernelCodeSource.from_cuda(source, entry, version_id=version)
+
+
+def _only_kernel(source: str) -> str:
+    found = re.findall(r"__global__\s+void\s+(\w+)\s*\(", source)
+    if len(found) != 1:
+        raise SpecError(f"the source has kernels {found}; name one with entry=")
+    return str(found[0])
+
+
+def spec_of(kernel_id: str, source: str, given: Mapping[str, str], version: str) -> KernelSpec:
+    """Return a kernel's spec; what is ``given`` replaces what the source's header says.
+
+    Raises:
+        SpecError: an option is not of its form, or its values are not valid.
+    """
+    options = {**header_of(source), **given}
+    named: dict[str, Any] = {name: int(options[name], 0) for name in _NUMBERS if name in options}
+    named.update({name: options[name] for name in _WORDS if name in options})
+    return KernelSpec(
+        kernel_id=kernel_id,
+        kernel_type=options.get("type", kernel_id),
+        code=code_of(source, options, version),
+        messages=messages_of(options.get("messages", "")),
+        regions=tuple(_region(text) for text in options.get("regions", "").split()),
+        arguments=tuple(_argument(text) for text in options.get("arguments", "").split()),
+        grid=(int(options.get("grid", "1")), 1, 1),
+        block=(int(options.get("block", "32")), 1, 1),
+        **named,
+    )
+
+
+def messages_of(text: str) -> tuple[MessageLayout, ...]:
+    """Return the layouts of ``Add:1(value:u64) Total:2``."""
+    found = [_MESSAGE.fullmatch(part) for part in re.findall(r"[^\s(]+(?:\([^)]*\))?", text)]
+    return tuple(_message(one, text) for one in found)
+
+
+def _message(found: re.Match[str] | None, text: str) -> MessageLayout:
+    if found is None:
+        raise SpecError(f"messages are {text!r}; write them as Add:1(value:u64) Total:2")
+    fields: list[tuple[str, Scalar]] = []
+    for field in (found[3] or "").split(","):
+        name, _, kind = field.strip().partition(":")
+        annotated = getattr(kinds, kind, None)
+        scalar = next(iter(getattr(annotated, "__metadata__", ())), None)
+        if isinstance(scalar, Scalar):
+            fields.append((name, scalar))
+        elif name:
+            raise SpecError(f"field {field!r} of {found[1]} has no type such as u64 or f32")
+    return layout_from(int(found[2]), found[1], fields)
+
+
+def payload_of(layout: MessageLayout, values: Mapping[str, str]) -> bytes:
+    """Return a message's payload; fields that are not given are 0; raises ``SpecError``."""
+    unknown = set(values) - {field.name for field in layout.fields}
+    if unknown:
+        names = ", ".join(field.name for field in layout.fields) or "none"
+        raise SpecError(f"{layout.name} has no field {min(unknown)!r}; its fields: {names}")
+    try:
+        numbers = [
+            float(values.get(field.name, "0"))
+            if field.code in "fd"
+            else int(values.get(field.name, "0"), 0)
+            for field in layout.fields
+        ]
+        return struct.pack(layout.format, *numbers)
+    except (ValueError, struct.error) as error:
+        raise SpecError(f"{dict(values)} does not fit {layout.name}: {error}") from None
+
+
+def _region(text: str) -> Region:
+    found = _REGION.fullmatch(text)
+    if found is None:
+        raise SpecError(f"region {text!r} is not of the form name:dtype[4,4] or with =arange")
+    shape = tuple(int(part) for part in found[3].split(","))
+    initial = _initial(found[4], found[2], shape) if found[4] else None
+    return Region(found[1], dtype=found[2], shape=shape, initial=initial)
+
+
+def _initial(text: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    if text == "arange":
+        return np.arange(int(np.prod(shape)), dtype=dtype).reshape(shape)
+    try:
+        return np.full(shape, float(text), dtype=dtype)
+    except ValueError:
+        raise SpecError(f"a region can't begin with {text!r}; use arange or a number") from None
+
+
+def _argument(text: str) -> Argument:
+    import numpy as np
+
+    found = _ARGUMENT.fullmatch(text)
+    if found is None:
+        raise SpecError(f"argument {text!r} is not of the form name:float32=0.5")
+    return Argument(found[1], found[2], np.dtype(found[2]).type(float(found[3])).tobytes())

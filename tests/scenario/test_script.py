@@ -1,0 +1,117 @@
+"""The language: what is parsed, what is refused and where, and rewriting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ringflow.errors import ScenarioError
+from ringflow.scenario.arguments import Usage, duration_s, size_bytes
+from ringflow.scenario.running import run
+from ringflow.scenario.script import parse
+from ringflow.scenario.table import COMMANDS
+
+GOOD = """# One sentence,
+# and its second line.
+
+# a comment
+first a b=c "d e" f="g h"
+input
+
+more
+----
+out 1
+out 2
+
+second
+----
+"""
+
+
+def test_a_file_is_purpose_and_commands() -> None:
+    """Words with keys and quotes, input with empty lines, outputs up to an empty line."""
+    script = parse(GOOD)
+    assert script.purpose == "One sentence, and its second line."
+    first, second = script.commands
+    assert [(word.key, word.text, word.column) for word in first.words] == [
+        ("", "first", 1),
+        ("", "a", 7),
+        ("b", "c", 9),
+        ("", "d e", 13),
+        ("f", "g h", 19),
+    ]
+    assert (first.body, first.expected) == ("input\n\nmore\n", ("out 1", "out 2"))
+    assert (second.name, second.expected, second.line) == ("second", (), 13)
+
+
+def test_rewriting_changes_outputs_only() -> None:
+    """Everything else stays byte for byte; the same outputs give the same text."""
+    script = parse(GOOD)
+    assert script.with_outputs([("out 1", "out 2"), ()]) == GOOD
+    changed = script.with_outputs([(), ("new",)])
+    assert changed == GOOD.replace("out 1\nout 2\n", "") + "new\n"
+    assert parse(changed).with_outputs([("out 1", "out 2"), ()]) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem"),
+    [
+        ("launch adder\n----\n", "1:1", "says no purpose"),
+        ("# why\n\nsettle\n", "3:1", "no ---- follows 'settle'"),
+        ("# why\n\n----\n", "3:1", "---- without a command"),
+        ('# why\n\nsend a "b\n----\n', "3:8", "a quote in a word"),
+        ('# why\n\nsend a b"c"\n----\n', "3:9", "a quote in a word"),
+    ],
+)
+def test_what_is_not_well_formed_is_refused(text: str, place: str, problem: str) -> None:
+    """The error names file, line and column."""
+    with pytest.raises(ScenarioError) as caught:
+        parse(text, "x.txt")
+    assert str(caught.value).startswith(f"x.txt:{place}: ")
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "problem"),
+    [
+        ("lanch adder", 1, "no command 'lanch'; there are: devices"),
+        ("quiet lanch adder", 7, "no command 'lanch'"),
+        ("launch", 1, "no KERNEL; usage: launch KERNEL [on=DEVICE]"),
+        ("settle now", 8, "a word too much; usage: settle"),
+        ("advance soon", 9, "TIME is 'soon', not a time such as 10ms"),
+        ("crash loss=much", 7, "loss is 'much', not one of all, none"),
+        ("launch adder of=x", 14, "no option 'of'"),
+        ("launch adder on=a on=b", 19, "'on' is given twice"),
+        ("limits speed=1", 8, "no limit 'speed'"),
+        ("kernel k", 1, "either by file= or in the lines that follow"),
+        ("kernel k file=none.cu", 10, "can't read 'none.cu'"),
+        ("await x", 1, "nothing begun is named 'x'"),
+        ("begin x settle", 9, "'settle' can't be begun"),
+    ],
+)
+def test_a_command_that_is_not_right_is_refused(
+    line: str, column: int, problem: str, tmp_path: Path
+) -> None:
+    """Line and column of the word at fault, and what would be right."""
+    outcome = run(parse(f"# why\n\n{line}\n----\n", "x.txt"), folder=tmp_path)
+    assert outcome.failure.startswith(f"x.txt:3:{column}: ")
+    assert problem in outcome.failure
+
+
+def test_values_have_units() -> None:
+    """Times and sizes, and what is none."""
+    assert [duration_s(text) for text in ("10ms", "-1h", "1.5s")] == [0.01, -3600.0, 1.5]
+    assert [size_bytes(text) for text in ("7", "2KiB", "1GiB")] == [7, 2048, 1 << 30]
+    for text in ("10", "s", "1y"):
+        with pytest.raises(ValueError, match=text):
+            duration_s(text)
+
+
+def test_every_usage_says_its_own_name() -> None:
+    """The table's keys are the usages' first words; the documentation has each of them."""
+    documented = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
+    for name, entry in COMMANDS.items():
+        assert entry.usage == Usage.of(entry.usage.text)
+        assert entry.usage.text.split()[0] == name
+        assert f"`{name}" in documented, f"docs/scenarios.md lacks {name}"
