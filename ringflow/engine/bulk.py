@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import attrs
@@ -15,6 +16,7 @@ import attrs
 from ringflow.device.bulk import COPY_IN_PLACE_BYTES_MAX, Bulk, copied
 from ringflow.device.posting import Posting
 from ringflow.device.resident import ResidentKernel
+from ringflow.engine.starting import Work
 from ringflow.errors import CorruptError, NotFoundError, StorageError, UsageError
 from ringflow.events.messages import BulkMessageAccepted
 from ringflow.storage import ObjectStore
@@ -146,11 +148,11 @@ class Stager:
     """Brings the bulk of the next messages to the device before they are posted.
 
     Attributes:
-        spawn: starts a task with a function and its arguments; any thread may call it.
+        start: starts a task; any thread may call it.
         failed: told that a message's bytes can't be read any more.
     """
 
-    spawn: Callable[..., None]
+    start: Callable[[Work], None]
     in_thread: InThread
     failed: Callable[[StorageError], None]
     _copying: bool = False
@@ -172,7 +174,7 @@ class Stager:
                 resident.bulk.fill(message.sequence, message.bulk)
                 continue
             self._copying = True
-            self.spawn(self._copy, resident, message.sequence, message.bulk, then)
+            self.start(partial(self._copy, resident, message.sequence, message.bulk, then))
             return messages[:index]
         return messages
 

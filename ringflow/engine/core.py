@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 import attrs
@@ -23,6 +23,7 @@ from ringflow.engine.bulk import Stager
 from ringflow.engine.instances import Instance
 from ringflow.engine.outputs import Outputs
 from ringflow.engine.runtime import KernelRuntime
+from ringflow.engine.starting import Starter
 from ringflow.engine.state import EngineState
 from ringflow.engine.waiting import Condition
 from ringflow.errors import (
@@ -36,7 +37,6 @@ from ringflow.events.codec import Event
 from ringflow.files import FileSystem
 from ringflow.ids import Ids
 from ringflow.journal.api import Append, DurableMark, Journal
-from ringflow.journal.thread import loop_caller
 from ringflow.limits import EngineLimits
 from ringflow.spec import KernelSpec, decode_spec
 from ringflow.statemachines.lifecycle import LifecycleState
@@ -82,6 +82,7 @@ class Core:
     closed: str = ""
     closing: bool = False
     retrying_sends: bool = False
+    starter: Starter = attrs.field(factory=Starter)
     lease_ended: Callable[[str], None] = lambda kernel_id: None
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
 
@@ -121,15 +122,6 @@ class Core:
                 self.stranded[kernel_id] = str(error)
                 runtime.end(halted=str(error))
 
-        soon = loop_caller()
-
-        def spawn(work: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
-            def start() -> None:
-                if not runtime.closed:
-                    self.tasks.start_soon(work, *arguments)
-
-            soon(start)
-
         runtime = KernelRuntime(
             kernel_id,
             self.clock,
@@ -137,7 +129,7 @@ class Core:
             instance,
             Outputs(bound=limits.waiting_outputs, bound_bytes=limits.waiting_data_bytes),
             self.state.marks[kernel_id],
-            Stager(spawn, self.in_thread, failed),
+            Stager(self.starter.start, self.in_thread, failed),
         )
         return runtime
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from pathlib import Path
@@ -423,3 +424,15 @@ async def test_a_rerun_finds_an_array_that_differs(folder: Path) -> None:
         await engine.checkpoint("arrays")
     report = await rerun_kernel(folder, "arrays")
     assert report.spans[0].difference.startswith("the array of output 0")
+
+
+def test_arrays_work_under_an_event_loop_that_anyio_did_not_start(folder: Path) -> None:
+    """``asyncio.run`` says to nobody which loop it is: callbacks can't start tasks there."""
+
+    async def program() -> None:
+        async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+            kernel = await engine.launch(arrays(), device="host:0")
+            sent = await send_folds(kernel, [900_000, 10])
+            assert await hash_of(kernel) == folded(sent)
+
+    asyncio.run(program())
