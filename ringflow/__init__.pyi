@@ -35,6 +35,7 @@ from .errors import (
     OperationCancelledError,
     OperationFailedError,
     OutcomeUnknownError,
+    PayloadLeftOutError,
     PtxSyntaxError,
     RegionMismatchError,
     RingflowError,
@@ -49,6 +50,7 @@ from .errors import (
     UnsupportedPtxError,
     UsageError,
 )
+from .events.payloads import PayloadCodec
 from .files import FileSystem, SystemFiles
 from .hot_reload import (
     HotReloadConfig,
@@ -189,6 +191,8 @@ __all__ = [
     "OperationFailedError",
     "OperationStatus",
     "OutcomeUnknownError",
+    "PayloadCodec",
+    "PayloadLeftOutError",
     "PtxSyntaxError",
     "QuiescableKernel",
     "Receipt",

@@ -264,6 +264,20 @@ class EventFormatError(CorruptError):
         )
 
 
+class PayloadLeftOutError(StorageError):
+    """A message can't be applied again: its payload was changed or left out by a codec."""
+
+    def __init__(self, kernel_id: str, sequence: int, codec: str, reason: str) -> None:
+        self.kernel_id = kernel_id
+        self.sequence = sequence
+        self.codec = codec
+        super().__init__(
+            f"message {sequence} of kernel {kernel_id!r} is in the journal only as payload codec "
+            f"{codec!r} left it, and {reason}; open the folder with that codec and its key, or "
+            "restore a checkpoint that was made after the message"
+        )
+
+
 class UnknownEventError(StorageError):
     """The journal holds an event of a type that this version does not know."""
 

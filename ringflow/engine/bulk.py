@@ -19,6 +19,7 @@ from ringflow.device.resident import ResidentKernel
 from ringflow.engine.starting import Work
 from ringflow.errors import CorruptError, NotFoundError, StorageError, UsageError
 from ringflow.events.messages import BulkMessageAccepted
+from ringflow.events.payloads import check_payload
 from ringflow.storage import ObjectStore
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ def posting_of(event: BulkMessageAccepted, objects: ObjectStore) -> Posting:
     """Return a journaled message; its bytes are read when they are needed.
 
     Then they raise ``CorruptError`` if the object is missing or damaged.
+    Raises:
+        PayloadLeftOutError: what lay in the slot can't be brought back.
     """
+    check_payload(event.kernel_id, event.sequence, event.payload)
 
     def load() -> bytes:
         what = f"message {event.sequence} of kernel {event.kernel_id!r}"

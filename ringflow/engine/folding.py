@@ -15,7 +15,7 @@ from typing import Any, Final, final
 from ringflow.engine.state import EngineState
 from ringflow.engine.state_codec import decode_state, encode_state, state_shape
 from ringflow.errors import EventFormatError
-from ringflow.events.codec import EventCodec, load_integer
+from ringflow.events.codec import CODEC_MEMBER, EventCodec, load_integer
 from ringflow.events.messages import MessagesAccepted
 from ringflow.journal.foundation import Foundation, Place
 from ringflow.journal.record import RawRecord
@@ -67,7 +67,7 @@ class Fold:
         """
         state = self.state
         for plain in record.events:
-            if plain.get("type") == _ACCEPTED and len(plain) == _MEMBERS:
+            if plain.get("type") == _ACCEPTED and len(plain) == _MEMBERS + (CODEC_MEMBER in plain):
                 _take_accepted(state, plain)
             else:
                 state.apply(self._codec.from_plain(plain))

@@ -32,6 +32,7 @@ from ringflow.engine.state_snapshots import StateSnapshots, keep_snapshots
 from ringflow.errors import RingflowError, UsageError
 from ringflow.events.codec import Event
 from ringflow.events.engine import EngineClosed, EngineOpened, TornTailCut
+from ringflow.events.payloads import PayloadCodec
 from ringflow.events.registry import default_codec
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.ids import Ids
@@ -56,6 +57,7 @@ async def open_engine(
     clock: Clock | None = None,
     ids: Ids | None = None,
     compile_cache: CompileCache | None = None,
+    payload_codec: PayloadCodec | None = None,
 ) -> AsyncIterator[Engine]:
     """Open a folder and yield its engine, with every kernel at work that was when it ended.
 
@@ -63,6 +65,7 @@ async def open_engine(
         devices: names such as ``"host:0"``, or open devices, which stay open.
         ids: a seeded source makes ids repeatable.
         compile_cache: where compiled code is kept; the user's cache folder if None.
+        payload_codec: encrypts payloads in the journal, or leaves them out of it.
     Raises:
         FolderInUseError: another process has the folder open.
         CorruptJournalError: a durable part of the journal is damaged; nothing was changed.
@@ -76,7 +79,12 @@ async def open_engine(
         snapshots = StateSnapshots(files, root)
         fold = Fold(codec, snapshots.load())
         async with open_journal(
-            root, files=files, clock=clock, limits=journal_limits, replay=fold
+            root,
+            files=files,
+            clock=clock,
+            limits=journal_limits,
+            replay=fold,
+            payload_codec=payload_codec,
         ) as journal:
             native_pump = await in_thread(Pump)
             async with anyio.create_task_group() as tasks:

@@ -17,6 +17,7 @@ from ringflow.engine.state import EngineState
 from ringflow.errors import UnknownKernelError, UsageError
 from ringflow.events import lifecycle as life_events
 from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted, MessagesLost
+from ringflow.events.payloads import LeftOutPayload
 from ringflow.events.reload import ReloadCompleted
 from ringflow.journal.record import Record
 from ringflow.statemachines.hot_reload import Reload
@@ -77,7 +78,11 @@ class _History:
                 case MessagesAccepted():
                     rows = zip(event.types, event.payloads, strict=True)
                     for sequence, (kind, payload) in enumerate(rows, event.first_sequence):
+                        if isinstance(payload, LeftOutPayload):
+                            self._obstacle = f"message {sequence} was left out of the journal"
                         self.messages[sequence] = Posting(sequence, kind, payload)
+                case BulkMessageAccepted(payload=LeftOutPayload()):
+                    self._obstacle = f"message {event.sequence} was left out of the journal"
                 case BulkMessageAccepted():
                     self.messages[event.sequence] = self.posting_of(event)
                 case MessagesLost():

@@ -33,6 +33,7 @@ from ringflow.errors import (
 from ringflow.events.codec import Event
 from ringflow.events.lifecycle import KernelHalted, KernelTrapped, RecoveryFellBack
 from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted, MessagesLost
+from ringflow.events.payloads import check_payload
 from ringflow.spec import Dim3, KernelSpec
 from ringflow.statemachines.lifecycle import KernelLife, RecoveryPoint, evolve, fallback_points
 from ringflow.storage import Checkpoint, ObjectStore
@@ -158,6 +159,7 @@ def _postings(core: Core, event: Event, first_sequence: int) -> Iterator[Posting
             contents = zip(event.types, event.payloads, strict=True)
             for sequence, (type_id, payload) in enumerate(contents, event.first_sequence):
                 if sequence >= first_sequence:
+                    check_payload(event.kernel_id, sequence, payload)
                     yield Posting(sequence, type_id, payload)
         case BulkMessageAccepted() if event.sequence >= first_sequence:
             yield posting_of(event, core.objects)

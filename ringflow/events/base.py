@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar, dataclass_transform
 import attrs
 
 from ringflow.errors import UsageError
+from ringflow.events.payloads import LeftOutPayload
 
 T = TypeVar("T")
 _PLAIN: Final = {"str": str, "int": int, "bool": bool, "bytes": bytes, "float": float}
@@ -16,7 +17,7 @@ _PLAIN: Final = {"str": str, "int": int, "bool": bool, "bytes": bytes, "float": 
 def _check(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         name = f"{type(instance).__name__}.{attribute.name}"
-        if type(value) is not kind:
+        if type(value) is not kind and not isinstance(value, LeftOutPayload):
             raise UsageError(f"{name} must be {kind.__name__}, got {value!r}")
         if isinstance(value, int) and value < 0:
             raise UsageError(f"{name} is negative: {value}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import binascii
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final, Protocol, final, get_args, get_origin
 
 import attrs
@@ -20,9 +21,11 @@ import cattrs.gen
 import orjson
 
 from ringflow.errors import EventFormatError, UnknownEventError, UsageError
+from ringflow.events.payloads import PayloadCodec, brought_back
 from ringflow.events.upcasters import Upcaster, check_upcasters, upcast
 
 SAFE_INTEGER: Final = 2**53
+CODEC_MEMBER: Final = "codec"  # beside ``type``: the codec of an event's payloads
 _SPECIAL: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -157,13 +160,19 @@ class EventCodec:
     Args:
         types: every event type that may be written or read; an explicit list, wire names unique.
         upcasters: by old wire name; every chain must end at one of ``types``.
+        payloads: in which form payloads are kept; None: as they are.
     Raises:
         UsageError: a wire name is missing or used twice, or a field is named ``type``.
     """
 
     def __init__(
-        self, types: Sequence[type[Event]], upcasters: Mapping[str, Upcaster] | None = None
+        self,
+        types: Sequence[type[Event]],
+        upcasters: Mapping[str, Upcaster] | None = None,
+        *,
+        payloads: PayloadCodec | None = None,
     ) -> None:
+        self._payloads = payloads
         self._converter = _new_converter()
         self._upcasters = dict(upcasters or {})
         self._types: dict[str, type[Event]] = {}
@@ -199,8 +208,8 @@ class EventCodec:
             raise UsageError(f"{kind.__name__} is no attrs class with a wire_name; give it one")
         if name in self._types:
             raise UsageError(f"two event types are named {name!r}; rename the newer one")
-        if "type" in {field.name for field in _fields(kind)}:
-            raise UsageError(f"{kind.__name__} has a field named 'type'; rename the field")
+        for taken in {"type", CODEC_MEMBER} & {field.name for field in _fields(kind)}:
+            raise UsageError(f"{kind.__name__} has a field named {taken!r}; rename the field")
         self._types[name] = kind
 
     def to_plain(self, event: Event) -> dict[str, Any]:
@@ -211,6 +220,12 @@ class EventCodec:
                 f"{type(event).__name__} is not among the journal's event types; "
                 "list it in the registry"
             )
+        if self._payloads is not None and (names := _payload_fields(event)):
+            kept = _changed(event, names, partial(self._payloads.stored, _kernel_of(event)))
+            return {**self._plain(kept, dump), CODEC_MEMBER: self._payloads.name}
+        return self._plain(event, dump)
+
+    def _plain(self, event: Event, dump: Callable[[Any], Any]) -> dict[str, Any]:
         try:
             fields: dict[str, Any] = dump(event)
         except (TypeError, AttributeError) as error:
@@ -232,6 +247,7 @@ class EventCodec:
         name = fields.pop("type", None)  # type: ignore[attr-defined]
         if type(name) is not str:
             raise EventFormatError("", "the object has no 'type'")
+        codec = fields.pop(CODEC_MEMBER, None)  # type: ignore[attr-defined]
         name, fields = upcast(self._upcasters, name, fields)
         load = self._loads.get(name)
         if load is None:
@@ -240,7 +256,16 @@ class EventCodec:
             event: Event = load(fields, self._types[name])
         except Exception as error:  # cattrs and the events' own validators raise many kinds
             raise EventFormatError(name, str(error) or type(error).__name__) from error
-        return event
+        return event if codec is None else self._opened(event, codec)
+
+    def _opened(self, event: Event, codec: object) -> Event:
+        """Return ``event`` with the payloads that were sent, or with ``LeftOutPayload``."""
+        names = _payload_fields(event)
+        if type(codec) is not str or not codec or not names:
+            raise EventFormatError(event.wire_name, f"unknown field {CODEC_MEMBER!r}")
+        return _changed(
+            event, names, partial(brought_back, self._payloads, codec, _kernel_of(event))
+        )
 
     def encode(self, events: Sequence[Event]) -> bytes:
         """Return the canonical JSON array of ``events``; raises ``UsageError``."""
@@ -256,6 +281,25 @@ class EventCodec:
         except orjson.JSONDecodeError as error:
             raise EventFormatError("", str(error)) from error
         return tuple([self.from_plain(one) for one in plain])
+
+
+def _payload_fields(event: Event) -> tuple[str, ...]:
+    return getattr(event, "payload_fields", ())
+
+
+def _kernel_of(event: Event) -> str:
+    return str(getattr(event, "kernel_id", ""))
+
+
+def _changed(event: Event, names: Sequence[str], change: Callable[[bytes], bytes]) -> Event:
+    values: dict[str, Any] = {}
+    for name in names:
+        value = getattr(event, name)
+        values[name] = (
+            tuple([change(one) for one in value]) if type(value) is tuple else change(value)
+        )
+    changed: Event = attrs.evolve(event, **values)  # type: ignore[misc]
+    return changed
 
 
 def canonical_json(value: object) -> bytes:

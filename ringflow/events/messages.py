@@ -17,6 +17,7 @@ class MessagesAccepted:
     """
 
     wire_name: ClassVar[str] = "messages.accepted.v1"
+    payload_fields: ClassVar[tuple[str, ...]] = ("payloads",)
     kernel_id: str
     first_sequence: int
     types: tuple[int, ...]
@@ -37,6 +38,7 @@ class BulkMessageAccepted:
     """
 
     wire_name: ClassVar[str] = "messages.bulk_accepted.v1"
+    payload_fields: ClassVar[tuple[str, ...]] = ("payload",)
     kernel_id: str
     sequence: int
     message_type: int

@@ -9,6 +9,7 @@ from typing import Final
 
 from ringflow.events import engine, lifecycle, messages, migration, reload, routing, snapshot
 from ringflow.events.codec import Event, EventCodec
+from ringflow.events.payloads import PayloadCodec
 from ringflow.events.upcasters import UPCASTERS
 
 EVENT_TYPES: Final[tuple[type[Event], ...]] = (
@@ -22,6 +23,6 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
 )
 
 
-def default_codec() -> EventCodec:
+def default_codec(payloads: PayloadCodec | None = None) -> EventCodec:
     """Return a codec for all event types and upcasters of this version."""
-    return EventCodec(EVENT_TYPES, UPCASTERS)
+    return EventCodec(EVENT_TYPES, UPCASTERS, payloads=payloads)

@@ -17,6 +17,7 @@ import anyio
 from ringflow.clock import Clock, SystemClock
 from ringflow.errors import StorageError
 from ringflow.events.codec import Event, EventCodec
+from ringflow.events.payloads import PayloadCodec
 from ringflow.events.registry import EVENT_TYPES
 from ringflow.events.upcasters import UPCASTERS
 from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
@@ -41,6 +42,7 @@ async def open_journal(
     types: Sequence[type[Event]] = EVENT_TYPES,
     limits: JournalLimits | None = None,
     replay: Replay | None = None,
+    payload_codec: PayloadCodec | None = None,
 ) -> AsyncIterator[JournalWriter]:
     """Yield the open journal of an engine's ``folder``; it is in ``folder/journal``.
 
@@ -56,7 +58,7 @@ async def open_journal(
         StorageError: the folder can't be written.
     """
     files, clock, limits = files or SystemFiles(), clock or SystemClock(), limits or JournalLimits()
-    codec = EventCodec(types, UPCASTERS)
+    codec = EventCodec(types, UPCASTERS, payloads=payload_codec)
     root = Path(folder)
     lock = await _in_thread(partial(_lock, files, root))
     try:
