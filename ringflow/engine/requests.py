@@ -272,6 +272,7 @@ def _start(
             await run_operation(operation, performer, last)
         finally:
             core.running.pop(operation.id, None)
+            core.rested.notify()
         if operation.state.state.value == "failed" and not isinstance(performer, SnapshotPerformer):
             await _rescue(core, runtime)
         recover_if_trapped(core, runtime)
