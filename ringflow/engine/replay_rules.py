@@ -106,12 +106,7 @@ def _check_facts(
     match event:
         case m.MigrationGateOpened() | r.ReloadRestored():
             assert not isinstance(operation, Snapshot)
-            resumed = life_events.KernelResumed(
-                kernel_id=life.kernel_id,
-                device=life.device,
-                applied_sequence=operation.applied_sequence,
-            )
-            expected = (resumed,)
+            return _check_resumed(life, operation.applied_sequence, facts)
         case r.ReloadCompleted():
             return _check_point(
                 facts,
@@ -144,6 +139,18 @@ def _check_facts(
             expected = ()
     if facts != expected:
         return Finding(f"{event.wire_name!r} comes with other facts", facts, expected)
+    return None
+
+
+def _check_resumed(life: KernelLife, applied: int, facts: tuple[Event, ...]) -> Finding | None:
+    """The kernel works again where it is to be: from there on, or from an older recovery point."""
+    if len(facts) == 1 and isinstance(facts[0], life_events.KernelResumed):
+        applied = min(applied, facts[0].applied_sequence)
+    resumed = life_events.KernelResumed(
+        kernel_id=life.kernel_id, device=life.device, applied_sequence=applied
+    )
+    if facts != (resumed,):
+        return Finding("the kernel resumes elsewhere", facts, (resumed,))
     return None
 
 

@@ -33,7 +33,8 @@ async def live(folder: Path, spec: ringflow.KernelSpec) -> None:
         async with kernel.replies(consumer="nobody acknowledges"):
             pass
         for number in range(3):
-            await send_all(kernel, range(number * 10, number * 10 + 10))
+            await send_all(kernel, range(number * 10, number * 10 + 9))
+            await (await kernel.send(Add(7))).done()  # all ten are in the checkpoint
             await engine.checkpoint(spec.kernel_id, name=f"point-{number}")
         await (await kernel.send(Add(5))).done()
 

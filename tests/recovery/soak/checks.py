@@ -5,8 +5,9 @@ Each check yields the problems that it finds, as sentences; a sound folder has n
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any, Final
 
 import attrs
@@ -79,10 +80,24 @@ def numbers_are_accepted_once_in_order(found: Evidence) -> Iterator[str]:
 
 
 def states_are_those_without_crashes(found: Evidence) -> Iterator[str]:
-    """Every state that was looked at is the fold of the messages up to its sequence."""
-    looks, reference = found.of_kind("state"), found.reference
-    cells = reference.cells(note["applied"] for note in looks)
-    for note in looks:
+    """Every state that was looked at is the fold of the messages up to its sequence.
+
+    Of the messages that a person had not decided to skip until then.
+    """
+    looks: dict[tuple[tuple[int, int], ...], list[Note]] = defaultdict(list)
+    for note in found.of_kind("state"):
+        looks[tuple((first, last) for first, last in note["skipped"])].append(note)
+    for skipped, notes in looks.items():
+        gone = {one for first, last in skipped for one in range(first, last + 1)}
+        if unknown := gone - found.history.skipped:
+            yield f"messages {sorted(unknown)} were skipped, the journal does not say so"
+            continue
+        yield from _compare_states(Reference(found.history, gone), notes)
+
+
+def _compare_states(reference: Reference, notes: list[Note]) -> Iterator[str]:
+    cells = reference.cells(note["applied"] for note in notes)
+    for note in notes:
         applied = note["applied"]
         if applied > reference.last:
             yield f"life {note['life']} saw a state after message {applied}, which is gone"
@@ -98,6 +113,8 @@ def outputs_are_equal_under_their_identity(found: Evidence) -> Iterator[str]:
     got = [(effect.identity, effect.payload) for effect in found.effects]
     got += [(_identity(note), bytes.fromhex(note["payload"])) for note in found.of_kind("seen")]
     for (sequence, index), payload in got:
+        if sequence in found.history.skipped:
+            continue  # it was seen before a person undid it
         if sequence > found.reference.last:
             yield f"output {sequence, index} was seen, its message is gone"
             continue
@@ -108,7 +125,10 @@ def outputs_are_equal_under_their_identity(found: Evidence) -> Iterator[str]:
 
 def effects_come_exactly_once(found: Evidence) -> Iterator[str]:
     """The consumer that stores its position with its effect has each output once, in order."""
-    identities = [effect.identity for effect in found.effects]
+    every = [effect.identity for effect in found.effects]
+    if any(one >= other for one, other in pairwise(every)):
+        yield "effects are out of order"
+    identities = [one for one in every if one[0] not in found.history.skipped]
     start = next((at for _, name, at in found.history.positions if name == EXACT), None)
     if start is None or not identities:
         return
@@ -123,20 +143,46 @@ def nothing_is_missed_after_a_restart(found: Evidence) -> Iterator[str]:
     """A consumer goes on after what it acknowledged, with no gap and nothing acknowledged twice."""
     acknowledged: OutputId = (0, 0)
     for life, epoch in found.epochs.items():
-        notes = [note for note in found.notes if note["life"] == life]
-        seen = [_identity(note) for note in notes if note["kind"] == "seen"]
         position = found.history.position_before(epoch, LAZY)
-        if seen and position is not None and seen[0] <= position:
+        for reading in _readings(found, life):
+            seen = [_identity(note) for note in reading if note["kind"] == "seen"]
+            yield from _check_reading(found, life, seen, position, acknowledged)
+            done = [_identity(note) for note in reading if note["kind"] == "acking"]
+            acknowledged = max([acknowledged, *done])
+
+
+def _readings(found: Evidence, life: int) -> Iterator[list[Note]]:
+    """Yield the notes of each time that the lazy consumer began to read in a life."""
+    notes = [note for note in found.notes if note["life"] == life]
+    starts = [index for index, note in enumerate(notes) if note["kind"] == "reading"]
+    for start, end in pairwise([*starts, len(notes)]):
+        yield notes[start:end]
+
+
+def _check_reading(
+    found: Evidence,
+    life: int,
+    every: list[OutputId],
+    position: OutputId | None,
+    acknowledged: OutputId,
+) -> Iterator[str]:
+    """Check one reading from its first output on.
+
+    Args:
+        position: what the journal had when the life began; None: nothing of this consumer.
+        acknowledged: by the consumer itself; it may not be journaled yet, and come again.
+    """
+    seen = [one for one in every if one[0] not in found.history.skipped]
+    if not seen:
+        return
+    if position is not None:
+        if seen[0] <= position:
             yield f"life {life}: output {seen[0]} came again, {position} was acknowledged"
-        if seen and position is not None:
-            # What was acknowledged but not journaled yet may stay away or come again.
-            missed = found.reference.identities(max(position, acknowledged), seen[0])[:-1]
-            if missed:
-                yield f"life {life} began with {seen[0]}: outputs {missed[:3]} never came"
-        if seen and seen[1:] != found.reference.identities(seen[0], seen[-1]):
-            yield f"life {life} saw gaps or repeats between {seen[0]} and {seen[-1]}"
-        done = [_identity(note) for note in notes if note["kind"] == "acking"]
-        acknowledged = max([acknowledged, *done])
+        missed = found.reference.identities(max(position, acknowledged), seen[0])[:-1]
+        if missed:
+            yield f"life {life} began with {seen[0]}: outputs {missed[:3]} never came"
+    if seen[1:] != found.reference.identities(seen[0], seen[-1]):
+        yield f"life {life} saw gaps or repeats between {seen[0]} and {seen[-1]}"
 
 
 def _identity(note: Note) -> OutputId:
@@ -147,7 +193,7 @@ def _identity(note: Note) -> OutputId:
 def kernel_is_in_one_place(found: Evidence) -> Iterator[str]:
     """After each restart the kernel runs; whenever nobody moves it, it has one instance."""
     for note in found.of_kind("opened"):
-        running = [one for one in note["states"] if one[1] == "running"]
+        running = [one for one in note["states"] if one[1] in ("running", "halted")]
         if len(running) != 1 or running[0][0] != found.history.kernel_id:
             yield f"life {note['life']} found {note['states']}"
         if note["unfinished"]:

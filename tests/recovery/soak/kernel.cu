@@ -29,6 +29,10 @@ extern "C" __global__ void soak(ringflow::control* control, unsigned long long* 
         case Probe::id:
             if (self.leader()) self.reply(m, state[2]);
             break;
+        case Poison::id:
+            if (self.leader()) state[1] = 0;
+            __trap();
+            break;
         }
     }
 }

@@ -23,6 +23,11 @@ class Probe:
     """Changes nothing and is answered with the number of folded values."""
 
 
+@ringflow.message(3)
+class Poison:
+    """Traps whichever kernel takes it."""
+
+
 def code(factor: int, *, trap_at: int = 0) -> ringflow.KernelCodeSource:
     """Return the code with this factor; it traps at its ``trap_at``-th number since its launch."""
     defines = f"#define CELLS {CELLS}\n#define FACTOR {factor}ull\n#define TRAP_AT {trap_at}u\n"
@@ -42,7 +47,7 @@ def spec(kernel_id: str) -> ringflow.KernelSpec:
         kernel_id=kernel_id,
         kernel_type="soak",
         code=code(FACTORS[0]),
-        messages=(Fold, Probe),
+        messages=(Fold, Probe, Poison),
         grid=(2, 1, 1),
         block=(64, 1, 1),
         max_replies=2,

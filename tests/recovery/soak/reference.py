@@ -9,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import attrs
 import numpy as np
 
 from ringflow.events.lifecycle import KernelLaunchRequested
-from ringflow.events.messages import ConsumerRegistered, MessagesAccepted, OutputsAcknowledged
+from ringflow.events.messages import (
+    ConsumerRegistered,
+    MessagesAccepted,
+    MessagesSkipped,
+    OutputsAcknowledged,
+)
 from ringflow.events.reload import ReloadCompleted, ReloadDrained
 from ringflow.journal.record import Record
 from tests.recovery.soak.kernel import CELLS, factor_of
@@ -44,6 +49,7 @@ class History:
         messages: in order; the first one has sequence 1.
         changes: the first sequence of each code, with the code's factor.
         positions: (epoch, consumer, output) of each registration and acknowledgement, in order.
+        skipped: messages that a person decided never to apply.
         problems: what the messages' numbering broke.
     """
 
@@ -51,6 +57,7 @@ class History:
     messages: list[Message] = attrs.field(factory=list)
     changes: list[tuple[int, int]] = attrs.field(factory=list)
     positions: list[tuple[int, str, OutputId]] = attrs.field(factory=list)
+    skipped: set[int] = attrs.field(factory=set)
     problems: list[str] = attrs.field(factory=list)
     _drained: dict[str, int] = attrs.field(factory=dict)
 
@@ -73,6 +80,8 @@ class History:
                 for kind, payload, producer, number in rows:
                     value = _WORD.unpack(payload)[0] if kind == _FOLD_ID else None
                     self.messages.append(Message(value, producer, number))
+            case MessagesSkipped():
+                self.skipped.update(range(event.first_sequence, event.last_sequence + 1))
             case ReloadDrained():
                 self._drained[event.operation_id] = event.applied_sequence
             case ReloadCompleted():
@@ -102,17 +111,24 @@ def history_of(kernel_id: str, records: Iterable[Record]) -> History:
 
 
 class Reference:
-    """State and outputs after each message, as a run without crashes has them."""
+    """State and outputs after each message, as a run without crashes has them.
 
-    def __init__(self, history: History) -> None:
+    Args:
+        skipped: messages that are never applied; all that the history knows by default.
+    """
+
+    def __init__(self, history: History, skipped: Collection[int] | None = None) -> None:
         self._history = history
+        self._values = [message.value for message in history.messages]
+        for sequence in history.skipped if skipped is None else skipped:
+            self._values[sequence - 1] = None
         self._words: list[tuple[int, int, int]] = [(0, 0, 0)]
         starts = [start for start, _ in history.changes]
         digest = total = count = 0
-        for sequence, message in enumerate(history.messages, 1):
-            if message.value is not None:
+        for sequence, value in enumerate(self._values, 1):
+            if value is not None:
                 factor = history.changes[bisect_right(starts, sequence) - 1][1]
-                term = message.value * factor
+                term = value * factor
                 digest = (digest * 6364136223846793005 + term + 1442695040888963407) & _MASK
                 total, count = (total + term) & _MASK, count + 1
             self._words.append((digest, total, count))
@@ -126,9 +142,11 @@ class Reference:
         return [*self._words[sequence], 0]
 
     def outputs(self, sequence: int) -> list[bytes]:
-        """Return the payloads of a message's outputs, by index."""
+        """Return the payloads of a message's outputs, by index; a skipped one has none."""
+        if sequence in self._history.skipped:
+            return []
         digest, total, count = self._words[sequence]
-        value = self._history.messages[sequence - 1].value
+        value = self._values[sequence - 1]
         if value is None:
             return [_WORD.pack(count)]
         return [_WORD.pack(digest)] + ([_WORD.pack(total)] if value & 1 else [])
@@ -148,9 +166,9 @@ class Reference:
         half = np.float32(0.5)
         if 0 in wanted:
             digests[0] = hashlib.sha256(cells.tobytes()).hexdigest()
-        for sequence, message in enumerate(self._history.messages, 1):
-            if message.value is not None:
-                cells = cells * half + np.float32(message.value & 1023)
+        for sequence, value in enumerate(self._values, 1):
+            if value is not None:
+                cells = cells * half + np.float32(value & 1023)
             if sequence in wanted:
                 digests[sequence] = hashlib.sha256(cells.tobytes()).hexdigest()
         return digests

@@ -1,14 +1,17 @@
 """A process that works until it is killed; its arguments are FOLDER, LIFE and SEED.
 
 Producers with numbers, two consumers and an operator that moves and reloads the kernel all the
-time; whatever they see is written down in FOLDER beside the engine's own folder.
+time, poisons it, and brings it back; whatever they see is written down in FOLDER beside the
+engine's own folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +27,12 @@ from tests.recovery.soak.witness import Effect, Effects, EffectStore, Log, Witne
 DEVICES: Final = ("host:0", "host:1")
 ENGINE, WITNESS, EFFECTS = "engine", "witness.jsonl", "effects.bin"
 BATCH: Final = 8
+WORK: Final = ("migrate", "reload", "trap", "checkpoint", "poison", "undo")
+HALTED: Final = (
+    ringflow.KernelStateError,
+    ringflow.KernelStalledError,
+    ringflow.MessageSkippedError,
+)
 
 
 async def main(folder: Path, life: int, seed: int) -> None:
@@ -38,10 +47,10 @@ async def main(folder: Path, life: int, seed: int) -> None:
             if not life:
                 await settle(engine, kernel, effects, log)
                 return
-            tasks.start_soon(consume_exactly_once, kernel, effects)
-            tasks.start_soon(consume_lazily, kernel, log)
+            tasks.start_soon(while_halted_wait, consume_exactly_once, kernel, effects)
+            tasks.start_soon(while_halted_wait, consume_lazily, kernel, log)
             for producer in k.PRODUCERS:
-                tasks.start_soon(produce, kernel, producer, log)
+                tasks.start_soon(while_halted_wait, produce, kernel, producer, log)
             await operate(engine, kernel, devices, random.Random(seed), log)
 
 
@@ -68,8 +77,33 @@ async def note_opened(engine: ringflow.Engine, kernel: ringflow.KernelHandle, lo
             if one.state not in ("completed", "saved", "rolled_back", "cancelled", "failed")
         ],
     )
-    await kernel.call(k.Probe(), timeout_s=60)
-    await note_state(kernel, log)
+    while True:  # what was poisoned before the crash may halt it only now
+        with contextlib.suppress(*HALTED):
+            await bring_back(engine, kernel)
+            await kernel.call(k.Probe(), timeout_s=60)
+            break
+    await note_state(engine, kernel, log)
+
+
+async def bring_back(engine: ringflow.Engine, kernel: ringflow.KernelHandle) -> None:
+    """Decide as a person does about a halted kernel: every second time the message is skipped."""
+    if status_of(engine, kernel).state == "halted":
+        if engine.epoch % 2:
+            await engine.resume(kernel.id, "skip", actor="soak", reason="poisoned")
+        else:
+            await engine.rollback(kernel.id, undo_messages=True, actor="soak", reason="poisoned")
+
+
+def status_of(engine: ringflow.Engine, kernel: ringflow.KernelHandle) -> ringflow.KernelStatus:
+    return next(one for one in engine.kernels() if one.kernel_id == kernel.id)
+
+
+async def while_halted_wait(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    """Do it again whenever it ends because the kernel was halted, until it is back."""
+    while True:
+        with contextlib.suppress(*HALTED):
+            await work(*arguments)
+        await anyio.sleep(0.001)
 
 
 async def state_words(kernel: ringflow.KernelHandle) -> list[int]:
@@ -79,12 +113,14 @@ async def state_words(kernel: ringflow.KernelHandle) -> list[int]:
         return [int(word) for word in state["state"].numpy()]
 
 
-async def note_state(kernel: ringflow.KernelHandle, log: Log) -> None:
+async def note_state(engine: ringflow.Engine, kernel: ringflow.KernelHandle, log: Log) -> None:
     async with kernel.held() as state:
-        words = [int(word) for word in state["state"].numpy()]
-        cells = hashlib.sha256(state["cells"].numpy().tobytes()).hexdigest()
         log.note(
-            "state", kernel=kernel.id, applied=state.applied_sequence, words=words, cells=cells
+            "state",
+            applied=state.applied_sequence,
+            words=[int(word) for word in state["state"].numpy()],
+            cells=hashlib.sha256(state["cells"].numpy().tobytes()).hexdigest(),
+            skipped=engine._core.state.marks[kernel.id].skipped,
         )
 
 
@@ -125,6 +161,7 @@ async def consume_lazily(kernel: ringflow.KernelHandle, log: Log) -> None:
     """Acknowledge rarely, so that much comes again after a crash; note all that comes."""
     count = 0
     async with kernel.replies(consumer=LAZY) as replies:
+        log.note("reading")
         async for reply in replies:
             log.note("seen", id=(reply.sequence, reply.index), payload=reply.payload.hex())
             count += 1
@@ -142,12 +179,12 @@ async def operate(
 ) -> None:
     """Migrate, reload and checkpoint without a pause; look at the state in between."""
     while True:
-        what = choice.choices(["migrate", "reload", "trap", "checkpoint"], [4, 3, 2, 2])[0]
+        what = choice.choices(WORK, [8, 6, 4, 4, 1, 1])[0]
         outcome = await operation(engine, kernel, what, choice)
         log.note("operation", what=what, outcome=outcome)
         homes = [label for device in devices for label in device._arena.labels()]
         log.note("instances", count=homes.count(f"{kernel.id}/state"))
-        await note_state(kernel, log)
+        await note_state(engine, kernel, log)
 
 
 async def operation(
@@ -156,10 +193,17 @@ async def operation(
     options: dict[str, Any] = {"actor": "soak", "reason": what}
     try:
         if what == "migrate":
-            here = next(one.device for one in engine.kernels() if one.kernel_id == kernel.id)
+            here = status_of(engine, kernel).device
             await engine.migrate(kernel.id, to=DEVICES[here == DEVICES[0]], **options)
         elif what == "checkpoint":
             await engine.checkpoint(kernel.id, **options)
+        elif what == "poison":
+            poison = await kernel.send(k.Poison())
+            with contextlib.suppress(ringflow.KernelStalledError):
+                await poison.done()
+            await bring_back(engine, kernel)
+        elif what == "undo":
+            await engine.rollback(kernel.id, undo_messages=True, **options)
         else:
             new = k.code(choice.choice(k.FACTORS))
             if what == "trap":
@@ -176,6 +220,7 @@ async def settle(
 ) -> None:
     """Read what both consumers still lack, to the end, without any new work."""
     async with kernel.replies(consumer=EXACT) as exact, kernel.replies(consumer=LAZY) as lazy:
+        log.note("reading")
         last = (await kernel.call(k.Probe(), timeout_s=60)).sequence
         async for reply in exact:
             take_exactly_once(effects, Effect(reply.sequence, reply.index, reply.payload))
@@ -187,7 +232,7 @@ async def settle(
             if reply.sequence == last:
                 await reply.ack()
                 break
-    await note_state(kernel, log)
+    await note_state(engine, kernel, log)
     log.note("settled", kernel=kernel.id, last=last)
 
 
