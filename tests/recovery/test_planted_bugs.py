@@ -69,6 +69,7 @@ async def send(kernel: ringflow.KernelHandle, log: MemoryLog, *, count: int) -> 
             fold = k.Fold(k.value_of(producer, one))
             receipt = await kernel.send(fold, producer=producer, number=one)
             log.note("acknowledged", producer=producer, number=one, sequence=receipt.sequence)
+        await receipt.done()
 
     async with anyio.create_task_group() as tasks:
         for producer in k.PRODUCERS[::2]:
@@ -140,8 +141,8 @@ async def test_messages_applied_twice_after_a_restart_are_found(
 async def test_outputs_that_come_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A position that is forgotten gives acknowledged outputs again."""
 
-    def older(outputs: Outputs, outbox: Any, *, seen: Any, positions: Any) -> None:
-        straight(outputs, outbox, seen=seen, positions=dict.fromkeys(positions, (0, 0)))
+    def older(outputs: Outputs, outbox: Any, *, positions: Any, **rest: Any) -> None:
+        straight(outputs, outbox, positions=dict.fromkeys(positions, (0, 0)), **rest)
 
     straight = Outputs.recover
     monkeypatch.setattr(Outputs, "recover", older)
