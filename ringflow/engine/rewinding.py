@@ -26,12 +26,14 @@ from ringflow.engine.restoring import (
     replay,
     restart_from,
 )
+from ringflow.engine.routing import pass_on
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import (
     DeviceError,
     KernelStateError,
     RegionMismatchError,
     RingflowError,
+    RouteError,
     StorageError,
     UsageError,
 )
@@ -39,6 +41,7 @@ from ringflow.events.codec import Event
 from ringflow.events.lifecycle import HaltResolved, KernelRolledBack, RecoveryPointCommitted
 from ringflow.events.messages import MessagesSkipped
 from ringflow.results import RollbackResult
+from ringflow.spec import KernelSpec
 from ringflow.statemachines.lifecycle import (
     KernelLife,
     LifecycleState,
@@ -106,6 +109,7 @@ async def _work_again(core: Core, life: KernelLife) -> None:
             core, runtime, device_of(core, life), applied_sequence=life.halted_after
         )
         core.record_kernel(kernel_id, *facts)
+        pass_on(core, runtime)  # what other kernels sent waited for this one
         return
     try:  # it was halted before this opening: no runtime is left of it
         rebuilt = await rebuild(core, kernel_id, device_of(core, life))
@@ -116,6 +120,7 @@ async def _work_again(core: Core, life: KernelLife) -> None:
             core.record_kernel(kernel_id, halted)
         raise
     core.record_kernel(kernel_id, resumed(runtime, rebuilt.applied_sequence))
+    pass_on(core, runtime)
 
 
 async def rollback(
@@ -139,6 +144,7 @@ async def rollback(
     with core.lease(kernel_id, "rollback()"):
         target = await rebuild_at(core, life, point, device_of(core, life))
         try:
+            _check_routes(core, target.instance.spec)
             if runtime is not None and not is_halted:
                 applied = await quiesce_or_resume(core, runtime, purpose="rollback")
             else:
@@ -209,6 +215,17 @@ def _target(life: KernelLife, to: str | None, *, before_reload: bool) -> Recover
     return life.recovery_points[-1]
 
 
+def _check_routes(core: Core, spec: KernelSpec) -> None:
+    """Raise ``RouteError`` while a route is connected that the earlier code does not have."""
+    for edge in core.state.routing.of(spec.kernel_id):
+        if edge.number >= len(spec.routes):
+            raise RouteError(
+                spec.kernel_id,
+                edge.route,
+                "is connected, and the code to roll back to does not have it; disconnect it first",
+            )
+
+
 async def _save_again(
     core: Core, kernel_id: str, point: RecoveryPoint, checkpoint: Checkpoint
 ) -> RecoveryPointCommitted:
@@ -249,6 +266,7 @@ async def _replace(
         halt(core, runtime, str(error), applied_sequence=target.applied_sequence)
         raise
     core.record_kernel(kernel_id, resumed(runtime, target.applied_sequence))
+    pass_on(core, runtime)
 
 
 async def restore(core: Core, kernel_id: str, checkpoint: Checkpoint) -> None:
