@@ -16,7 +16,8 @@ from ringflow.journal.record import RawRecord
 
 ACCEPTED: Final = "messages.accepted.v1"
 ACKNOWLEDGED: Final = "consumer.acknowledged.v1"
-_TRAFFIC: Final = frozenset((ACCEPTED, ACKNOWLEDGED))
+TAKEN: Final = "route.taken.v1"
+_TRAFFIC: Final = frozenset((ACCEPTED, ACKNOWLEDGED, TAKEN))
 _FIRST: Final = ("kernel_id", "operation_id", "source", "target", "device", "step", "reason")
 _TEXT_MAX: Final = 72
 _ITEMS_MAX: Final = 6
@@ -72,6 +73,10 @@ def _traffic_line(run: Sequence[RawRecord]) -> str:
         size = sum(_base64_bytes(text) for event in accepted for text in event["payloads"])
         span = f"message {first}" if first == last else f"messages {first} to {last}"
         parts.append(f"{span} accepted ({count} in {_plural(len(accepted), 'record')}, {size} B)")
+    sources = [event for event in events if event["type"] == TAKEN]
+    for name in dict.fromkeys(event["source"] for event in sources):
+        count = sum(len(event["sequences"]) for event in sources if event["source"] == name)
+        parts.append(f"{count} of them from kernel {name!r}")
     marks = {
         event["consumer"]: event["sequence"] for event in events if event["type"] == ACKNOWLEDGED
     }
