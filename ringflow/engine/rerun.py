@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import anyio.to_thread
 import attrs
 
 from ringflow.device.api import Device
@@ -31,6 +31,7 @@ from ringflow.spec import KernelSpec, decode_spec
 from ringflow.statemachines.lifecycle import RecoveryPoint
 from ringflow.storage import Checkpoint, ChunkType, FileStorage, ObjectStore
 from ringflow.storage.blocks import BLOCK_BYTES, BLOCK_DIGEST_BYTES
+from ringflow.workers import in_thread
 
 EPOCH: Final = 1
 
@@ -96,13 +97,13 @@ async def rerun_kernel(
         plan = plan_rerun(records, kernel_id, posting_of=lambda event: posting_of(event, objects))
         return journal.parent, plan, open_device(device) if isinstance(device, str) else device
 
-    root, plan, opened = await anyio.to_thread.run_sync(prepare)
+    root, plan, opened = await in_thread(prepare)
     rerun = _Rerun(root, plan, opened, used, step_timeout_s)
     try:
         reports = [await rerun.span(span) for span in plan.spans]
     finally:
         if isinstance(device, str):
-            await anyio.to_thread.run_sync(opened.close)
+            await in_thread(opened.close)
     return RerunReport(kernel_id=kernel_id, spans=tuple(reports))
 
 
@@ -130,7 +131,7 @@ class _Rerun:
             end = await self._checkpoints.load(span.end.checkpoint)
         except StorageError as error:
             return attrs.evolve(report, skipped=str(error))
-        return await anyio.to_thread.run_sync(self._run, span, report, start, end)
+        return await in_thread(partial(self._run, span, report, start, end))
 
     def _run(
         self, span: Span, report: SpanReport, start: Checkpoint, end: Checkpoint
