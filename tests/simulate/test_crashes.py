@@ -9,7 +9,7 @@ import pytest
 import ringflow
 from ringflow.errors import SimulatedCrashError
 from ringflow.simulate.files import Loss
-from ringflow.simulate.world import World
+from ringflow.simulate.world import ROOT, World
 from tests.engine.kernels import Add, adder
 from tests.simulate.story import Producer, busy, live_through
 
@@ -101,3 +101,16 @@ def test_worlds_crash_alike() -> None:
         return world.contents()
 
     assert ended() == ended()
+
+
+@pytest.mark.parametrize(("loss", "left"), [(Loss.ALL, None), (Loss.NONE, b"not synced")])
+def test_a_crash_leaves_of_unsynced_bytes_what_its_loss_says(
+    loss: Loss, left: bytes | None
+) -> None:
+    """The world's loss, or the crash's own, decides; synced bytes are there in either case."""
+    for world, given in ((World(loss=loss), None), (World(), loss)):
+        world.open()
+        world.files.create(ROOT / "journal" / "mark").write(b"not synced")
+        world.crash(given)
+        assert world.contents().get("journal/mark") == left
+        assert world.journal()
