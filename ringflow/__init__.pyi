@@ -17,6 +17,7 @@ from .errors import (
     DeviceError,
     DeviceMemoryError,
     DisabledError,
+    DiskReserveError,
     DuplicateKernelError,
     EngineClosedError,
     EntryPointError,
@@ -119,6 +120,7 @@ from .version import __version__
 __all__ = [
     "CHECKPOINT_MAGIC",
     "CHECKPOINT_VERSION_1",
+    "DiskReserveError",
     "MAX_CHECKPOINT_SIZE",
     "Checkpoint",
     "CheckpointBuilder",

@@ -297,7 +297,7 @@ class DiskReserveError(StorageError):
         self.reserve_bytes = reserve_bytes
         super().__init__(
             f"{free_bytes} bytes are free, {reserve_bytes} are kept in reserve; "
-            "free disk space, new messages are refused until then"
+            "free disk space, new messages and operations are refused until then"
         )
 
 

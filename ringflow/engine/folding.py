@@ -14,7 +14,7 @@ from typing import Any, Final, final
 
 from ringflow.engine.state import EngineState
 from ringflow.engine.state_codec import decode_state, encode_state, state_shape
-from ringflow.errors import EventFormatError
+from ringflow.errors import CorruptError, EventFormatError
 from ringflow.events.codec import CODEC_MEMBER, EventCodec, load_integer
 from ringflow.events.messages import MessagesAccepted
 from ringflow.journal.foundation import Foundation, Place
@@ -63,14 +63,21 @@ class Fold:
 
         Raises:
             UnknownEventError, EventFormatError: this version can't read one of its events.
-            IllegalTransitionError: one of its events can't have happened.
+            IllegalTransitionError, CorruptError: one of its events can't have happened.
         """
         state = self.state
         for plain in record.events:
             if plain.get("type") == _ACCEPTED and len(plain) == _MEMBERS + (CODEC_MEMBER in plain):
                 _take_accepted(state, plain)
             else:
-                state.apply(self._codec.from_plain(plain))
+                event = self._codec.from_plain(plain)
+                try:
+                    state.apply(event)
+                except LookupError as error:
+                    raise CorruptError(
+                        f"record {record.sequence}: {event.wire_name!r} is about {error}, which "
+                        "no record before it has begun; restore the journal from a copy"
+                    ) from error
         self._versions[record.stream] = record.version
         self._last = record
 

@@ -35,6 +35,7 @@ async def launch(
         DeviceError: the grid did not start; the kernel's id is used up.
     """
     core.check_accepting()
+    core.journal.check_reserve()
     kernel_id = spec.kernel_id
     check_launchable(core, kernel_id)
     device = (

@@ -56,6 +56,7 @@ def start_migration(
     )
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
+    core.journal.check_reserve()  # what has begun must be able to end
     check_listed(runtime.instance, "migration")
     operation = Operation(core, operation_id, _migration_result)
     _start(core, operation, requested, MigrationPerformer(core, runtime), runtime)
@@ -129,6 +130,7 @@ async def start_reload(
         return first
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
+    core.journal.check_reserve()  # what has begun must be able to end
     check_listed(runtime.instance, "reload")
     if at_sequence is not None:
         _deliver_before(runtime, at_sequence)
@@ -215,6 +217,7 @@ def start_snapshot(
         return first
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
+    core.journal.check_reserve()  # what has begun must be able to end
     check_listed(runtime.instance, "checkpoint")
     operation_id = core.ids.new("snapshot")
     checkpoint = check_name(f"{kernel_id}@{name or operation_id}")

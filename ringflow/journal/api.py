@@ -233,6 +233,9 @@ class Journal(Protocol):
             UsageError: an event can't be written. In all cases nothing was queued.
         """
 
+    def check_reserve(self) -> None:
+        """Raise ``DiskReserveError`` while the disk is nearly full: begin nothing new then."""
+
     async def until_durable(self, append: Append) -> None:
         """Wait for the durable mark; raises ``OutcomeUnknownError`` if the journal failed."""
 

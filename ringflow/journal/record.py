@@ -250,6 +250,12 @@ def _record(plain: dict[str, Any], digest: str, size_bytes: int) -> RawRecord:
         and 0 <= durable <= SAFE_INTEGER
     ):  # one test instead of four calls: nearly all lines pass it
         sequence, epoch, version, durable = map(load_integer, (sequence, epoch, version, durable))
+    events = plain["events"]
+    if type(events) is not list:
+        raise ValueError("'events' is not a list")
+    for event in events:
+        if type(event) is not dict or type(event.get("type")) is not str:
+            raise ValueError("an event is no object with a 'type'")
     return RawRecord(
         sequence,
         _load_time(plain["at_ns"]),
@@ -257,7 +263,7 @@ def _record(plain: dict[str, Any], digest: str, size_bytes: int) -> RawRecord:
         _text(plain["stream"]),
         version,
         durable,
-        tuple(plain["events"]),
+        tuple(events),
         _text(plain["prev"]),
         digest,
         size_bytes,

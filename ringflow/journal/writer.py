@@ -384,10 +384,14 @@ class JournalWriter:
                 limits.message_queue_bytes,
                 "await the journal's room() first",
             )
-        if self._free_bytes < limits.reserve_bytes:
+        self.check_reserve()
+
+    def check_reserve(self) -> None:
+        reserve_bytes = self._limits.reserve_bytes
+        if self._free_bytes < reserve_bytes:
             self._free_bytes = self._log.free_bytes()
-        if self._free_bytes < limits.reserve_bytes:
-            raise DiskReserveError(self._free_bytes, limits.reserve_bytes)
+        if self._free_bytes < reserve_bytes:
+            raise DiskReserveError(self._free_bytes, reserve_bytes)
 
 
 def _tell_marks(batch: Sequence[Pending]) -> Exception | None:

@@ -40,6 +40,7 @@ class Loss(enum.Enum):
     NAMES_ONLY = "names are kept, bytes are lost: files may be empty"
     TAIL = "the first half of the sectors is kept"
     HOLES = "every second sector is kept, the others read as zeros"
+    REORDERED = "names and the second half of the sectors are kept, the first reads as before"
 
 
 @attrs.define(eq=False)
@@ -75,7 +76,10 @@ class _Inode:
             return bytes(self.content)
         kept, old = bytearray(self.content), bytes(self.synced).ljust(len(self.content), b"\0")
         begins = self._unsynced_sectors(old)
-        lost = begins[len(begins) // 2 :] if loss is Loss.TAIL else begins[::2]
+        half = len(begins) // 2
+        lost = {Loss.TAIL: begins[half:], Loss.REORDERED: begins[: len(begins) - half]}.get(
+            loss, begins[::2]
+        )
         for begin in lost:
             kept[begin : begin + SECTOR_BYTES] = old[begin : begin + SECTOR_BYTES]
         if loss is Loss.TAIL and lost:
@@ -208,7 +212,8 @@ class CrashingFiles:
 
     def after_crash(self, loss: Loss = Loss.ALL) -> CrashingFiles:
         """Return the file system as the next boot finds it."""
-        names = self._names if loss in (Loss.NONE, Loss.NAMES_ONLY) else self._synced_names
+        kept = loss in (Loss.NONE, Loss.NAMES_ONLY, Loss.REORDERED)
+        names = self._names if kept else self._synced_names
         files = CrashingFiles()
         files._folders = set(self._folders)
         copies: dict[_Inode, _Inode] = {}

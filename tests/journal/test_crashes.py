@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from ringflow.errors import OutcomeUnknownError, StorageError
@@ -134,3 +136,37 @@ async def test_nothing_is_acknowledged_before_its_fsync() -> None:
         assert files.steps[-1] == "write"
         assert append.sequence is None
         assert journal.durable_sequence == 1
+
+
+async def test_every_failing_call_of_opening_writing_and_sealing_loses_nothing() -> None:
+    """The n-th call of each kind fails, with each error: told, never retried, and open again."""
+    calls = ("create", "write", "datasync", "reserve", "trim", "rename", "fsync_folder", "delete")
+    plain, promise = CrashingFiles(), Promise()
+    await use(plain, promise, ["a", "b", "c", "d"])
+    for call in calls:
+        count = plain.steps.count(call)
+        assert count, f"nothing calls {call}"
+        for at in range(1, count + 1):
+            for code in (errno.ENOSPC, errno.EIO):
+                files, promise = CrashingFiles(), Promise()
+                files.fail(call, at=at, error=OSError(code, "the disk says no"))
+                await use_failing(files, promise, ["a", "b", "c", "d"])
+                for later in (files, files.after_crash(Loss.HOLES), files.after_crash(Loss.ALL)):
+                    again = Promise()
+                    again.asked, again.acknowledged = list(promise.asked), promise.acknowledged
+                    await use(later, again, ["after"])
+                    assert again.asked[-1] == "after"
+
+
+async def use_failing(files: CrashingFiles, promise: Promise, texts: list[str]) -> None:
+    """Like ``use`` on a disk that says no once; whoever waits hears of it."""
+    try:
+        async with opened(files, limits=LIMITS) as journal:
+            for text in texts:
+                append = journal.append("s", [Noted(text=text, data=bytes(400))])
+                promise.asked.append(text)
+                await journal.until_durable(append)
+                promise.acknowledged += 1
+    except StorageError as error:
+        if "the disk says no" not in str(error):
+            raise
