@@ -120,7 +120,6 @@ from .version import __version__
 __all__ = [
     "CHECKPOINT_MAGIC",
     "CHECKPOINT_VERSION_1",
-    "DiskReserveError",
     "MAX_CHECKPOINT_SIZE",
     "Checkpoint",
     "CheckpointBuilder",
@@ -144,6 +143,7 @@ __all__ = [
     "DeviceError",
     "DeviceMemoryError",
     "DisabledError",
+    "DiskReserveError",
     "DuplicateKernelError",
     "Engine",
     "EngineClosedError",
