@@ -146,3 +146,29 @@ async def test_a_cancelled_launch_leaves_no_memory_and_no_half_kernel(
         if status.state == "failed":
             assert device.free_bytes == free_bytes
             assert len(await events_of(engine, "kernel.launch_failed.v1")) == 1
+
+
+@pytest.mark.parametrize("cancelled_by", ["anyio", "asyncio"])
+async def test_a_restore_is_never_torn(folder: Path, anyio_backend: str, cancelled_by: str) -> None:
+    """Once the kernel rests for it, it is done to its end, also under asyncio's cancellation."""
+    if anyio_backend == "trio":
+        cancelled_by = "anyio"
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        await send_all(kernel, [1, 2])
+        await state_of(kernel)
+        saved = await kernel.checkpoint()
+        await (await kernel.send(Add(3))).done()
+        async with told(engine, "kernel.quiesced.v1") as quiesced:
+            call = kernel.restore(saved)
+            if cancelled_by == "anyio":
+                await _cancel_with_anyio(call, quiesced)
+            else:
+                task = asyncio.ensure_future(call)
+                await quiesced.wait()
+                task.cancel()
+                await asyncio.wait([task])
+        assert not engine.is_busy("adder")
+        assert engine.kernels()[0].state == "running"
+        await send_all(kernel, [4])
+        assert (await state_of(kernel))[:3] == expected_state([1, 2, 4])
