@@ -1,4 +1,4 @@
-"""One persistent kernel on one device: its memory, its rings and its launches.
+"""One persistent kernel on one device: its launches, messages and commands.
 
 - Whoever posts, commands and relaunches does so from one thread at a time for each of them.
 - Memory outlives launches: after RETURN the regions hold the state, and ``relaunch`` goes on.
@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ringflow.device import abi
-from ringflow.device.abi import CONTROL, Command, KernelFault, KernelState
+from ringflow.device.abi import CONTROL, Command, KernelState
 from ringflow.device.api import (
-    Allocation,
     Device,
     Launch,
     LaunchStatus,
     LoadedCode,
-    MappedAllocation,
     Stepping,
     stepping_of,
 )
-from ringflow.device.bulk import MessageArena, ReplyArena
-from ringflow.device.dirty import DirtyMarks, DirtyTable, no_marks
-from ringflow.device.native import native, timeout_ns
-from ringflow.device.native.layouts import AWAIT_ENDED, AWAIT_REACHED, AWAIT_TIMEOUT, ENTRY
+from ringflow.device.dirty import DirtyMarks, no_marks
+from ringflow.device.kernel_memory import KernelMemory
+from ringflow.device.native import timeout_ns
+from ringflow.device.native.layouts import AWAIT_ENDED, AWAIT_REACHED, AWAIT_TIMEOUT
 from ringflow.device.parameters import check_parameters
 from ringflow.device.posting import Posting, check_bulk_size, encode_slots
 from ringflow.device.pump import PumpReport, parse_reports
@@ -37,13 +35,10 @@ from ringflow.errors import (
     KernelStalledError,
     KernelStateError,
     KernelTrappedError,
-    RegionMismatchError,
 )
-from ringflow.files import Buffer
-from ringflow.spec import Dim3, KernelSpec, Region
+from ringflow.spec import Dim3, KernelSpec
 
 if TYPE_CHECKING:
-    from ringflow.device.host.memory import HostAllocation
     from ringflow.device.pump import Pump
 
 COLLECT_BYTES: Final = 1 << 16
@@ -51,7 +46,7 @@ _SEQUENCE: Final = struct.Struct("<Q")
 assert abi.MESSAGE_SLOT["sequence"] == 0
 
 
-class ResidentKernel:
+class ResidentKernel(KernelMemory):
     """A persistent kernel's memory on a device, and its launch."""
 
     def __init__(
@@ -74,100 +69,18 @@ class ResidentKernel:
             EntryPointError: the kernel's parameters are not the spec's.
             DeviceMemoryError: the device is full.
         """
-        from ringflow.device.host.pieces import Piece
-
         check_parameters(spec, code)
-        self._native = native()
-        self.device, self.code, self.spec, self.grid = device, code, spec, grid
+        super().__init__(device, code, spec)
+        self.grid = grid
         self._stepping = stepping_of(device)
         self._launch: Launch | None = None
         self._pump: Pump | None = None
         self._key = 0
-        self._allocations: list[Allocation] = []
-        self._dirty: DirtyMarks | None = None
-        self.bulk, self._reply_bulk = MessageArena(None), ReplyArena(None)
-        self._entry: HostAllocation | None = Piece(ENTRY.size_bytes, label="entry")
-        self._entry_address = self._entry.address
         self._collected: ctypes.Array[ctypes.c_char] | None = None
         self._collected_address = 0
         self._base_sequence, self._epoch = base_sequence, epoch
         self._posted_sequence = base_sequence
         self._output_index = 0
-        try:
-            self._allocate()
-            self._prepare_entry()
-        except BaseException:
-            self.close()
-            raise
-
-    def _allocate(self) -> None:
-        device, spec = self.device, self.spec
-        label = spec.kernel_id
-
-        def take(size_bytes: int, what: str) -> Allocation:
-            self._allocations.append(device.allocate(size_bytes, label=f"{label}/{what}"))
-            return self._allocations[-1]
-
-        def take_mapped(size_bytes: int, what: str) -> tuple[int, int]:
-            mapped = device.allocate_mapped(size_bytes, label=f"{label}/{what}")
-            self._allocations.append(mapped)
-            return mapped.address, mapped.host_address
-
-        regions = {region.name: take(region.size_bytes, region.name) for region in spec.regions}
-        variables = self.code.globals
-        self.layout: tuple[Region, ...] = (*spec.regions, *(one.region for one in variables))
-        self.regions: Mapping[str, Allocation] = {**regions, **{v.label: v for v in variables}}
-        self._workspace = take(abi.workspace_bytes(spec.slot_bytes), "workspace")
-        if spec.track_dirty:
-            table = DirtyTable(self.regions)
-            self._dirty = DirtyMarks(device, label, table, take(table.size_bytes, "dirty"))
-        self._control, self._control_host = take_mapped(abi.CONTROL_BYTES, "control")
-        self._messages = take_mapped(spec.ring_slots * spec.slot_bytes, "messages")
-        self._replies = take_mapped(spec.reply_slots * spec.slot_bytes, "replies")
-
-        def take_arena(size_bytes: int, what: str) -> MappedAllocation | None:
-            if size_bytes == 0:
-                return None
-            arena = device.allocate_mapped(size_bytes, label=f"{label}/{what}")
-            self._allocations.append(arena)
-            return arena
-
-        self.bulk = MessageArena(take_arena(spec.bulk_bytes, "bulk"))
-        reply_bytes = spec.reply_shares * spec.reply_share_bytes
-        self._reply_bulk = ReplyArena(take_arena(reply_bytes, "reply bulk"))
-
-    # State
-
-    def write_region(self, name: str, data: Buffer) -> None:
-        """Fill a region; raises ``RegionMismatchError`` if the size is not the region's."""
-        allocation = self._region(name)
-        size_bytes = memoryview(data).nbytes
-        if size_bytes != allocation.size_bytes:
-            raise RegionMismatchError(name, f"{size_bytes} bytes", f"{allocation.size_bytes} bytes")
-        self.device.copy_in(allocation, data)
-
-    def read_region(self, name: str) -> memoryview:
-        """Return a copy of a region: uint8[size_bytes]."""
-        return self.device.copy_out(self._region(name))
-
-    def digests(self) -> dict[str, bytes]:
-        """Return each region's block digests (16 bytes a 64 KiB block), read on the device."""
-        return {name: self.device.digest_blocks(region) for name, region in self.regions.items()}
-
-    @property
-    def unlisted(self) -> str:
-        """Why the regions are not all of the kernel's state; empty where they are."""
-        return self.code.unlisted
-
-    @property
-    def state_bytes(self) -> int:
-        """Size of all regions, those of the code's variables included."""
-        return sum(region.size_bytes for region in self.layout)
-
-    def _region(self, name: str) -> Allocation:
-        if name not in self.regions:
-            self.spec.region(name)
-        return self.regions[name]
 
     # Launches
 
@@ -185,7 +98,13 @@ class ResidentKernel:
         if self._pump is not None:
             self._pump.suspend(self)
         try:
-            generation = self._prepare(Command.RUN if gate_open else Command.HOLD)
+            generation = self.prepare(
+                Command.RUN if gate_open else Command.HOLD,
+                key=self._key,
+                base_sequence=self._base_sequence,
+                epoch=self._epoch,
+                output_index=self._output_index,
+            )
             self._launch = self._start()
             self._put_entry("status", "Q", self._launch.status_address)
         finally:
@@ -242,85 +161,6 @@ class ResidentKernel:
         self._posted_sequence = base_sequence
         self._output_index = output_index
         self.launch(gate_open=gate_open, timeout_s=timeout_s)
-
-    def _prepare(self, command: Command) -> int:
-        """Write control block, workspace and entry for a launch; return its generation."""
-        spec = self.spec
-        dirty = self._dirty
-        if dirty is not None and self._launch is not None:
-            dirty.note_swapped(self._load_u32("dirty_swapped"))
-        generation = (self._load("doorbell") >> 32 & abi.GENERATION_MASK) + 1
-        generation = generation & abi.GENERATION_MASK or 1
-        ctypes.memset(self._control_host, 0, abi.CONTROL_BYTES)
-        values = {
-            "doorbell": abi.doorbell(0, generation, command),
-            "magic": abi.ABI_MAGIC,
-            "version": abi.ABI_VERSION,
-            "work": self._workspace.address,
-            "messages": self._messages[0],
-            "replies": self._replies[0],
-            "message_slots": spec.ring_slots,
-            "reply_slots": spec.reply_slots,
-            "slot_bytes": spec.slot_bytes,
-            "max_replies": spec.max_replies,
-            "base_sequence": self._base_sequence,
-            "epoch": self._epoch,
-            "emit_slots": abi.emit_slots(
-                spec.ring_slots, spec.reply_slots, spec.max_replies, spec.reply_shares
-            ),
-            "done_sequence": self._base_sequence,
-            "taken_sequence": self._base_sequence,
-            "dirty_epoch": dirty.requested if dirty is not None else 0,
-            "dirty_swapped": dirty.swapped if dirty is not None else 0,
-        }
-        for word in CONTROL.words:
-            if word.name in values:
-                kind = ctypes.c_uint64 if word.size_bytes == 8 else ctypes.c_uint32
-                kind.from_address(self._control_host + word.offset_bytes).value = values[word.name]
-        self.device.copy_in(self._workspace, self._new_workspace())
-        self.bulk.reset()
-        self._prepare_entry()
-        return generation
-
-    def _new_workspace(self) -> bytearray:
-        """Return a workspace for a launch; the batch after it is overwritten as it fills."""
-        spec, work = self.spec, bytearray(abi.WORKSPACE.size_bytes)
-        values = {
-            "sequence": self._base_sequence,
-            "output_index": self._output_index,
-            "bulk": self.bulk.address,
-            "reply_bulk": self._reply_bulk.address,
-            "share_bytes": spec.reply_share_bytes,
-            "shares": spec.reply_shares,
-            "max_reply_data": spec.max_reply_data_bytes,
-            **(self._dirty.words if self._dirty is not None else {}),
-        }
-        for word in abi.WORKSPACE.words:
-            if word.name in values:
-                code = "<Q" if word.size_bytes == 8 else "<I"
-                struct.pack_into(code, work, word.offset_bytes, values[word.name])
-        return work
-
-    def _prepare_entry(self) -> None:
-        spec = self.spec
-        ctypes.memset(self._entry_address, 0, ENTRY.size_bytes)
-        self._put_entry("control", "Q", self._control_host)
-        self._put_entry("messages", "Q", self._messages[1])
-        self._put_entry("replies", "Q", self._replies[1])
-        self._put_entry("room", "Q", self._native.room)
-        self._put_entry("key", "I", self._key)
-        self._put_entry("message_slots", "I", spec.ring_slots)
-        self._put_entry("reply_slots", "I", spec.reply_slots)
-        self._put_entry("slot_bytes", "I", spec.slot_bytes)
-        credits = abi.credits(
-            spec.ring_slots, spec.reply_slots, spec.max_replies, spec.reply_shares
-        )
-        self._put_entry("credits", "I", credits)
-        self._put_entry("seen_done", "Q", self._base_sequence)
-
-    def _put_entry(self, word: str, code: str, value: int) -> None:
-        assert self._entry is not None, "the kernel is closed"
-        struct.pack_into("=" + code, self._entry.view, ENTRY[word], value)
 
     # Messages and commands
 
@@ -526,37 +366,9 @@ class ResidentKernel:
         return self._launched().log
 
     @property
-    def state(self) -> KernelState:
-        return KernelState(self._load("state") & 0xFF)
-
-    @property
-    def generation(self) -> int:
-        """The generation of the last command that the kernel obeyed."""
-        return self._load("state") >> 8
-
-    @property
-    def done_sequence(self) -> int:
-        """The last message that the kernel has reported as finished."""
-        return self._load("done_sequence")
-
-    @property
-    def taken_sequence(self) -> int:
-        """The message in progress, or the last one: the suspect when the kernel trapped."""
-        return self._load("taken_sequence")
-
-    @property
-    def echo(self) -> int:
-        """The last ping that the kernel has seen."""
-        return self._load("echo")
-
-    @property
     def posted_sequence(self) -> int:
         """The last message posted in this launch, or its base sequence."""
         return self._posted_sequence
-
-    @property
-    def fault(self) -> KernelFault:
-        return KernelFault(self._load_u32("fault"))
 
     def collect(self) -> PumpReport | None:
         """Take outputs and news without a pump; ``None`` if there are none.
@@ -579,12 +391,6 @@ class ResidentKernel:
         self.release_arrays()
         return report
 
-    def _load(self, word: str) -> int:
-        return self._native.load(self._control_host + CONTROL[word])
-
-    def _load_u32(self, word: str) -> int:
-        return self._native.load_u32(self._control_host + CONTROL[word])
-
     def _launched(self) -> Launch:
         if self._launch is None:
             raise KernelStateError(self.spec.kernel_id, "not launched", "launched")
@@ -596,11 +402,6 @@ class ResidentKernel:
     def stepping(self) -> Stepping | None:
         """What has to move the kernel's device; ``None`` if it goes on by itself."""
         return self._stepping
-
-    @property
-    def entry_address(self) -> int:
-        """The address of what the native pump knows of the kernel."""
-        return self._entry_address
 
     def take_array(self, handle: int) -> memoryview:
         """Return a copy of an output's array: uint8[n]; raises ``DeviceError`` once closed."""
@@ -635,10 +436,4 @@ class ResidentKernel:
             self._launch.abort()
             if self._launch.status is LaunchStatus.RUNNING:
                 raise DeviceError(f"kernel {self.spec.kernel_id!r} cannot be stopped", call="abort")
-        self.bulk.close()
-        self._reply_bulk.close()
-        while self._allocations:
-            self.device.free(self._allocations.pop())
-        if self._entry is not None:
-            self._entry.release()
-            self._entry = None
+        self.free()
