@@ -144,6 +144,7 @@ class Core:
         on. The work's shields hold then also against asyncio's own cancellation, which would go
         through them in the caller's task.
         """
+        self.check_open()
         scope, ended = anyio.CancelScope(), anyio.Event()
         results: list[T] = []
         failures: list[Exception] = []

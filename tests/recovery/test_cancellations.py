@@ -172,3 +172,45 @@ async def test_a_restore_is_never_torn(folder: Path, anyio_backend: str, cancell
         assert engine.kernels()[0].state == "running"
         await send_all(kernel, [4])
         assert (await state_of(kernel))[:3] == expected_state([1, 2, 4])
+
+
+async def test_a_request_after_the_end_is_refused(folder: Path) -> None:
+    """With the engine's own error, whatever is asked for."""
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        await engine.launch(adder(), device="host:0")
+    for call in (
+        engine.launch(adder("other")),
+        engine.stop("adder"),
+        engine.resume("adder"),
+        engine.rollback("adder"),
+        engine.fork("adder"),
+        engine.retire_checkpoint("adder", "x"),
+        engine.kernel("adder").checkpoint(),
+    ):
+        with pytest.raises(ringflow.EngineClosedError):
+            await call
+
+
+async def test_leaving_the_block_ends_what_is_under_way(folder: Path) -> None:
+    """A rollback that waits for its kernel is cancelled, and its caller is told."""
+    failures: list[BaseException] = []
+
+    async def roll_back(engine: ringflow.Engine) -> None:
+        try:
+            await engine.rollback("adder", undo_messages=True)
+        except ringflow.RingflowError as error:
+            failures.append(error)
+
+    async with (
+        anyio.create_task_group() as tasks,
+        ringflow.open_engine(folder, devices=["host:0"]) as engine,
+    ):
+        kernel = await engine.launch(adder(), device="host:0")
+        await send_all(kernel, [1, 2])
+        await kernel.send(Spin(SLOW))
+        async with told(engine, "kernel.quiesce_started.v1") as resting:
+            tasks.start_soon(roll_back, engine)
+            await resting.wait()
+    assert [type(error) for error in failures] == [ringflow.EngineClosedError]
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        assert (await state_of(engine.kernel("adder")))[:3] == expected_state([1, 2])
