@@ -327,8 +327,9 @@ async def test_a_full_target_holds_its_source_back(folder: Path) -> None:
             tasks.start_soon(send_all, a, range(300))
             with anyio.fail_after(30):
                 while a.connections[0].waiting_count < SMALL.waiting_outputs:
+                    assert a.connections[0].taken_count <= SMALL.parked_messages
                     await engine.checkpoint("a")
-            await engine.migrate("a", to="host:1")
+                await engine.migrate("a", to="host:1")
             in_ring = a.spec.ring_slots
             assert a.connections[0].waiting_count <= SMALL.waiting_outputs + in_ring
             assert a.connections[0].taken_count <= SMALL.parked_messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,23 +12,34 @@ from ringflow.demo.script import COMMANDS
 from ringflow.device.compiler.clang import compile_to_ptx
 from ringflow.device.compiler.headers import MESSAGES_HEADER, messages_header
 from ringflow.device.compiler.nvrtc import compile_to_cubin
-from ringflow.messages import layout_of
-from tests.engine import kernels
+from ringflow.messages import MessageLayout, layout_of
+from ringflow.scenario.describing import header_of, messages_of
+from tests.engine import arrays, kernels
+from tests.recovery.soak import kernel as soak
 
 ROOT: Final = Path(__file__).parents[3]
-FOLDERS: Final = ("examples", "ringflow", "tests", "benchmarks")
+FOLDERS: Final = ("examples", "ringflow", "tests", "benchmarks", "scenarios")
 HOST_ONLY: Final = ("ringflow/device/host", "ringflow/device/native")
-MESSAGES: Final = {
+MESSAGES: Final = {  # of a folder's files, and of single files that have their own
     "examples/shallow_water": COMMANDS,
     "tests/engine/kernels": (*kernels.MESSAGES, kernels.Hop),
+    "tests/engine/kernels/arrays.cu": (arrays.Fold, arrays.Mirror, arrays.Wait, arrays.Ask),
+    "tests/recovery/soak": (soak.Fold, soak.Probe, soak.Poison),
 }
 ROUTES: Final = {"tests/engine/kernels": ("next", "typed")}
+DEFINED: Final = {"tests/recovery/soak/kernel.cu": soak.code(1).text}  # with what its program says
+BROKEN: Final = ("scenarios/kernels/adder_broken.cu",)  # on purpose
 
 FILES: Final = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in FOLDERS
     for path in (ROOT / folder).rglob("*.cu")
+    if path.relative_to(ROOT).as_posix() not in BROKEN
 )
+
+
+def _source(file: str) -> str:
+    return DEFINED.get(file) or (ROOT / file).read_text(encoding="utf-8")
 
 
 def _headers(file: str) -> dict[str, str]:
@@ -37,7 +49,12 @@ def _headers(file: str) -> dict[str, str]:
         words = ROOT / "ringflow/device/host/runtime/cta.cuh"
         return {**headers, words.name: words.read_text(encoding="utf-8")}
     folder = Path(file).parent.as_posix()
-    layouts = [layout_of(cls) for cls in MESSAGES.get(folder, ())]
+    if folder == "scenarios/kernels":
+        said = header_of(_source(file))
+        layouts: Sequence[MessageLayout] = messages_of(said.get("messages", ""))
+    else:
+        classes = MESSAGES.get(file) or MESSAGES.get(folder, ())
+        layouts = [layout_of(cls) for cls in classes]
     return {MESSAGES_HEADER: messages_header(layouts, ROUTES.get(folder, ()))}
 
 
@@ -49,8 +66,7 @@ def test_the_examples_are_among_the_files() -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_it_compiles_for_the_host(file: str) -> None:
     """With no warning."""
-    source = (ROOT / file).read_text(encoding="utf-8")
-    _, log = compile_to_ptx(source, name=file, headers=_headers(file))
+    _, log = compile_to_ptx(_source(file), name=file, headers=_headers(file))
     assert log == ""
 
 
@@ -58,5 +74,5 @@ def test_it_compiles_for_the_host(file: str) -> None:
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_it_compiles_for_a_gpu(file: str, architecture: str) -> None:
     """To a cubin: the proof, with no GPU, that the source is good for one."""
-    source = (ROOT / file).read_text(encoding="utf-8")
-    compile_to_cubin(source, architecture=architecture, name=file, headers=_headers(file))
+    headers = _headers(file)
+    compile_to_cubin(_source(file), architecture=architecture, name=file, headers=headers)
