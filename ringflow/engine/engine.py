@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
@@ -19,6 +20,7 @@ from ringflow.engine import (
     rewinding,
     routing,
 )
+from ringflow.engine.archiving import ArchivePlan, archive
 from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
 from ringflow.engine.quiescing import held
@@ -30,6 +32,15 @@ from ringflow.engine.status import (
     kernel_status,
     operation_statuses,
 )
+from ringflow.journal.api import Subscription
+from ringflow.journal.projections import (
+    FileProjections,
+    Projection,
+    ProjectionStore,
+    RunningProjection,
+    projecting,
+)
+from ringflow.journal.selection import Streams, Types
 from ringflow.kernel import (
     CheckpointInfo,
     HeldRegion,
@@ -358,6 +369,90 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await operation.cancel()
             raise
+
+    # The journal
+
+    def subscribe(
+        self,
+        *,
+        from_sequence: int | None = None,
+        streams: Streams = None,
+        types: Types = None,
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """``async with engine.subscribe(from_sequence=0) as records``: durable history, then live.
+
+        Args:
+            from_sequence: the first record; 0 for the oldest there is, None for live ones only.
+            streams: a stream such as ``"kernel/wave"``, the start of streams' names and ``*``, or
+                a function of the name.
+            types: event types or their wire names; a record comes whole if it holds one.
+        Raises:
+            UsageError: no event has this type.
+        """
+        return self._core.journal.subscribe(
+            from_sequence=from_sequence, streams=streams, types=types
+        )
+
+    def project(
+        self,
+        projection: Projection,
+        *,
+        store: ProjectionStore | None = None,
+        streams: Streams = None,
+        types: Types = None,
+        every_records: int = 1000,
+    ) -> AbstractAsyncContextManager[RunningProjection]:
+        """``async with engine.project(p) as running``: keep a projection up to date for the block.
+
+        Args:
+            store: where it is stored; the folder ``projections`` of the engine's if None.
+            every_records: so many applied records after the last time it is stored, and at the end.
+        Raises:
+            ConflictError: what is stored is of another journal.
+            ArchivedError: it needs records that were archived.
+        """
+        return projecting(
+            self._core.journal,
+            projection,
+            store or FileProjections(self._core.folder, files=self._core.files),
+            streams=streams,
+            types=types,
+            every_records=every_records,
+        )
+
+    async def archive(
+        self,
+        folder: Path | str | None = None,
+        *,
+        delete: bool = False,
+        to_sequence: int | None = None,
+        dry_run: bool = False,
+        actor: str = "",
+        reason: str = "",
+    ) -> ArchivePlan:
+        """Take the oldest records out of the journal, as far as nothing needs them.
+
+        Args:
+            folder: where their segments go; None only with ``delete`` or ``dry_run``.
+            to_sequence: nothing behind it goes; None: whatever may.
+            dry_run: only say what would go and what keeps the rest.
+        Raises:
+            UsageError: neither ``folder`` nor ``delete``, or both.
+            StorageError: the disk failed; the next archiving finishes what is left.
+        """
+        core = self._core
+        core.check_accepting()
+        return await archive(
+            core.journal,
+            core.files,
+            core.folder,
+            target=None if folder is None else Path(folder),
+            delete=delete,
+            to_sequence=to_sequence,
+            dry_run=dry_run,
+            actor=actor,
+            reason=reason,
+        )
 
     # Devices and health
 

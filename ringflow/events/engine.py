@@ -57,4 +57,24 @@ class JournalRepaired:
     reason: str
 
 
-EVENT_TYPES: Final = (EngineOpened, TornTailCut, EngineClosed, JournalRepaired)
+@event
+class JournalArchived:
+    """The oldest records were taken out; the journal's base record stands for them.
+
+    Attributes:
+        first_sequence, last_sequence: of the records that went.
+        head: the hash of the last line that went.
+        segments: the names of the segments that went to ``folder``; empty: they were deleted.
+    """
+
+    wire_name: ClassVar[str] = "engine.journal_archived.v1"
+    first_sequence: int
+    last_sequence: int
+    head: str
+    segments: tuple[str, ...]
+    folder: str
+    actor: str
+    reason: str
+
+
+EVENT_TYPES: Final = (EngineOpened, TornTailCut, EngineClosed, JournalRepaired, JournalArchived)

@@ -18,6 +18,7 @@ import attrs
 from ringflow.events.codec import Event
 from ringflow.journal.foundation import Foundation
 from ringflow.journal.record import RawRecord, Record
+from ringflow.journal.segments import Segment
 from ringflow.journal.selection import StreamFilter, Streams, Types
 
 
@@ -167,6 +168,10 @@ class Subscription(Protocol):
     def is_live(self) -> bool:
         """Nothing durable is left to read from the history."""
 
+    @property
+    def position(self) -> int:
+        """Everything up to this sequence was received, or was not asked for."""
+
     async def receive(self) -> Record:
         """Return the next record.
 
@@ -200,6 +205,12 @@ class Journal(Protocol):
     @property
     def base(self) -> Foundation | None:
         """What stands for the records that were archived, None for none."""
+
+    def segments(self) -> Sequence[Segment]:
+        """Return the segments, oldest first; the last one is being written."""
+
+    def rebase(self, base: Foundation) -> None:
+        """Begin behind a durable base record: readers get nothing that it stands for any more."""
 
     @property
     def failed(self) -> anyio.Event:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Final, Protocol, final
 
 from ringflow.clock import Clock
-from ringflow.errors import ArchivedError, CorruptError, CorruptJournalError
+from ringflow.errors import (
+    ArchivedError,
+    CorruptError,
+    CorruptJournalError,
+    NotFoundError,
+    UsageError,
+)
 from ringflow.events.chain import GENESIS
 from ringflow.files import FileSystem, FolderLock, OpenFile
 from ringflow.journal.lanes import Pending
@@ -57,6 +63,12 @@ class Log(Protocol):
             ArchivedError: the first one was archived.
             CorruptJournalError: from the damaged record on.
         """
+
+    def segments(self) -> Sequence[Segment]:
+        """Return the segments, oldest first; the last one is being written."""
+
+    def forget(self, sequence: int) -> None:
+        """Read nothing up to ``sequence``, the last one of a finished segment, any more."""
 
     def free_bytes(self) -> int: ...
     def tidy(self) -> bool:
@@ -216,6 +228,13 @@ class SegmentLog:
     def abandon(self) -> None:
         self._file.close()
 
+    def segments(self) -> Sequence[Segment]:
+        return tuple(self._segments)
+
+    def forget(self, sequence: int) -> None:
+        while self._segments[0].last_sequence <= sequence and len(self._segments) > 1:
+            del self._segments[0]  # one step: the writer's thread looks at the last one only
+
     def free_bytes(self) -> int:
         return self._files.free_bytes(self._folder)
 
@@ -233,7 +252,13 @@ class SegmentLog:
                 yield from self._read_segment(segment, from_sequence, to_sequence)
 
     def _read_segment(self, segment: Segment, start: int, end: int) -> Iterator[RawRecord]:
-        data = self._store.read(segment.name)
+        try:
+            data = self._store.read(segment.name)
+        except NotFoundError:
+            first = self._segments[0].name.first_sequence
+            if segment.name.first_sequence < first:
+                raise ArchivedError(max(start, segment.name.first_sequence), first) from None
+            raise
         expected = segment.name.first_sequence
         for number, line in enumerate(data[: segment.size_bytes].split(b"\n")[:-1], 1):
             try:
@@ -356,6 +381,12 @@ class MemoryLog:
             record = parse_line(line[:-1])
             assert isinstance(record, RawRecord)
             yield record
+
+    def segments(self) -> Sequence[Segment]:
+        return ()
+
+    def forget(self, sequence: int) -> None:
+        raise UsageError("a journal in memory has no segments to archive; use one in a folder")
 
     def free_bytes(self) -> int:
         return 2**62

@@ -102,7 +102,10 @@ class SegmentStore:
         name = segment.name
         if not self._files.exists(self.plain_path(name)):
             return False
-        text = self.read(name)
+        try:
+            text = self.read(name)
+        except NotFoundError:
+            return False  # it was archived in this moment
         if len(text) > segment.size_bytes:
             return False
         if len(text) < segment.size_bytes or not _ends_with(text, segment.hash):

@@ -58,6 +58,11 @@ class CatchUp(ObjectReceiveStream[Record]):
         """Nothing durable is left to read from the history."""
         return not self._behind
 
+    @property
+    def position(self) -> int:
+        """Everything up to this sequence was received, or was not asked for."""
+        return self._ready[0].sequence - 1 if self._ready else self._next - 1
+
     async def receive(self) -> Record:
         await anyio.lowlevel.checkpoint()
         while not self._ready:

@@ -38,6 +38,7 @@ from ringflow.journal.foundation import Foundation
 from ringflow.journal.lanes import Lanes, Pending
 from ringflow.journal.log import Log
 from ringflow.journal.record import RawRecord
+from ringflow.journal.segments import Segment
 from ringflow.journal.selection import Selection, Streams, Types
 from ringflow.journal.subscribers import CatchUp, Subscribers
 from ringflow.journal.thread import Bell, loop_caller
@@ -109,6 +110,13 @@ class JournalWriter:
     @property
     def base(self) -> Foundation | None:
         return self._base
+
+    def segments(self) -> Sequence[Segment]:
+        return self._log.segments()
+
+    def rebase(self, base: Foundation) -> None:
+        self._log.forget(base.place.sequence)
+        self._base = base
 
     def stream_version(self, stream: str) -> int:
         return self._versions.get(stream, 0)

@@ -11,6 +11,7 @@ from ringflow.engine.state import EngineState
 from ringflow.engine.state_snapshots import StateSnapshots
 from ringflow.events.codec import Event
 from ringflow.events.lifecycle import (
+    CheckpointRetired,
     KernelLaunched,
     KernelLaunchRequested,
     RecoveryPointCommitted,
@@ -68,6 +69,12 @@ def point(kernel_id: str, replay_from: int) -> RecoveryPointCommitted:
         barrier=False,
         pinned=False,
         reason="test",
+    )
+
+
+def retired(kernel_id: str, replay_from: int) -> CheckpointRetired:
+    return CheckpointRetired(
+        kernel_id=kernel_id, checkpoint=f"{kernel_id}-{replay_from}", actor="", reason="test"
     )
 
 
