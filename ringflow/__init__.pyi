@@ -4,11 +4,13 @@ from .clock import Clock, ManualClock, SystemClock
 from .coordinator import MigrationRequest, MultiGpuBuilder, MultiGpuCoordinator
 from .device.api import Device
 from .device.registry import open_device
+from .engine.archiving import ArchivePlan, Keeper
 from .engine.engine import Engine
 from .engine.opening import open_engine
 from .engine.operations import Operation
 from .engine.status import KernelStatus, OperationStatus
 from .errors import (
+    ArchivedError,
     CompileError,
     ConcurrencyError,
     ConflictError,
@@ -61,7 +63,16 @@ from .hot_reload import (
     HotReloadStatsSnapshot,
 )
 from .ids import Ids
-from .journal.api import Journal, JournalLimits
+from .journal.api import Journal, JournalLimits, Subscription
+from .journal.projections import (
+    FileProjections,
+    Projection,
+    ProjectionStore,
+    RunningProjection,
+    StoredProjection,
+)
+from .journal.reader import read_journal
+from .journal.record import Record
 from .kernel import (
     CheckpointInfo,
     HeldRegion,
@@ -121,6 +132,8 @@ __all__ = [
     "CHECKPOINT_MAGIC",
     "CHECKPOINT_VERSION_1",
     "MAX_CHECKPOINT_SIZE",
+    "ArchivePlan",
+    "ArchivedError",
     "Checkpoint",
     "CheckpointBuilder",
     "CheckpointHeader",
@@ -149,6 +162,7 @@ __all__ = [
     "EngineClosedError",
     "EngineLimits",
     "EntryPointError",
+    "FileProjections",
     "FileStorage",
     "FileSystem",
     "FolderInUseError",
@@ -167,6 +181,7 @@ __all__ = [
     "Journal",
     "JournalClosedError",
     "JournalLimits",
+    "Keeper",
     "KernelBusyError",
     "KernelCodeSource",
     "KernelHandle",
@@ -195,9 +210,12 @@ __all__ = [
     "OutcomeUnknownError",
     "PayloadCodec",
     "PayloadLeftOutError",
+    "Projection",
+    "ProjectionStore",
     "PtxSyntaxError",
     "QuiescableKernel",
     "Receipt",
+    "Record",
     "RecoveryFacts",
     "RecoveryPoint",
     "Region",
@@ -209,11 +227,14 @@ __all__ = [
     "RollbackResult",
     "Route",
     "RouteError",
+    "RunningProjection",
     "SameDeviceError",
     "SelfMigratingKernel",
     "SelfReloadingKernel",
     "SpecError",
     "StorageError",
+    "StoredProjection",
+    "Subscription",
     "SystemClock",
     "SystemFiles",
     "UnknownDeviceError",
@@ -232,6 +253,7 @@ __all__ = [
     "message",
     "open_device",
     "open_engine",
+    "read_journal",
     "u8",
     "u16",
     "u32",

@@ -128,8 +128,9 @@ class FileProjections:
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"projection name {name!r} is none; use letters, digits, '.', '_', '-'"
+                f"{name!r} can't name a projection; use letters, digits, '.', '_' and '-'"
             )
+
         return self._folder / f"{name}.json"
 
 

@@ -21,12 +21,16 @@ from typing import Final, final
 import attrs
 
 from ringflow.errors import (
+    ArchivedError,
     CorruptError,
     CorruptJournalError,
     HeadNotFoundError,
     NotFoundError,
     StorageError,
 )
+from ringflow.events.codec import EventCodec
+from ringflow.events.registry import EVENT_TYPES
+from ringflow.events.upcasters import UPCASTERS
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import IgnoredBytes
 from ringflow.journal.foundation import (
@@ -36,7 +40,7 @@ from ringflow.journal.foundation import (
     base_sequence,
     decode_foundation,
 )
-from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord, parse_line
+from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord, Record, parse_line
 from ringflow.journal.segments import (
     ENGINE_FOLDER,
     JOURNAL_FOLDER,
@@ -46,6 +50,7 @@ from ringflow.journal.segments import (
     Segment,
     SegmentName,
 )
+from ringflow.journal.selection import Selection, Streams, Types
 from ringflow.journal.store import SegmentStore
 
 PENDING_REPAIR: Final = "repair-pending.json"
@@ -460,6 +465,60 @@ def read_records(path: Path, *, files: FileSystem | None = None) -> Iterator[Raw
     folder = find_journal(path, files)
     check_no_repair(files, folder)
     return Scan(files, folder).records()
+
+
+def select_records(
+    path: Path,
+    wanted: Selection,
+    *,
+    from_sequence: int = 0,
+    to_sequence: int | None = None,
+    files: FileSystem | None = None,
+) -> Iterator[RawRecord]:
+    """Yield the verified records that are wanted; raises as ``read_records``.
+
+    Raises:
+        ArchivedError: ``from_sequence`` is not 0 and was archived.
+    """
+    files = files or SystemFiles()
+    scan = Scan(files, find_journal(path, files))
+    if 0 < from_sequence < scan.first_sequence:
+        raise ArchivedError(from_sequence, scan.first_sequence)
+    for record in scan.records():
+        if to_sequence is not None and record.sequence > to_sequence:
+            return
+        if record.sequence >= from_sequence and wanted.wants(record):
+            yield record
+
+
+def read_journal(
+    path: Path | str,
+    *,
+    streams: Streams = None,
+    types: Types = None,
+    from_sequence: int = 0,
+    to_sequence: int | None = None,
+    since_ns: int = 0,
+    until_ns: int | None = None,
+) -> Iterator[Record]:
+    """Yield the records of the journal under ``path``, verified; takes no lock, reads blocking.
+
+    Args:
+        path: the engine's folder, the journal's, an archive's, or one that holds one engine's.
+        streams: a stream, the start of streams' names and ``*``, or a function of the name.
+        types: event types or their wire names; a record is yielded whole if it holds one.
+        from_sequence, to_sequence: both included; 0 starts with the oldest there is.
+        since_ns, until_ns: wall time of the write; ``until_ns`` itself is not included.
+    Raises:
+        NotFoundError: there is no journal.
+        ArchivedError: ``from_sequence`` is not 0 and was archived.
+        CorruptJournalError: from the damaged record on; those before it have been yielded.
+        UnknownEventError: this version knows an event no more, or not yet.
+    """
+    codec = EventCodec(EVENT_TYPES, UPCASTERS)
+    wanted = Selection.of(codec, streams=streams, types=types, since_ns=since_ns, until_ns=until_ns)
+    found = select_records(Path(path), wanted, from_sequence=from_sequence, to_sequence=to_sequence)
+    return (record.decoded(codec) for record in found)
 
 
 def verify(path: Path, *, head: str | None = None, files: FileSystem | None = None) -> VerifyReport:
