@@ -128,11 +128,14 @@ class Faults:
         raise FAILURES[failure](kind)
 
     def _due(self, kind: str) -> str | None:
+        due = None
         for armed in [armed for armed in self._armed if matches(armed.pattern, kind)]:
-            armed.left -= 1
+            armed.left -= 1  # each counts all effects of its kind, also those that another fails
             if armed.left == 0:
                 self._armed.remove(armed)
-                return armed.failure
+                due = due or armed.failure
+        if due is not None:
+            return due
         if self._chance and any(matches(pattern, kind) for pattern in self._chance_of):
             return "fail" if self._random.random() < self._chance else None
         return None

@@ -12,6 +12,7 @@ from ringflow.errors import (
     RingflowError,
     UsageError,
 )
+from ringflow.simulate.files import CrashError
 from ringflow.simulate.world import World
 from tests.engine.kernels import Add, adder
 from tests.simulate.story import Producer, busy, live_through, state_of
@@ -104,6 +105,20 @@ def test_an_unknown_effect_is_refused() -> None:
             world.faults.fail(pattern)
     with pytest.raises(UsageError, match="count from 1"):
         world.faults.fail("journal.write", nth=0)
+
+
+def test_each_fault_counts_all_effects_of_its_kind() -> None:
+    """The first and the second of a kind fail, and the third succeeds."""
+    faults = World().faults
+    faults.fail("host:0.load")
+    faults.fail("*.load", nth=2, failure="crash")
+    with pytest.raises(DeviceError):
+        faults.reached("host:0", "load", "")
+    faults.reached("host:1", "unload", "")
+    with pytest.raises(CrashError):
+        faults.reached("host:1", "load", "")
+    faults.reached("host:0", "load", "")
+    assert [effect.failed for effect in faults.effects] == [True, False, True, False]
 
 
 def test_effects_are_noted_in_order() -> None:

@@ -46,7 +46,7 @@ def test_sets_of_tasks_have_one_order() -> None:
     async def nothing() -> None: ...
 
     tasks = [loop.create_task(nothing()) for _ in range(7)]
-    assert list(set(reversed(tasks))) == tasks
+    assert list(set(tasks)) == tasks
     loop.run_ready()
     loop.close()
 
