@@ -10,16 +10,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, final
+from typing import Final, Protocol, final
 
 import anyio
 import attrs
 
+from ringflow.errors import LimitExceededError
 from ringflow.events.codec import Event
 from ringflow.journal.foundation import Foundation
 from ringflow.journal.record import RawRecord, Record
 from ringflow.journal.segments import Segment
 from ringflow.journal.selection import StreamFilter, Streams, Types
+
+_LIMITS_MAX: Final = {  # together within what a reader takes for a segment (256 MiB)
+    "record_bytes_max": 64 * 2**20,
+    "batch_bytes": 16 * 2**20,
+    "segment_bytes": 64 * 2**20,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +52,13 @@ class JournalLimits:
     segment_bytes: int = 16 * 2**20
     subscriber_records: int = 4096
     reserve_bytes: int = 64 * 2**20
+
+    def __attrs_post_init__(self) -> None:
+        for name, most in _LIMITS_MAX.items():
+            if (value := getattr(self, name)) > most:
+                raise LimitExceededError(
+                    f"JournalLimits.{name}", value, most, "a segment is read into memory as a whole"
+                )
 
 
 class DurableMark(Protocol):

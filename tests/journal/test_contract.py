@@ -280,6 +280,13 @@ async def test_an_append_that_expects_another_version_is_refused(opener: Opener)
         assert texts_of(journal) == ["1", "2", "3"]
 
 
+async def test_limits_keep_segments_readable() -> None:
+    """What a writer may write, any reader takes into memory."""
+    for limits in ({"segment_bytes": 2**30}, {"record_bytes_max": 2**28}, {"batch_bytes": 2**27}):
+        with pytest.raises(LimitExceededError, match="JournalLimits"):
+            JournalLimits(**limits)
+
+
 async def test_subscribers_see_durable_records_in_order(opener: Opener) -> None:
     """Live records equal those of the history, from the subscription on; closing ends them."""
     seen: list[Record] = []
