@@ -46,7 +46,6 @@ class KernelMemory:
         self._prepared = False
         self.bulk, self._reply_bulk = MessageArena(None), ReplyArena(None)
         self._entry: HostAllocation | None = Piece(ENTRY.size_bytes, label="entry")
-        self._entry_address = self._entry.address
         try:
             self._allocate()
             self._prepare_entry(key=0, base_sequence=0)
@@ -262,3 +261,8 @@ class KernelMemory:
     def entry_address(self) -> int:
         """The address of what the native pump knows of the kernel."""
         return self._entry_address
+
+    @property
+    def _entry_address(self) -> int:
+        assert self._entry is not None, "the kernel is closed"
+        return self._entry.address

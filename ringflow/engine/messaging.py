@@ -199,7 +199,8 @@ def _accept(
     if waiter is not None:
         runtime.outputs.calls[first] = waiter
     append = accept(core, runtime, accepted, postings)
-    if append is not None and 0 < core.journal.commit_s < ROUSE_MAX_S:
+    # A kernel that rests gets nothing soon; one that is rebuilt has no instance meanwhile.
+    if append is not None and runtime.delivering and 0 < core.journal.commit_s < ROUSE_MAX_S:
         runtime.instance.resident.expect(2 * core.journal.commit_s)
     return SendReceipt(last, core, runtime, append)
 

@@ -19,6 +19,7 @@ from ringflow.events import lifecycle as life_events
 from ringflow.events import messages as message_events
 from ringflow.events.codec import Event
 from ringflow.journal.record import Record
+from ringflow.routing import OutputId
 from ringflow.statemachines.effects import Restarted
 
 
@@ -66,6 +67,7 @@ class Replay:
         self.decisions = 0
         self._epochs: dict[str, int] = {}  # of the last record, by kernel and operation id
         self._epoch = 0
+        self._routes: dict[rules.RouteKey, OutputId] = {}
 
     def take(self, record: Record) -> Difference | None:
         """Check one record and fold it in; after a difference nothing more can be taken."""
@@ -96,6 +98,8 @@ class Replay:
     def _check(self, record: Record) -> Finding | None:
         kind, _, name = record.stream.partition("/")
         if kind == "operation" and (found := self._check_operation(name, record)) is not None:
+            return found
+        if (found := rules.check_routes(self._routes, record.events)) is not None:
             return found
         for event in record.events:
             if (found := self._check_event(event, record)) is not None:

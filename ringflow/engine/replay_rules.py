@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeGuard
 
 import attrs
 
@@ -19,12 +20,16 @@ from ringflow.events import lifecycle as life_events
 from ringflow.events import messages as message_events
 from ringflow.events import migration as m
 from ringflow.events import reload as r
+from ringflow.events import routing as e
 from ringflow.events import snapshot as s
 from ringflow.events.codec import Event
+from ringflow.routing import OutputId
 from ringflow.statemachines import migration
 from ringflow.statemachines.effects import OperationInput, Restarted, StepFailure
 from ringflow.statemachines.lifecycle import KernelLife, LifecycleState
 from ringflow.statemachines.snapshot import Snapshot
+
+RouteKey = tuple[str, int, str]  # (source, number of the route, target)
 
 
 @attrs.frozen
@@ -263,3 +268,33 @@ def check_messages(marks: MessageMarks, event: Event) -> Finding | None:
             if (event.sequence, event.index) <= position:
                 return Finding(f"consumer {consumer!r} is at {position} already", (event,))
     return None
+
+
+def check_routes(passed: dict[RouteKey, OutputId], events: Sequence[Event]) -> Finding | None:
+    """What a route took is a message each, in the same record, in order, and never twice.
+
+    Args:
+        passed: the last output that each route's records took, by source, number and target; kept
+            up to date here. A mark that is set anew by another event begins anew.
+    """
+    for event in events:
+        match event:
+            case e.RouteConnected() | e.RouteMarkSet():
+                passed.pop((event.source, event.number, event.target), None)
+            case e.RouteTaken():
+                taken = list(zip(event.sequences, event.indexes, strict=True))
+                key = event.source, event.number, event.target
+                order = [passed.get(key, (0, 0)), *taken]
+                if any(one >= other for one, other in pairwise(order)):
+                    return Finding("a route took an output twice, or out of order", (event,))
+                accepted = [one for one in events if _is_accepted(one, event.target)]
+                if sum(len(one.types) for one in accepted) != len(taken):
+                    said = f"a route took {len(taken)} outputs, kernel {event.target!r} got others"
+                    return Finding(said, tuple(events))
+                passed[key] = event.through_sequence, event.through_index
+    return None
+
+
+def _is_accepted(event: Event, kernel_id: str) -> TypeGuard[message_events.MessagesAccepted]:
+    is_one = isinstance(event, message_events.MessagesAccepted)
+    return is_one and getattr(event, "kernel_id", "") == kernel_id

@@ -15,11 +15,12 @@ import pytest
 import ringflow
 from ringflow.cli import main
 from ringflow.engine.replay import Difference, replay_records
-from ringflow.engine.replay_rules import check_messages
+from ringflow.engine.replay_rules import RouteKey, check_messages, check_routes
 from ringflow.engine.state import MessageMarks
 from ringflow.events.codec import Event
-from ringflow.events.messages import BulkMessageAccepted
+from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted
 from ringflow.events.registry import default_codec
+from ringflow.events.routing import RouteTaken
 from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import read_records
 from ringflow.journal.record import Record
@@ -276,3 +277,40 @@ def test_a_message_with_an_array_is_numbered_like_any_other() -> None:
     again = check_messages(marks, _bulk(number=7))
     assert again is not None
     assert "number 7 must be refused" in again.reason
+
+
+def routed(*outputs: tuple[int, int], messages: int | None = None) -> tuple[Event, ...]:
+    """Return a record's events: outputs of kernel a that become messages of kernel b."""
+    count = len(outputs) if messages is None else messages
+    accepted = MessagesAccepted(
+        kernel_id="b",
+        first_sequence=1,
+        types=(1,) * count,
+        payloads=(b"",) * count,
+        producers=("",) * count,
+        numbers=(0,) * count,
+    )
+    taken = RouteTaken(
+        source="a",
+        number=0,
+        target="b",
+        sequences=tuple(sequence for sequence, _ in outputs),
+        indexes=tuple(index for _, index in outputs),
+        through_sequence=outputs[-1][0],
+        through_index=outputs[-1][1],
+    )
+    return accepted, taken
+
+
+def test_an_output_that_a_route_takes_twice_is_found() -> None:
+    """In a later record, in the same one, or as more or fewer messages than outputs."""
+    passed: dict[RouteKey, tuple[int, int]] = {}
+    assert check_routes(passed, routed((1, 0), (1, 1), (2, 0))) is None
+    assert check_routes(passed, routed((3, 0))) is None
+    again = check_routes(passed, routed((3, 0)))
+    assert again is not None
+    assert "twice" in again.reason
+    assert check_routes(passed, routed((5, 0), (4, 0))) is not None
+    more = check_routes(passed, routed((6, 0), messages=2))
+    assert more is not None
+    assert "got others" in more.reason

@@ -125,6 +125,8 @@ class JournalWatch:
 def start(folder: Path, life: int, seed: int) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
+        "-X",
+        "faulthandler",
         "-m",
         "tests.recovery.soak.worker",
         str(folder),
