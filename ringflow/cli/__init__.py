@@ -17,6 +17,7 @@ COMMAND_MODULES: Final = (
     "ringflow.cli.diagram",
     "ringflow.cli.journal",
     "ringflow.cli.repair",
+    "ringflow.cli.archive",
     "ringflow.cli.replay",
     "ringflow.cli.scenario",
 )

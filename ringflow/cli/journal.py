@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ _JSON = typer.Option("--json", help="One JSON object a line, for machines.")
 _STREAM = typer.Option(help="Only this stream, e.g. kernel/wave; a trailing * matches any rest.")
 _ALL = typer.Option("--all", help="Don't put successive messages together in one line.")
 
+_TYPES = typer.Option(
+    "--type", help="Only records that hold such an event; may be repeated.", show_default=False
+)
+_SINCE = typer.Option(help="Only what was written at this time (UTC) or later.", show_default=False)
+_UNTIL = typer.Option(help="Only what was written before this time (UTC).", show_default=False)
 _HEAD = typer.Option(
     help="A published head, or a file that holds what `head` printed.", show_default=False
 )
@@ -39,6 +45,12 @@ def show(
     from_sequence: Annotated[
         int, typer.Option("--from", min=0, help="Start at this sequence.")
     ] = 0,
+    to_sequence: Annotated[
+        int | None, typer.Option("--to", min=0, help="End with this sequence.", show_default=False)
+    ] = None,
+    types: Annotated[list[str] | None, _TYPES] = None,
+    since: Annotated[datetime.datetime | None, _SINCE] = None,
+    until: Annotated[datetime.datetime | None, _UNTIL] = None,
     every_record: Annotated[bool, _ALL] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -47,7 +59,18 @@ def show(
     Every line is verified as it is read. Damage is named on stderr after the whole records before
     it, and the exit code is 1.
     """
-    records = (one for one in _records(path, stream) if one.sequence >= from_sequence)
+    from ringflow.events.registry import default_codec
+    from ringflow.journal.reader import select_records
+    from ringflow.journal.selection import Selection
+
+    wanted = Selection.of(
+        default_codec(),
+        streams=stream,
+        types=types or None,
+        since_ns=_ns(since) or 0,
+        until_ns=_ns(until),
+    )
+    records = select_records(path, wanted, from_sequence=from_sequence, to_sequence=to_sequence)
     _print(records, every_record=every_record, as_json=as_json)
 
 
@@ -160,6 +183,13 @@ def _plain(value: object) -> object:
     from ringflow.journal.segments import SegmentName
 
     return str(value) if isinstance(value, SegmentName) else value
+
+
+def _ns(moment: datetime.datetime | None) -> int | None:
+    """Return a time of the command line, which is in UTC, in nanoseconds."""
+    if moment is None:
+        return None
+    return int(moment.replace(tzinfo=datetime.UTC).timestamp()) * 1_000_000_000
 
 
 def _records(path: Path, stream: str) -> Iterator[RawRecord]:

@@ -21,7 +21,7 @@ from ringflow.engine.state_snapshots import StateSnapshots
 from ringflow.errors import StorageError, UsageError
 from ringflow.events.codec import EventCodec, load_integer
 from ringflow.events.engine import JournalArchived
-from ringflow.events.messages import MessagesAccepted
+from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted
 from ringflow.events.registry import default_codec
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import Journal
@@ -134,6 +134,8 @@ def _last_message(record: RawRecord) -> int:
     for plain in record.events:
         if plain.get("type") == MessagesAccepted.wire_name:
             last = load_integer(plain["first_sequence"]) + len(plain["types"]) - 1
+        elif plain.get("type") == BulkMessageAccepted.wire_name:
+            last = load_integer(plain["sequence"])
     return last
 
 

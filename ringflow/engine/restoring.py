@@ -139,18 +139,36 @@ def _fill(
 
 
 async def history(core: Core, kernel_id: str, first_sequence: int) -> list[Posting]:
-    """Return the journaled messages of a kernel from ``first_sequence`` on."""
-    stream = f"messages/{kernel_id}"
+    """Return the journaled messages of a kernel from ``first_sequence`` on.
+
+    The journal is read backwards, only as far as these messages go.
+    """
+    if core.state.marks[kernel_id].next_sequence <= first_sequence:
+        return []
 
     def read() -> list[Posting]:
-        return [
-            posting
-            for record in core.journal.records(streams=lambda name: name == stream)
-            for event in record.events
-            for posting in _postings(core, event, first_sequence)
-        ]
+        parts: list[list[Posting]] = []
+        for records in core.journal.stream_back(f"messages/{kernel_id}"):
+            events = [event for record in records for event in record.events]
+            parts.append(
+                [one for event in events for one in _postings(core, event, first_sequence)]
+            )
+            if any(0 < _first_message(event) <= first_sequence for event in events):
+                break
+        return [posting for part in reversed(parts) for posting in part]
 
     return await core.in_thread(read)
+
+
+def _first_message(event: Event) -> int:
+    """Return the number of the first message that an event accepts, 0 for none."""
+    match event:
+        case MessagesAccepted():
+            return event.first_sequence
+        case BulkMessageAccepted():
+            return event.sequence
+        case _:
+            return 0
 
 
 def _postings(core: Core, event: Event, first_sequence: int) -> Iterator[Posting]:

@@ -296,6 +296,12 @@ class Journal(Protocol):
     def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
         """Like ``records``, with events as plain objects; ``to_sequence`` must be durable."""
 
+    def stream_back(self, stream: str) -> Iterator[tuple[Record, ...]]:
+        """Yield a stream's durable records segment by segment, the newest segment first.
+
+        Within a segment they are in order. Whoever needs the end of a stream stops early; blocking.
+        """
+
     def subscribe(
         self,
         *,

@@ -196,6 +196,13 @@ class JournalWriter:
         wanted = Selection.of(self._codec, streams=streams, types=types)
         return self._subscribers.subscribe(wanted, from_sequence)
 
+    def stream_back(self, stream: str) -> Iterator[tuple[Record, ...]]:
+        end = self._durable
+        for segment in reversed(self._log.segments()):
+            last = min(segment.last_sequence, end)
+            found = self.read(segment.name.first_sequence, last)
+            yield tuple(self.decode(one) for one in found if one.stream == stream)
+
     def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
         """Yield verified records whose events are plain; both ends must be durable."""
         return self._log.read(from_sequence, to_sequence)

@@ -244,3 +244,16 @@ def test_any_mix_of_writing_and_reading_is_complete(
             assert got == list(range(max(start, 1), journal.durable_sequence + 1))
 
     anyio.run(play, backend=anyio_backend_name)
+
+
+async def test_a_stream_is_read_backwards_by_segments(opener: Opener) -> None:
+    """All parts together are the stream; the first part has its newest records."""
+    limits = JournalLimits(segment_bytes=900)
+    async with opener(limits=limits) as journal:
+        for number in range(12):
+            await write_durably(journal, [str(number)], stream="ab"[number % 2])
+        parts = list(journal.stream_back("a"))
+        forward = list(journal.records(streams="a"))
+        assert [record for part in reversed(parts) for record in part] == forward
+        assert len(journal.segments()) == len(parts)
+        assert forward[-1] in [record for part in parts[:2] for record in part]
