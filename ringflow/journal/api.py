@@ -76,7 +76,7 @@ class Append:
         stream, version: its stream and its number in it, counted from 1; known at once.
         sequence: its number in the journal once it is durable, None before.
         mark: what is told first that the record is durable, and the number that it is told; of
-            several records of a batch with one receiver only the last one's number is given.
+            several records of a batch with one receiver only the highest number is given.
     """
 
     __slots__ = ("_done", "_then", "failed", "mark", "sequence", "stream", "version")

@@ -410,10 +410,12 @@ class JournalWriter:
 
 
 def _tell_marks(batch: Sequence[Pending]) -> Exception | None:
-    """Tell each receiver its last number; return the first error, after all have heard."""
+    """Tell each receiver its highest number; return the first error, after all have heard."""
     failure: Exception | None = None
-    marks = [pending.append.mark for pending in batch if pending.append.mark is not None]
-    for receiver, number in dict(marks).items():
+    highest: dict[DurableMark, int] = {}
+    for receiver, number in [one.append.mark for one in batch if one.append.mark is not None]:
+        highest[receiver] = max(number, highest.get(receiver, number))
+    for receiver, number in highest.items():
         try:
             receiver.mark_durable(number)
         except Exception as error:
