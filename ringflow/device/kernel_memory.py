@@ -18,7 +18,7 @@ from ringflow.device.bulk import MessageArena, ReplyArena
 from ringflow.device.dirty import DirtyMarks, DirtyTable
 from ringflow.device.native import native
 from ringflow.device.native.layouts import ENTRY
-from ringflow.errors import RegionMismatchError
+from ringflow.errors import DeviceError, RegionMismatchError
 from ringflow.files import Buffer
 from ringflow.spec import KernelSpec, Region
 
@@ -90,14 +90,24 @@ class KernelMemory:
         self._reply_bulk = ReplyArena(take_arena(reply_bytes, "reply bulk"))
 
     def free(self) -> None:
-        """Give everything back; the second time nothing happens."""
+        """Give everything back; the second time nothing happens.
+
+        Raises:
+            DeviceError: a piece was not freed, and is lost; all others are.
+        """
         self.bulk.close()
         self._reply_bulk.close()
+        failure: DeviceError | None = None
         while self._allocations:
-            self.device.free(self._allocations.pop())
+            try:
+                self.device.free(self._allocations.pop())
+            except DeviceError as error:
+                failure = failure or error
         if self._entry is not None:
             self._entry.release()
             self._entry = None
+        if failure is not None:
+            raise failure
 
     # State
 

@@ -41,9 +41,14 @@ class Instance:
     resident: ResidentKernel
 
     def close(self) -> None:
-        """Give memory and code back; a grid that still runs is aborted first."""
-        self.resident.close()
-        self.device.unload(self.code)
+        """Give memory and code back; a grid that still runs is aborted first.
+
+        The code also where memory was not freed: whoever fails to free one piece keeps one piece.
+        """
+        try:
+            self.resident.close()
+        finally:
+            self.device.unload(self.code)
 
 
 def compile_for(spec: KernelSpec, device: Device, cache: CompileCache | None) -> CompiledCode:

@@ -97,6 +97,19 @@ def test_faults_by_chance_break_no_promise(seed: int) -> None:
     world.close()
 
 
+def test_a_piece_that_is_not_freed_is_the_only_one_that_is_lost() -> None:
+    """One of the source's pieces fails to be freed after a migration: an event; others are."""
+    world = launched()
+    world.faults.fail("host:0.free")
+    world.run(lambda engine: engine.migrate("adder", to="host:1"))
+    world.close()
+    assert b"injected in host:0.free" in world.journal()
+    freed = [effect.what for effect in world.faults.effects if effect.kind == "host:0.free"]
+    assert freed[0] == "adder/bulk"
+    assert len(freed) > 5
+    assert world.unreturned_bytes == {"host:0": adder().bulk_bytes}
+
+
 def test_an_unknown_effect_is_refused() -> None:
     """A misspelt fault would never happen; it says what there is."""
     world = World()
