@@ -16,7 +16,12 @@ from ringflow.events.lifecycle import (
     KernelLaunchRequested,
     RecoveryPointCommitted,
 )
-from ringflow.events.messages import ConsumerRegistered, MessagesAccepted, OutputsAcknowledged
+from ringflow.events.messages import (
+    BulkMessageAccepted,
+    ConsumerRegistered,
+    MessagesAccepted,
+    OutputsAcknowledged,
+)
 from ringflow.events.registry import EVENT_TYPES, default_codec
 from ringflow.events.snapshot import SnapshotRequested, SnapshotStarted
 from ringflow.files import FileSystem
@@ -89,6 +94,24 @@ def message(kernel_id: str, sequence: int, producer: str = "") -> Decision:
                 payloads=(bytes(8),),
                 producers=(producer,),
                 numbers=(2**60 + sequence if producer else 0,),
+            )
+        ],
+    )
+
+
+def bulk_message(kernel_id: str, sequence: int) -> Decision:
+    return (
+        f"messages/{kernel_id}",
+        [
+            BulkMessageAccepted(
+                kernel_id=kernel_id,
+                sequence=sequence,
+                message_type=1,
+                payload=b"",
+                digest="e5",
+                size_bytes=9,
+                producer="",
+                number=0,
             )
         ],
     )

@@ -143,6 +143,19 @@ async def test_everything_that_needs_records_keeps_them() -> None:
     assert [one.sequence for one in planned.kept] == sorted(by_what.values())
 
 
+async def test_a_message_with_an_array_is_kept_like_any_other() -> None:
+    """A recovery point that replays it holds on to its record, not to a later one."""
+    files = CrashingFiles()
+    async with opened(files) as journal:
+        await write(journal, history.launched("k"))
+        await write(journal, history.messages("k", 1, 4))
+        await write(journal, [history.bulk_message("k", 5)])
+        await write(journal, history.messages("k", 6, 4))
+        await write(journal, [("kernel/k", [history.retired("k", 1), history.point("k", 5)])])
+    planned = await archive_folder(FOLDER, target=None, dry_run=True, files=files)
+    assert [one.sequence for one in planned.kept] == [7]
+
+
 async def test_nothing_behind_the_asked_sequence_goes() -> None:
     """``to_sequence`` bounds it, and the segment that is written never goes."""
     files = CrashingFiles()

@@ -163,6 +163,22 @@ async def test_the_state_of_another_journal_is_refused() -> None:
                     raise AssertionError("it ran")
 
 
+async def test_an_idle_run_forgets_nothing() -> None:
+    """With nothing new to apply, what is stored still names the last record that it holds."""
+    files = CrashingFiles()
+    store = FileProjections(FOLDER, files=files)
+    async with opened(files) as journal:
+        await write_durably(journal, numbers(0, 3))
+        stored = []
+        for _ in range(2):
+            async with projecting(journal, Texts(), store) as running:
+                with anyio.fail_after(20):
+                    await running.until(3)
+            stored.append(store.load("texts"))
+        assert stored[0] == stored[1] is not None
+        assert stored[1].hash == list(journal.records())[-1].hash
+
+
 async def test_damage_and_bad_names_are_told() -> None:
     """Every changed byte of the stored state is noticed."""
     files = CrashingFiles()
