@@ -34,7 +34,8 @@ class Connection:
         target: the kernel at its end, empty while it is not connected.
         taken_count: outputs that became the target's messages, since the engine was opened.
         waiting_count: outputs that wait for the target.
-        dropped_count: outputs that nobody got, since the engine was opened.
+        dropped_count: outputs that nobody got, since the engine was opened or the route was last
+            connected.
     """
 
     source: str

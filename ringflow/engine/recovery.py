@@ -118,7 +118,9 @@ def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     )
     if spec.durability == "volatile":
         _forget_later_messages(core, kernel_id, applied)
-    core.runtimes[kernel_id] = runtime
+    elif spec.durability == "async" and not core.journal.report.closed_cleanly:
+        _announce_lost_suffix(core, kernel_id)
+    core.runtimes[kernel_id] = runtime  # from now on it may get messages, of other kernels too
     runtime.release_outputs(applied)
     serve(core, runtime)
     return runtime
@@ -147,8 +149,6 @@ async def _relaunch(core: Core, life: KernelLife) -> None:
         return
     core.record_kernel(kernel_id, resumed(runtime, rebuilt.applied_sequence))
     pass_on(core, runtime)
-    if runtime.spec.durability == "async" and not core.journal.report.closed_cleanly:
-        _announce_lost_suffix(core, kernel_id)
 
 
 def _announce_lost_suffix(core: Core, kernel_id: str) -> None:

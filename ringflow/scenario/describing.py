@@ -2,7 +2,7 @@
 
 - What a CUDA file says of its kernel stands in its first comment lines: ``// regions: ...``.
 - Messages: ``Add:1(value:u64) Total:2``; regions: ``state:uint64[4] cells:float32[64]=arange``;
-  arguments: ``step:float32=0.5``.
+  arguments: ``step:float32=0.5``; routes: ``next log(Add,Total)``; arrays: ``uint8[16]=arange``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,27 @@ from typing import TYPE_CHECKING, Any, Final
 from ringflow import messages as kinds
 from ringflow.errors import SpecError
 from ringflow.messages import MessageLayout, Scalar, layout_from
-from ringflow.spec import Argument, KernelCodeSource, KernelSpec, Region
+from ringflow.spec import Argument, KernelCodeSource, KernelSpec, Region, Route
 
 if TYPE_CHECKING:
     import numpy as np
 
 OPTIONS: Final = (
     "entry", "messages", "regions", "arguments", "grid", "block", "durability", "replay",
-    "release", "ring_slots", "reply_slots", "slot_bytes", "max_replies", "type",
+    "release", "ring_slots", "reply_slots", "slot_bytes", "max_replies", "type", "routes",
+    "bulk_bytes", "max_reply_data_bytes", "reply_bulk_bytes", "checkpoint_every_messages",
+    "checkpoint_every_s",
 )  # fmt: skip
-_NUMBERS: Final = ("ring_slots", "reply_slots", "slot_bytes", "max_replies")
+_NUMBERS: Final = (
+    "ring_slots", "reply_slots", "slot_bytes", "max_replies", "bulk_bytes",
+    "max_reply_data_bytes", "reply_bulk_bytes", "checkpoint_every_messages",
+)  # fmt: skip
 _WORDS: Final = ("durability", "replay", "release")
 _HEADER: Final = re.compile(r"// ?(\w+): (.*)")
 _MESSAGE: Final = re.compile(r"(\w+):(\d+)(?:\(([^)]*)\))?")
 _REGION: Final = re.compile(r"([\w.]+):(\w+)\[([\d,]+)\](?:=(\S+))?")
+_ARRAY: Final = re.compile(r"(\w+)\[([\d,]+)\](?:=(\S+))?")
+_ROUTE: Final = re.compile(r"(\w+)(?:\(([\w,]*)\))?")
 _ARGUMENT: Final = re.compile(r"(\w+):(\w+)=(\S+)")
 
 
@@ -65,15 +72,19 @@ def spec_of(kernel_id: str, source: str, given: Mapping[str, str], version: str)
     options = {**header_of(source), **given}
     named: dict[str, Any] = {name: int(options[name], 0) for name in _NUMBERS if name in options}
     named.update({name: options[name] for name in _WORDS if name in options})
+    if "checkpoint_every_s" in options:
+        named["checkpoint_every_s"] = float(options["checkpoint_every_s"])
+    layouts = messages_of(options.get("messages", ""))
     return KernelSpec(
         kernel_id=kernel_id,
         kernel_type=options.get("type", kernel_id),
         code=code_of(source, options, version),
-        messages=messages_of(options.get("messages", "")),
+        messages=layouts,
         regions=tuple(_region(text) for text in options.get("regions", "").split()),
         arguments=tuple(_argument(text) for text in options.get("arguments", "").split()),
         grid=(int(options.get("grid", "1")), 1, 1),
         block=(int(options.get("block", "32")), 1, 1),
+        routes=tuple(_route(text, layouts) for text in options.get("routes", "").split()),
         **named,
     )
 
@@ -115,6 +126,32 @@ def payload_of(layout: MessageLayout, values: Mapping[str, str]) -> bytes:
         return struct.pack(layout.format, *numbers)
     except (ValueError, struct.error) as error:
         raise SpecError(f"{dict(values)} does not fit {layout.name}: {error}") from None
+
+
+def array_of(text: str) -> np.ndarray[Any, Any]:
+    """Return the array of ``uint8[16]=arange``, zeros without a value; raises ``SpecError``."""
+
+    found = _ARRAY.fullmatch(text)
+    if found is None:
+        raise SpecError(f"array {text!r} is not of the form dtype[4,4] or with =arange")
+    shape = tuple(int(part) for part in found[2].split(","))
+    try:
+        return _initial(found[3] or "0", found[1], shape)
+    except TypeError:
+        raise SpecError(f"{found[1]!r} is no dtype such as uint8 or float32") from None
+
+
+def _route(text: str, layouts: tuple[MessageLayout, ...]) -> Route:
+    """Return the route of ``log(Add,Total)``, which names messages of its own kernel."""
+    found = _ROUTE.fullmatch(text)
+    if found is None:
+        raise SpecError(f"route {text!r} is not of the form next or log(Add,Total)")
+    known = {layout.name: layout for layout in layouts}
+    names = [name for name in (found[2] or "").split(",") if name]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SpecError(f"route {found[1]} carries {unknown[0]!r}, which is no message of these")
+    return Route(found[1], messages=[known[name] for name in names])
 
 
 def _region(text: str) -> Region:

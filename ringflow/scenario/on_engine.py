@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from ringflow.engine.engine import Engine
 from ringflow.errors import SpecError
-from ringflow.kernel import Reply
+from ringflow.kernel import OnFull, Reply
 from ringflow.messages import MessageLayout
 from ringflow.scenario.arguments import Arguments
-from ringflow.scenario.describing import payload_of
+from ringflow.scenario.describing import array_of, payload_of
 from ringflow.scenario.stage import Stage
 from ringflow.simulate.world import ROOT
 from ringflow.spec import KernelCodeSource
 from ringflow.storage import FileStorage
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Lines = Sequence[str]
 _ON_OFF: Final = {"yes": True, "no": False}
+_ON_FULL: Final[dict[str, OnFull]] = {"wait": "wait", "raise": "raise"}
+_DATA_BYTES_SAID: Final = 16
 
 
 async def launch(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
@@ -44,6 +49,14 @@ def _message(stage: Stage, arguments: Arguments) -> tuple[str, MessageLayout]:
     raise arguments.error(f"no message {name!r}; there are: {known}", arguments.word("MESSAGE"))
 
 
+def _data(arguments: Arguments) -> np.ndarray[Any, Any] | None:
+    """Return the array that goes with a message."""
+    try:
+        return array_of(arguments.text("data")) if arguments.word("data") else None
+    except SpecError as error:
+        raise arguments.error(str(error), arguments.word("data")) from None
+
+
 def _payload(layout: MessageLayout, arguments: Arguments) -> bytes:
     try:
         return payload_of(layout, {key: word.text for key, word in arguments.others.items()})
@@ -55,13 +68,20 @@ async def send(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     """``count`` messages one after the other; with a producer they are numbered on."""
     kernel_id, layout = _message(stage, arguments)
     payload, producer = _payload(layout, arguments), arguments.text("producer")
+    on_full = arguments.choice("full", _ON_FULL, "wait")
     receipt = None
     for index in range(arguments.integer("count", 1)):
         number = arguments.integer("number", 0) + index
         if producer and not arguments.word("number"):
             number = engine.last_number(kernel_id, producer) + 1
         receipt = await engine.send(
-            kernel_id, layout.id, payload, producer=producer, number=number if producer else 0
+            kernel_id,
+            layout.id,
+            payload,
+            data=_data(arguments),
+            producer=producer,
+            number=number if producer else 0,
+            on_full=on_full,
         )
     if receipt is not None and arguments.choice("done", _ON_OFF, False):
         await receipt.done()
@@ -71,19 +91,24 @@ async def send(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 async def call(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     kernel_id, layout = _message(stage, arguments)
     timeout_s = arguments.duration_s("timeout", 60.0)
-    reply = await engine.call(
-        kernel_id, layout.id, _payload(layout, arguments), timeout_s=timeout_s
-    )
+    payload, data = _payload(layout, arguments), _data(arguments)
+    reply = await engine.call(kernel_id, layout.id, payload, data=data, timeout_s=timeout_s)
     return (f"reply {said(reply)}",)
 
 
 def said(reply: Reply) -> str:
-    """Return a reply's identity and payload: words of 8 bytes as numbers, else hexadecimal."""
+    """Return a reply's identity, payload and array.
+
+    Payloads of words of 8 bytes are numbers, others and arrays are hexadecimal.
+    """
     payload = reply.payload
     if payload and len(payload) % 8 == 0:
         text = " ".join(str(word) for word in struct.unpack(f"<{len(payload) // 8}Q", payload))
     else:
         text = payload.hex() or "empty"
+    if size := reply.data.nbytes:
+        more = " ..." if size > _DATA_BYTES_SAID else ""
+        text += f" with {size}B {bytes(reply.data[:_DATA_BYTES_SAID]).hex()}{more}"
     return f"{reply.sequence}.{reply.index}: {text}"
 
 
@@ -222,3 +247,58 @@ async def hold(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     async with engine.kernel(arguments.text("KERNEL")).held() as state:
         await stage.world.clock.sleep(arguments.duration_s("for", 1.0))
         return (f"held at {state.applied_sequence}",)
+
+
+async def connect(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
+    await engine.connect(
+        arguments.text("KERNEL"),
+        arguments.text("ROUTE"),
+        arguments.text("TARGET"),
+        actor=arguments.text("actor"),
+        reason=arguments.text("reason"),
+    )
+    return ()
+
+
+async def disconnect(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
+    dropped = await engine.disconnect(
+        arguments.text("KERNEL"),
+        arguments.text("ROUTE"),
+        actor=arguments.text("actor"),
+        reason=arguments.text("reason"),
+    )
+    return (f"dropped {dropped}",)
+
+
+async def connections(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
+    return [
+        f"{one.route} to {one.target or 'nobody'}: {one.taken_count} taken, "
+        f"{one.waiting_count} waiting, {one.dropped_count} dropped"
+        for one in engine.connections(arguments.text("KERNEL"))
+    ]
+
+
+async def last_number(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
+    """Where a producer goes on after a restart."""
+    producer = arguments.text("PRODUCER")
+    return (f"{producer} {engine.last_number(arguments.text('KERNEL'), producer)}",)
+
+
+async def points(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
+    """A kernel's recovery points, oldest first."""
+    return [
+        f"{one.checkpoint} after {one.applied_sequence} with {one.version_id}"
+        + (", barrier" if one.barrier else "")
+        + (", named" if one.pinned else "")
+        for one in engine.recovery_points(arguments.text("KERNEL"))
+    ]
+
+
+async def retire(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
+    await engine.retire_checkpoint(
+        arguments.text("KERNEL"),
+        arguments.text("CHECKPOINT"),
+        actor=arguments.text("actor"),
+        reason=arguments.text("reason"),
+    )
+    return ()

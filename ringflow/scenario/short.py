@@ -52,7 +52,8 @@ class Names:
 
 def short(event: Mapping[str, Any], names: Names) -> str:
     """Return an event's line: its subject, its name, and the fields that say something."""
-    subject = event.get("operation_id") or event.get("kernel_id") or "engine"
+    named = (event.get(key) for key in ("operation_id", "kernel_id", "source"))
+    subject = next((name for name in named if name), "engine")
     name = re.sub(r"\.v\d+$", "", event["type"])
     if event["type"] == _ACCEPTED:
         said = _accepted(event)
@@ -62,6 +63,7 @@ def short(event: Mapping[str, Any], names: Names) -> str:
             for key, value in event.items()
             if key not in _HIDDEN
             and not key.endswith("_ns")
+            and (key != "source" or value != subject)
             and value not in ("", None, [], {}, False)
         )
     return names.shorten(f"{subject}  {name}  {said}".rstrip())

@@ -46,7 +46,9 @@ def _world(usage: str, handler: OnWorld) -> tuple[str, OfWorld]:
 _KERNEL: Final = (
     "kernel KERNEL [file=PATH] [version=TEXT] [entry=NAME] [messages=TEXT] [regions=TEXT] "
     "[arguments=TEXT] [grid=N] [block=N] [durability=WORD] [replay=WORD] [release=WORD] "
-    "[ring_slots=N] [reply_slots=N] [slot_bytes=N] [max_replies=N] [type=NAME]"
+    "[ring_slots=N] [reply_slots=N] [slot_bytes=N] [max_replies=N] [type=NAME] [routes=TEXT] "
+    "[bulk_bytes=N] [max_reply_data_bytes=N] [reply_bulk_bytes=N] "
+    "[checkpoint_every_messages=N] [checkpoint_every_s=N]"
 )
 
 COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
@@ -59,14 +61,19 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         # kernels and messages
         _engine(f"launch KERNEL [on=DEVICE] {_WHO}", on_engine.launch),
         _engine(
-            "send KERNEL MESSAGE [count=N] [producer=NAME] [number=N] [done=yes] [FIELD=VALUE]",
+            "send KERNEL MESSAGE [count=N] [data=ARRAY] [producer=NAME] [number=N] [done=yes] "
+            "[full=raise] [FIELD=VALUE]",
             on_engine.send,
         ),
-        _engine("call KERNEL MESSAGE [timeout=TIME] [FIELD=VALUE]", on_engine.call),
+        _engine("call KERNEL MESSAGE [data=ARRAY] [timeout=TIME] [FIELD=VALUE]", on_engine.call),
         _engine(
             "replies KERNEL CONSUMER [count=N] [for=TIME] [acknowledge=yes]", on_engine.replies
         ),
         _engine("forget KERNEL CONSUMER", on_engine.forget),
+        _engine("last-number KERNEL PRODUCER", on_engine.last_number),
+        _engine(f"connect KERNEL ROUTE TARGET {_WHO}", on_engine.connect),
+        _engine(f"disconnect KERNEL ROUTE {_WHO}", on_engine.disconnect),
+        _engine("connections KERNEL", on_engine.connections),
         _engine("region KERNEL REGION [as=digest] [first=N]", on_engine.region),
         _engine("hold KERNEL [for=TIME]", on_engine.hold),
         # operations
@@ -83,6 +90,8 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         ),
         _engine(f"fork KERNEL [as=KERNEL] [at=N] [code=CODE] [on=DEVICE] {_WHO}", on_engine.fork),
         _engine(f"resume KERNEL [DECISION] {_WHO}", on_engine.resume),
+        _engine("points KERNEL", on_engine.points),
+        _engine(f"retire KERNEL CHECKPOINT {_WHO}", on_engine.retire),
         _engine(f"stop KERNEL {_WHO}", on_engine.stop),
         # what was begun
         _world("await NAME", on_world.awaited),

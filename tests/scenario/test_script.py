@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ringflow.errors import ScenarioError
+from ringflow.errors import ScenarioError, SpecError
 from ringflow.scenario.arguments import Usage, duration_s, size_bytes
+from ringflow.scenario.describing import array_of, spec_of
 from ringflow.scenario.running import run
 from ringflow.scenario.script import parse
 from ringflow.scenario.table import COMMANDS
@@ -88,6 +89,9 @@ def test_what_is_not_well_formed_is_refused(text: str, place: str, problem: str)
         ("kernel k file=none.cu", 10, "can't read 'none.cu'"),
         ("await x", 1, "nothing begun is named 'x'"),
         ("begin x settle", 9, "'settle' can't be begun"),
+        ("last-number k", 13, "no PRODUCER"),
+        ("retire k", 8, "no CHECKPOINT"),
+        ("connect a next", 11, "no TARGET; usage: connect KERNEL ROUTE TARGET"),
     ],
 )
 def test_a_command_that_is_not_right_is_refused(
@@ -115,3 +119,23 @@ def test_every_usage_says_its_own_name() -> None:
         assert entry.usage == Usage.of(entry.usage.text)
         assert entry.usage.text.split()[0] == name
         assert f"`{name}" in documented, f"docs/scenarios.md lacks {name}"
+
+
+def test_routes_and_arrays_are_described_in_words() -> None:
+    """A route's messages are its kernel's own; an array has a dtype, a shape and a value."""
+    source = 'extern "C" __global__ void k(int) {}'
+    given = {"messages": "Add:1(value:u64) Total:2", "routes": "next log(Total)"}
+    spec = spec_of("k", source, {**given, "checkpoint_every_s": "0.5"}, "v1")
+    assert [(one.name, [m.name for m in one.messages]) for one in spec.routes] == [
+        ("next", []),
+        ("log", ["Total"]),
+    ]
+    assert spec.checkpoint_every_s == 0.5
+    assert array_of("uint8[2,2]=arange").tolist() == [[0, 1], [2, 3]]
+    assert array_of("float32[2]").tolist() == [0.0, 0.0]
+    for routes in ("log(Hop)", "log(", "a-b"):
+        with pytest.raises(SpecError):
+            spec_of("k", source, {**given, "routes": routes}, "v1")
+    for array in ("uint8", "uint8[]", "none[4]", "uint8[4]=x"):
+        with pytest.raises(SpecError):
+            array_of(array)

@@ -26,7 +26,7 @@ MESSAGES: Final = {  # of a folder's files, and of single files that have their 
     "tests/engine/kernels/arrays.cu": (arrays.Fold, arrays.Mirror, arrays.Wait, arrays.Ask),
     "tests/recovery/soak": (soak.Fold, soak.Probe, soak.Poison),
 }
-ROUTES: Final = {"tests/engine/kernels": ("next", "typed")}
+ROUTES: Final = {"tests/engine/kernels": ("next", "typed"), "scenarios/kernels": ("next", "log")}
 DEFINED: Final = {"tests/recovery/soak/kernel.cu": soak.code(1).text}  # with what its program says
 BROKEN: Final = ("scenarios/kernels/adder_broken.cu",)  # on purpose
 
