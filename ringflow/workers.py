@@ -46,7 +46,7 @@ def context_taking_turns(turns: Turns) -> Context:
 async def in_thread(
     work: Callable[[], T], *, limiter: anyio.CapacityLimiter | None = None, what: str = "work"
 ) -> T:
-    """Run blocking work in a worker thread; a cancellation waits for its end.
+    """Run blocking work in a worker thread; once it has begun a cancellation waits for its end.
 
     Args:
         limiter: bounds how many run at once; anyio's own by default.
@@ -56,9 +56,8 @@ async def in_thread(
     if turns is None:
         return await anyio.to_thread.run_sync(work, limiter=limiter)
     await anyio.lowlevel.checkpoint_if_cancelled()
-    with anyio.CancelScope(shield=True):  # as a thread, it runs to its end
-        await turns.turn(f"begin {what}")
-    try:
+    await turns.turn(f"begin {what}")  # as with threads: waiting for one can be cancelled
+    try:  # and once it is begun it runs to its end
         return work()
     finally:
         with anyio.CancelScope(shield=True):  # others may go on before its caller hears of it

@@ -13,14 +13,14 @@ from ringflow.scenario.arguments import Arguments, duration_s, size_bytes
 from ringflow.scenario.describing import OPTIONS, code_of, header_of, spec_of
 from ringflow.scenario.short import short
 from ringflow.scenario.stage import Stage, must_be_new
-from ringflow.simulate.faults import FAILURES
+from ringflow.simulate.faults import KINDS
 from ringflow.simulate.files import Loss
 from ringflow.simulate.process import Started
 from ringflow.simulate.world import ROOT
 
 Lines = Sequence[str]
 _LOSSES: Final = {loss.name.lower(): loss for loss in Loss}
-_FAILURES: Final = {name: name for name in ("fail", *FAILURES)}
+_FAILURES: Final = {name: name for name in KINDS}
 
 
 def devices(stage: Stage, arguments: Arguments) -> Lines:

@@ -25,8 +25,8 @@ class SimulatedDevice:
         )
         self._faults = faults
 
-    def _reached(self, call: str, what: str = "") -> None:
-        self._faults.reached(self.name, call, what)
+    def _reached(self, call: str, what: str = "") -> bool:
+        return self._faults.reached(self.name, call, what)
 
     @property
     def stepping(self) -> Stepping | None:
@@ -66,8 +66,12 @@ class SimulatedDevice:
         self._device.free(allocation)
 
     def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None:
-        self._reached("copy_in", target.label)
+        flips = self._reached("copy_in", target.label)
         self._device.copy_in(target, data, offset_bytes=offset_bytes)
+        if flips:
+            memory = self._device.view(target)
+            assert memory is not None
+            memory[offset_bytes] ^= 1
 
     def copy_out(
         self, source: Allocation, *, offset_bytes: int = 0, size_bytes: int | None = None

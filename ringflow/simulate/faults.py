@@ -26,6 +26,9 @@ FAILURES: Final[dict[str, Failure]] = {
     "device": lambda kind: DeviceError(f"injected in {kind}", call=kind.split(".")[-1]),
 }
 """What a fault can be; ``fail`` takes ``io`` for files and ``device`` for devices by itself."""
+FLIP: Final = "flip"
+"""A fault that raises nothing: of what ``copy_in`` wrote one bit is wrong."""
+KINDS: Final = ("fail", *FAILURES, FLIP)
 
 CALLS_OF_FILES: Final = (
     "create", "write", "reserve", "trim", "datasync", "rename", "truncate", "delete",
@@ -85,7 +88,7 @@ class Faults:
         """Let the ``nth`` effect from now on, of those that the pattern names, fail once.
 
         Args:
-            failure: a name of ``FAILURES``, or ``"fail"`` for the usual one of files or devices.
+            failure: one of ``KINDS``; ``"fail"`` is the usual one of files or devices.
         Raises:
             UsageError: no effect can be of this kind.
         """
@@ -93,8 +96,10 @@ class Faults:
         known = ("*", *CALLS_OF_FILES, *CALLS_OF_DEVICES)
         if not place or call not in known:
             raise UsageError(f"no effect is a {pattern!r}; name PLACE.CALL, CALL one of {known}")
-        if failure not in ("fail", *FAILURES):
-            raise UsageError(f"no fault is a {failure!r}; use fail, {', '.join(FAILURES)}")
+        if failure not in KINDS:
+            raise UsageError(f"no fault is a {failure!r}; use {', '.join(KINDS)}")
+        if failure == FLIP and call != "copy_in":
+            raise UsageError(f"{call} writes nothing that could be flipped; name DEVICE.copy_in")
         if nth < 1:
             raise UsageError(f"there is no {nth}. time; count from 1")
         self._armed.append(_Armed(pattern, nth, failure))
@@ -112,15 +117,18 @@ class Faults:
         self._armed.clear()
         self._chance = 0.0
 
-    def reached(self, place: str, call: str, what: str) -> None:
-        """Note an effect that is about to happen; raises what is armed for it."""
+    def reached(self, place: str, call: str, what: str) -> bool:
+        """Note an effect that is about to happen; raises what is armed for it.
+
+        Returns whether it is to write one bit wrongly.
+        """
         if self.muted:
-            return
+            return False
         kind = f"{place}.{call}"
         failure = self._due(kind)
         self.effects.append(Effect(kind, what, failure is not None))
-        if failure is None:
-            return
+        if failure is None or failure == FLIP:
+            return failure == FLIP
         if failure == "crash":
             self.crashed = True
         if failure == "fail":

@@ -118,6 +118,8 @@ def test_an_unknown_effect_is_refused() -> None:
             world.faults.fail(pattern)
     with pytest.raises(UsageError, match="count from 1"):
         world.faults.fail("journal.write", nth=0)
+    with pytest.raises(UsageError, match="could be flipped"):
+        world.faults.fail("host:0.launch", failure="flip")
 
 
 def test_each_fault_counts_all_effects_of_its_kind() -> None:
