@@ -56,7 +56,6 @@ S = ReloadState
 TRANSITIONS: Final[Table[ReloadState]] = {
     S.PENDING: {
         ReloadCompileStarted: S.COMPILING,
-        ReloadCancelled: S.CANCELLED,
         ReloadStepFailed: S.ROLLING_BACK,
     },
     S.COMPILING: {ReloadCompiled: S.VALIDATING, ReloadStepFailed: S.ROLLING_BACK},

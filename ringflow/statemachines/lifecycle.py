@@ -43,14 +43,11 @@ TRANSITIONS: Final[Table[LifecycleState]] = {
         e.HoldStarted: S.HOLDING,
         e.QuiesceStarted: S.QUIESCING,
         e.KernelTrapped: S.QUIESCED,
-        e.StopRequested: S.STOPPING,
         e.KernelHalted: S.HALTED,
         e.KernelResumed: S.RUNNING,
     },
-    S.HOLDING: {
+    S.HOLDING: {  # what goes wrong in a hold is told once it is released
         e.HoldReleased: S.RUNNING,
-        e.KernelTrapped: S.QUIESCED,
-        e.KernelHalted: S.HALTED,
         e.KernelResumed: S.RUNNING,
     },
     S.QUIESCING: {

@@ -57,7 +57,6 @@ S = MigrationState
 TRANSITIONS: Final[Table[MigrationState]] = {
     S.PENDING: {
         MigrationPreparationStarted: S.PREPARING,
-        MigrationCancelled: S.CANCELLED,
         MigrationStepFailed: S.ROLLING_BACK,
     },
     S.PREPARING: {
