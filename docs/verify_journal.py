@@ -1,5 +1,4 @@
-"""Verify a ringflow journal without ringflow: python verify_journal.py FOLDER"""
-
+# Verify a ringflow journal without ringflow: python verify_journal.py FOLDER
 import hashlib
 import json
 import sys
@@ -8,14 +7,15 @@ from pathlib import Path
 import zstandard
 
 folder, head, sequence, parts = Path(sys.argv[1]), "0" * 64, 0, []
+for base in sorted(folder.glob("base-*.json"))[-1:]:  # what was archived ended there
+    sequence, head = map(json.loads(base.read_bytes())["place"].get, ("seq", "hash"))
 names = {path.name.removesuffix(".zst") for path in folder.glob("*-*.jsonl*")}
 pin = {"name": max(names, key=lambda name: name.split("-")[::-1]), "size_bytes": None}
-while pin:  # from the newest segment back; each header pins the segment before its own
-    if (plain := folder / pin["name"]).exists():
-        text = plain.read_bytes().rstrip(b"\0")  # zeros at the end are reserved space
-    else:
-        text = zstandard.ZstdDecompressor().stream_reader(Path(f"{plain}.zst").read_bytes()).read()
-    parts.append((pin, text[: pin["size_bytes"]]))
+while pin and int(pin["name"].split("-")[0]) > sequence:  # each header pins the segment before
+    plain = folder / pin["name"]  # zeros at its end are reserved space
+    packed = Path(f"{plain}.zst")
+    text = plain.read_bytes() if plain.exists() else zstandard.decompress(packed.read_bytes())
+    parts.append((pin, text.rstrip(b"\0")[: pin["size_bytes"]]))
     pin = json.loads(text.split(b"\n")[0])["previous"]
 for pin, text in reversed(parts):
     *lines, rest = text.split(b"\n")

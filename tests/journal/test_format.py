@@ -18,7 +18,9 @@ from ringflow.journal.api import JournalLimits
 from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import verify
 from ringflow.journal.record import FORMAT
-from tests.journal.sample import TYPES, write_durably
+from ringflow.simulate.files import CrashingFiles
+from tests.journal.sample import JOURNAL, TYPES, write_durably
+from tests.journal.test_archive import archived, written
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCRIPT = DOCS / "verify_journal.py"
@@ -67,6 +69,27 @@ def test_the_independent_script_is_short_and_agrees(journal: Path) -> None:
         [sys.executable, str(SCRIPT), str(journal)], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"10 {verify(journal).head}\n" == verified(journal)
+
+
+def test_the_script_goes_on_from_what_was_archived(tmp_path: Path) -> None:
+    """The base record says where the chain begins; its own segment is pinned no longer."""
+    files = CrashingFiles()
+    anyio.run(archived_history, files)
+    for path, content in files.snapshot().items():
+        if path.parent == JOURNAL:
+            (tmp_path / path.name).write_bytes(content)
+    (base,) = tmp_path.glob("base-*.json")
+    report = verify(tmp_path)
+    assert verified(tmp_path) == f"{report.last_sequence} {report.head}\n"
+    plain = orjson.loads(base.read_bytes())
+    plain["place"]["hash"] = "0" * 64
+    base.write_bytes(orjson.dumps(plain))
+    assert verified(tmp_path) == ""
+
+
+async def archived_history(files: CrashingFiles) -> None:
+    await written(files)
+    await archived(files)
 
 
 def text_of(path: Path) -> bytes:
