@@ -428,12 +428,17 @@ class ResidentKernel(KernelMemory):
         """Stop the grid if it runs, and free everything; the second time nothing happens.
 
         Raises:
-            DeviceError: the grid could not be stopped; nothing was freed.
+            DeviceError: the grid could not be stopped, and nothing was freed; or memory could not
+                be freed, all the rest was.
         """
+        self.end()
+        self.free()
+
+    def end(self) -> None:
+        """Stop the grid if it runs; raises ``DeviceError`` if that can't be."""
         if self._pump is not None:
             self._pump.unregister(self._key)
         if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
             self._launch.abort()
             if self._launch.status is LaunchStatus.RUNNING:
                 raise DeviceError(f"kernel {self.spec.kernel_id!r} cannot be stopped", call="abort")
-        self.free()

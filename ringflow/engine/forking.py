@@ -129,10 +129,10 @@ def _make(
             names = instances.shared_regions(old.spec, spec) | instances.shared_globals(old, new)
             instances.transfer(old, new, names)
         except BaseException:
-            new.close()
+            new.discard()
             raise
     finally:
-        old.close()
+        old.discard()
     return new
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -43,12 +44,25 @@ class Instance:
     def close(self) -> None:
         """Give memory and code back; a grid that still runs is aborted first.
 
-        The code also where memory was not freed: whoever fails to free one piece keeps one piece.
+        Raises:
+            DeviceError: the grid can't be stopped, and nothing was given back; or some memory can't
+                be, all the rest was.
         """
+        self.resident.end()
         try:
             self.resident.close()
         finally:
             self.device.unload(self.code)
+
+    def discard(self) -> None:
+        """Close it; memory that can't be given back keeps nobody from work.
+
+        Raises:
+            DeviceError: the grid can't be stopped.
+        """
+        self.resident.end()
+        with contextlib.suppress(DeviceError):
+            self.close()
 
 
 def compile_for(spec: KernelSpec, device: Device, cache: CompileCache | None) -> CompiledCode:

@@ -76,7 +76,7 @@ def _build(core: Core, spec: KernelSpec, device_name: str) -> Instance:
     try:
         instances.write_initial(instance)
     except BaseException:
-        instance.close()
+        instance.discard()
         raise
     return instance
 
@@ -123,7 +123,7 @@ async def _undo(core: Core, instance: Instance, error: BaseException) -> None:
     kernel_id = instance.spec.kernel_id
     if (runtime := core.runtimes.pop(kernel_id, None)) is not None:
         runtime.end()
-    await core.in_thread(instance.close)
+    await core.in_thread(instance.discard)
     life = core.state.kernels.get(kernel_id)
     if life is not None and not life.is_terminal and not core.closed:
         failed = e.KernelLaunchFailed(kernel_id=kernel_id, reason=str(error) or repr(error))
@@ -187,5 +187,5 @@ async def commit_resting(
 async def dismantle(core: Core, runtime: KernelRuntime) -> None:
     """Free a runtime's memory and forget it."""
     runtime.end()
-    await core.in_thread(runtime.instance.close)
+    await core.in_thread(runtime.instance.discard)
     core.runtimes.pop(runtime.kernel_id, None)

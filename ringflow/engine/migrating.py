@@ -141,7 +141,7 @@ class MigrationPerformer:
         runtime, target = self._runtime, self._prepared
         runtime.pause()
         runtime.detach()
-        await self._core.in_thread(target.close)
+        await self._core.in_thread(target.discard)
         facts = await replay(self._core, runtime, target.device, applied_sequence=self._applied)
         opened = e.MigrationGateOpened(**ids, pause_ns=0, parked_count=runtime.inbox.parked_count)
         return Outcome(opened, facts)

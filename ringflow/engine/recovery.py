@@ -134,7 +134,7 @@ async def start(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     except RingflowError as error:
         core.runtimes.pop(runtime.kernel_id)
         runtime.end(halted=str(error))
-        await core.in_thread(rebuilt.instance.close)
+        await core.in_thread(rebuilt.instance.discard)
         raise
     return runtime
 

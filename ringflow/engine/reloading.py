@@ -92,7 +92,7 @@ class ReloadPerformer:
         runtime.retain_after = None
         runtime.discard_done()
         runtime.release_outputs(self._covered)
-        await self._core.in_thread(self._old.close)
+        await self._core.in_thread(self._old.discard)
         await checkpoints.retire(self._core, runtime.kernel_id)
 
     async def abandon(self) -> None:
@@ -224,7 +224,7 @@ class ReloadPerformer:
         if runtime.trapped and not self._swapped:
             facts = await restore(core, runtime, self._old.device)
         elif not await self._old_is_untouched():
-            await core.in_thread(self._old.close)
+            await core.in_thread(self._old.discard)
             facts = await replay(core, runtime, self._old.device, applied_sequence=self._applied)
         elif self._swapped:
             await launch(core, runtime, applied_sequence=self._applied)

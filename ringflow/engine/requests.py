@@ -293,7 +293,7 @@ async def _rescue(core: Core, runtime: KernelRuntime) -> None:
         runtime.pause()
         runtime.detach()
         try:
-            await core.in_thread(instance.close)
+            await core.in_thread(instance.discard)
             facts = await replay(core, runtime, instance.device, applied_sequence=applied)
             core.record_kernel(runtime.kernel_id, *facts)
         except RingflowError as error:

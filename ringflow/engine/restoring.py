@@ -133,7 +133,7 @@ def _fill(
     try:
         instances.write_checkpoint(instance, checkpoint)
     except BaseException:
-        instance.close()
+        instance.discard()
         raise
     return instance
 
@@ -212,7 +212,7 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
     runtime.pause()
     runtime.detach()
     old = runtime.instance
-    await core.in_thread(old.close)
+    await core.in_thread(old.discard)
     if reason:
         runtime.end(halted=reason)
         raise KernelTrappedError(reason)
@@ -244,7 +244,11 @@ async def replay(
     """
     try:
         rebuilt = await rebuild(core, runtime.kernel_id, device)
-        await restart_from(core, runtime, rebuilt, applied_sequence=applied_sequence)
+        try:
+            await restart_from(core, runtime, rebuilt, applied_sequence=applied_sequence)
+        except RingflowError:
+            await core.in_thread(rebuilt.instance.discard)
+            raise
     except RingflowError as error:
         halt(core, runtime, str(error), applied_sequence=applied_sequence)
         raise

@@ -152,7 +152,7 @@ async def rollback(
             again = await _save_again(core, kernel_id, point, target.checkpoint)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await core.in_thread(target.instance.close)
+                await core.in_thread(target.instance.discard)
                 if runtime is not None and not is_halted:
                     await resume_resting(core, runtime)
             raise
@@ -262,7 +262,7 @@ async def _replace(
     try:
         await restart_from(core, runtime, target, applied_sequence=handled)
     except RingflowError as error:
-        await core.in_thread(target.instance.close)
+        await core.in_thread(target.instance.discard)
         halt(core, runtime, str(error), applied_sequence=target.applied_sequence)
         raise
     core.record_kernel(kernel_id, resumed(runtime, target.applied_sequence))
@@ -284,7 +284,7 @@ async def restore(core: Core, kernel_id: str, checkpoint: Checkpoint) -> None:
             await core.in_thread(lambda: instances.write_checkpoint(instance, checkpoint))
             await commit_resting(core, runtime, applied, reason="restore", barrier=True)
         except (StorageError, DeviceError):  # the regions are half-written: go back
-            await core.in_thread(instance.close)
+            await core.in_thread(instance.discard)
             facts = await replay(core, runtime, instance.device, applied_sequence=applied)
             core.record_kernel(kernel_id, *facts)
             raise
