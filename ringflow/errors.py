@@ -451,6 +451,20 @@ class SimulatedCrashError(RingflowError):
     """The simulated process has crashed; restart the world to go on."""
 
 
+class InvariantError(RingflowError):
+    """What must hold in every simulated world does not.
+
+    Attributes:
+        invariant: its name.
+        problem: what was found.
+    """
+
+    def __init__(self, invariant: str, problem: str) -> None:
+        self.invariant = invariant
+        self.problem = problem
+        super().__init__(f"{invariant}: {problem}; run it again to look: it comes from its seed")
+
+
 class ScenarioError(UsageError):
     """A scenario file is not well formed, or a command of it can't be done as written.
 

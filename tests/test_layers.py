@@ -27,6 +27,7 @@ LAYERS = (
     "engine",
     "simulate",
     "scenario",
+    "swarm",
     "demo",
     "cli",
 )

@@ -20,6 +20,7 @@ COMMAND_MODULES: Final = (
     "ringflow.cli.archive",
     "ringflow.cli.replay",
     "ringflow.cli.scenario",
+    "ringflow.cli.simulate",
 )
 
 

@@ -15,6 +15,7 @@ from ringflow.messages import MessageLayout
 from ringflow.scenario.arguments import Arguments
 from ringflow.scenario.describing import array_of, payload_of
 from ringflow.scenario.stage import Stage
+from ringflow.simulate.witness import Told
 from ringflow.simulate.world import ROOT
 from ringflow.spec import KernelCodeSource
 from ringflow.storage import FileStorage
@@ -57,9 +58,14 @@ def _data(arguments: Arguments) -> np.ndarray[Any, Any] | None:
         raise arguments.error(str(error), arguments.word("data")) from None
 
 
-def _payload(layout: MessageLayout, arguments: Arguments) -> bytes:
+def _payload(layout: MessageLayout, arguments: Arguments, index: int = 0) -> bytes:
+    """Return the payload of the ``index``-th message of a command; ``7..`` counts up from 7."""
+    values = {key: word.text for key, word in arguments.others.items()}
+    for key, text in values.items():
+        if text.endswith("..") and text[:-2].isdecimal():
+            values[key] = str(int(text[:-2]) + index)
     try:
-        return payload_of(layout, {key: word.text for key, word in arguments.others.items()})
+        return payload_of(layout, values)
     except SpecError as error:
         raise arguments.error(str(error)) from None
 
@@ -67,22 +73,35 @@ def _payload(layout: MessageLayout, arguments: Arguments) -> bytes:
 async def send(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     """``count`` messages one after the other; with a producer they are numbered on."""
     kernel_id, layout = _message(stage, arguments)
-    payload, producer = _payload(layout, arguments), arguments.text("producer")
+    producer, receipt = arguments.text("producer"), None
     on_full = arguments.choice("full", _ON_FULL, "wait")
-    receipt = None
+    volatile = engine.spec(kernel_id).durability == "volatile"
     for index in range(arguments.integer("count", 1)):
+        payload = _payload(layout, arguments, index)
         number = arguments.integer("number", 0) + index
         if producer and not arguments.word("number"):
             number = engine.last_number(kernel_id, producer) + 1
+        number = number if producer else 0
         receipt = await engine.send(
             kernel_id,
             layout.id,
             payload,
             data=_data(arguments),
             producer=producer,
-            number=number if producer else 0,
+            number=number,
             on_full=on_full,
         )
+        told = Told(
+            kernel_id,
+            receipt.sequence,
+            layout.id,
+            payload,
+            producer,
+            number,
+            engine.epoch,
+            volatile,
+        )
+        stage.witness.accepted(told)
     if receipt is not None and arguments.choice("done", _ON_OFF, False):
         await receipt.done()
     return ()
@@ -93,6 +112,7 @@ async def call(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     timeout_s = arguments.duration_s("timeout", 60.0)
     payload, data = _payload(layout, arguments), _data(arguments)
     reply = await engine.call(kernel_id, layout.id, payload, data=data, timeout_s=timeout_s)
+    stage.witness.saw(reply)
     return (f"reply {said(reply)}",)
 
 
@@ -117,15 +137,23 @@ async def replies(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     lines, acknowledges = [], arguments.choice("acknowledge", _ON_OFF, True)
     left = arguments.integer("count", 1 << 30)
     consumer, clock = arguments.text("CONSUMER"), stage.world.clock
-    async with engine.replies(arguments.text("KERNEL"), consumer) as queue:
+    kernel_id = arguments.text("KERNEL")
+    async with engine.replies(kernel_id, consumer) as queue:
+        reading = stage.witness.begins(kernel_id, consumer)
         with clock.timeout(arguments.duration_s("for", 0.01)):
             while left > 0:
-                reply = await anext(queue)
+                reply = await anext(queue, None)
+                if reply is None:  # the kernel has ended
+                    break
                 lines.append(said(reply))
+                stage.witness.saw(reply)
+                reading.identities.append((reply.sequence, reply.index))
                 left -= 1
                 if acknowledges:
+                    stage.witness.asks(reading, reply)
                     with anyio.CancelScope(shield=True):
                         await reply.ack()
+                    stage.witness.acknowledged(reading, reply)
     return lines
 
 
@@ -238,7 +266,9 @@ async def region(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 
 
 async def forget(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
-    await engine.forget_consumer(arguments.text("KERNEL"), arguments.text("CONSUMER"))
+    kernel_id, consumer = arguments.text("KERNEL"), arguments.text("CONSUMER")
+    await engine.forget_consumer(kernel_id, consumer)
+    stage.witness.forgets(kernel_id, consumer)
     return ()
 
 

@@ -13,12 +13,17 @@ from ringflow.scenario.arguments import Arguments, duration_s, size_bytes
 from ringflow.scenario.describing import OPTIONS, code_of, header_of, spec_of
 from ringflow.scenario.short import short
 from ringflow.scenario.stage import Stage, must_be_new
+from ringflow.simulate import invariants
 from ringflow.simulate.faults import KINDS
 from ringflow.simulate.files import Loss
 from ringflow.simulate.process import Started
+from ringflow.simulate.resting import come_to_rest
 from ringflow.simulate.world import ROOT
 
 Lines = Sequence[str]
+SHIPPED: Final = "ringflow:"
+"""A file of this name is one of ringflow's own kernels for simulations."""
+KERNELS: Final = Path(invariants.__file__).with_name("kernels")
 _LOSSES: Final = {loss.name.lower(): loss for loss in Loss}
 _FAILURES: Final = {name: name for name in KINDS}
 
@@ -56,12 +61,27 @@ def _source(stage: Stage, arguments: Arguments) -> str:
         raise arguments.error("give the source either by file= or in the lines that follow")
     if not file:
         return arguments.command.body
-    path = stage.folder / file
+    path = (
+        KERNELS / shipped
+        if (shipped := file.removeprefix(SHIPPED)) != file
+        else (stage.folder / file)
+    )
     try:
-        return path.read_text(encoding="utf-8")
+        return _defined(path.read_text(encoding="utf-8"), arguments)
     except OSError as error:
         problem = f"can't read {file!r}: {error.strerror}"
         raise arguments.error(problem, arguments.word("file")) from None
+
+
+def _defined(source: str, arguments: Arguments) -> str:
+    """Return a source with the macros of ``define=``, behind the comments that it begins with."""
+    given = [text.partition("=") for text in arguments.text("define").split()]
+    if not given:
+        return source
+    lines = source.splitlines(keepends=True)
+    at = next((at for at, line in enumerate(lines) if not line.startswith("//")), len(lines))
+    defines = [f"#define {name} {value}\n" for name, _, value in given]
+    return "".join([*lines[:at], *defines, *lines[at:]])
 
 
 def _version(arguments: Arguments, name: str) -> str:
@@ -87,6 +107,12 @@ def code(stage: Stage, arguments: Arguments) -> Lines:
         stage.codes[name] = code_of(source, options, _version(arguments, name))
     except SpecError as error:
         raise arguments.error(str(error)) from None
+    return ()
+
+
+def seed(stage: Stage, arguments: Arguments) -> Lines:
+    must_be_new(stage, arguments)
+    stage.seed = arguments.integer("SEED")
     return ()
 
 
@@ -260,6 +286,16 @@ def again(stage: Stage, arguments: Arguments) -> Lines:
     """Open the folder a second time while the engine has it."""
     stage.world.open_again()
     return ()
+
+
+def check(stage: Stage, arguments: Arguments) -> Lines:
+    """Bring the world to rest and check everything that must always hold."""
+    come_to_rest(stage.world, stage.begun.values())
+    stage.begun.clear()
+    invariants.check(stage.world, stage.witness)
+    if arguments.choice("closed", {"yes": True, "no": False}, False):
+        invariants.check_closed(stage.world)
+    return ("everything holds",)
 
 
 def verify(stage: Stage, arguments: Arguments) -> Lines:

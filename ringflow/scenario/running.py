@@ -20,6 +20,7 @@ from ringflow.scenario.script import Command, Script, parse
 from ringflow.scenario.short import first_line
 from ringflow.scenario.stage import Stage
 from ringflow.scenario.table import COMMANDS, PREFIXES, OfEngine
+from ringflow.simulate.resting import answers
 
 CRASHED: Final = "crashed"
 
@@ -32,6 +33,7 @@ class Outcome:
     Attributes:
         outputs: the lines of each command that was run.
         failure: why the rest was not run, "" if all was.
+        error: what ended it, None if nothing did.
         contents: the bytes of all files of the world, by path.
     """
 
@@ -39,6 +41,7 @@ class Outcome:
     outputs: tuple[tuple[str, ...], ...]
     failure: str
     contents: Mapping[str, bytes]
+    error: RingflowError | TimeoutError | None = None
 
     @property
     def differences(self) -> str:
@@ -74,12 +77,18 @@ def run(script: Script, *, folder: Path, seed: int = 0) -> Outcome:
     Args:
         folder: from where the script names files.
     """
-    stage, outputs, failure = Stage(folder, seed=seed), [], ""
+    return perform(script, Stage(folder, seed=seed))
+
+
+def perform(script: Script, stage: Stage) -> Outcome:
+    """Run a script on a stage of one's own, which tells more than the outcome does."""
+    outputs, failure = [], ""
+    ended: RingflowError | TimeoutError | None = None
     for command in script.commands:
         try:
             outputs.append(tuple(_output(stage, command, script.path)))
         except (RingflowError, TimeoutError) as error:
-            failure = _said(script.path, command, error)
+            failure, ended = _said(script.path, command, error), error
             stage.abandon()
             break
     else:
@@ -87,8 +96,9 @@ def run(script: Script, *, folder: Path, seed: int = 0) -> Outcome:
             stage.close()
         except RingflowError as error:
             failure = f"{script.path}: closing the engine: {type(error).__name__}: {error}"
+            ended = error
             stage.abandon()
-    return Outcome(script, tuple(outputs), failure, stage.contents())
+    return Outcome(script, tuple(outputs), failure, stage.contents(), ended)
 
 
 def run_file(path: Path, *, seed: int = 0) -> Outcome:
@@ -109,6 +119,8 @@ def _output(stage: Stage, command: Command, path: str) -> Sequence[str]:
     fails = any(prefix.name == "expect-error" for prefix in prefixes)
     begins = next((prefix for prefix in prefixes if prefix.name == "begin"), None)
     quiet = any(prefix.name == "quiet" for prefix in prefixes) or not stage.shows_events
+    if any(prefix.name == "try" for prefix in prefixes):
+        return _try(stage, bare, path, begins)
     problem = ""
     try:
         lines = _do(stage, bare, path, begins)
@@ -125,8 +137,19 @@ def _output(stage: Stage, command: Command, path: str) -> Sequence[str]:
     if fails and not problem:
         raise ScenarioError(path, command.line, 1, "an error was expected, there was none")
     events = stage.new_events()
-    shown = [] if quiet or bare.name == "journal" else events
+    shown = [] if quiet or bare.name in ("journal", "check") else events
     return [*shown, *(stage.names.shorten(line) for line in lines)]
+
+
+def _try(stage: Stage, command: Command, path: str, begins: _Prefix | None) -> Sequence[str]:
+    """Do a command, whatever the engine answers; its events are passed over."""
+    with answers():
+        _do(stage, command, path, begins)
+    if begins is None:
+        with answers():
+            stage.settle()
+    stage.new_events()
+    return ()
 
 
 def _do(stage: Stage, command: Command, path: str, begins: _Prefix | None) -> Sequence[str]:

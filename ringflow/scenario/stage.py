@@ -17,6 +17,7 @@ from ringflow.limits import EngineLimits
 from ringflow.scenario.arguments import Arguments
 from ringflow.scenario.short import Names, short
 from ringflow.simulate.process import Started
+from ringflow.simulate.witness import Witness
 from ringflow.simulate.world import ROOT, World
 from ringflow.spec import KernelCodeSource, KernelSpec
 
@@ -33,6 +34,7 @@ class Stage:
         devices: of the world to come, their memory limits by name.
         begun: work that was begun by name.
         shows_events: whether commands print the events that they caused.
+        witness: what senders and readers were told.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Stage:
     begun: dict[str, Started[object]] = attrs.field(factory=dict)
     names: Names = attrs.field(factory=Names)
     shows_events: bool = True
+    witness: Witness = attrs.field(factory=Witness)
     _world: World | None = None
     _printed_sequence: int = 0
     _printed_effects: int = 0

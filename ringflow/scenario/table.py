@@ -44,10 +44,10 @@ def _world(usage: str, handler: OnWorld) -> tuple[str, OfWorld]:
 
 
 _KERNEL: Final = (
-    "kernel KERNEL [file=PATH] [version=TEXT] [entry=NAME] [messages=TEXT] [regions=TEXT] "
-    "[arguments=TEXT] [grid=N] [block=N] [durability=WORD] [replay=WORD] [release=WORD] "
-    "[ring_slots=N] [reply_slots=N] [slot_bytes=N] [max_replies=N] [type=NAME] [routes=TEXT] "
-    "[bulk_bytes=N] [max_reply_data_bytes=N] [reply_bulk_bytes=N] "
+    "kernel KERNEL [file=PATH] [define=TEXT] [version=TEXT] [entry=NAME] [messages=TEXT] "
+    "[regions=TEXT] [arguments=TEXT] [grid=N] [block=N] [durability=WORD] [replay=WORD] "
+    "[release=WORD] [ring_slots=N] [reply_slots=N] [slot_bytes=N] [max_replies=N] [type=NAME] "
+    "[routes=TEXT] [bulk_bytes=N] [max_reply_data_bytes=N] [reply_bulk_bytes=N] "
     "[checkpoint_every_messages=N] [checkpoint_every_s=N]"
 )
 
@@ -55,9 +55,10 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
     (
         # the world before it begins
         _world("devices DEVICE [DEVICE...]", on_world.devices),
+        _world("seed SEED", on_world.seed),
         _world("limits [FIELD=VALUE]", on_world.limits),
         _world(_KERNEL, on_world.kernel),
-        _world("code CODE [file=PATH] [version=TEXT] [entry=NAME]", on_world.code),
+        _world("code CODE [file=PATH] [define=TEXT] [version=TEXT] [entry=NAME]", on_world.code),
         # kernels and messages
         _engine(f"launch KERNEL [on=DEVICE] {_WHO}", on_engine.launch),
         _engine(
@@ -123,11 +124,13 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         _world("effects [FILTER]", on_world.effects),
         _world("events SHOWN", on_world.events),
         _world("verify", on_world.verify),
+        _world("check [closed=yes]", on_world.check),
     )
 )
 
 PREFIXES: Final[Mapping[str, str]] = {
     "begin": "begin NAME COMMAND: a command of the engine's starts and goes on with later ones",
     "expect-error": "expect-error COMMAND: it must fail, and its error is the output",
+    "try": "try COMMAND: it may fail; it prints nothing, nor do the events that it causes",
     "quiet": "quiet COMMAND: without the events that it causes",
 }

@@ -8,6 +8,7 @@ from typing import final
 from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAllocation, Stepping
 from ringflow.device.compiler.api import CompiledCode, CompileTarget
 from ringflow.device.registry import open_device
+from ringflow.errors import DeviceError
 from ringflow.files import Buffer
 from ringflow.simulate.faults import Faults
 from ringflow.spec import Dim3
@@ -24,6 +25,18 @@ class SimulatedDevice:
             name, deterministic_seed=seed, memory_limit_bytes=memory_limit_bytes
         )
         self._faults = faults
+        self._allocated: list[Allocation] = []
+        self._lost: list[Allocation] = []
+
+    @property
+    def lost_bytes(self) -> int:
+        """Memory that an injected failure kept from being freed."""
+        return sum(allocation.size_bytes for allocation in self._lost)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of what is allocated, in order of allocation."""
+        return [allocation.label for allocation in self._allocated]
 
     def _reached(self, call: str, what: str = "") -> bool:
         return self._faults.reached(self.name, call, what)
@@ -55,15 +68,25 @@ class SimulatedDevice:
 
     def allocate(self, size_bytes: int, *, label: str) -> Allocation:
         self._reached("allocate", label)
-        return self._device.allocate(size_bytes, label=label)
+        allocation = self._device.allocate(size_bytes, label=label)
+        self._allocated.append(allocation)
+        return allocation
 
     def allocate_mapped(self, size_bytes: int, *, label: str) -> MappedAllocation:
         self._reached("allocate_mapped", label)
-        return self._device.allocate_mapped(size_bytes, label=label)
+        allocation = self._device.allocate_mapped(size_bytes, label=label)
+        self._allocated.append(allocation)
+        return allocation
 
     def free(self, allocation: Allocation) -> None:
-        self._reached("free", allocation.label)
+        self._allocated = [one for one in self._allocated if one is not allocation]
+        try:
+            self._reached("free", allocation.label)
+        except DeviceError:
+            self._lost.append(allocation)
+            raise
         self._device.free(allocation)
+        self._lost = [one for one in self._lost if one is not allocation]
 
     def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None:
         flips = self._reached("copy_in", target.label)

@@ -11,10 +11,10 @@ import anyio
 
 from ringflow.engine.engine import Engine
 from ringflow.engine.opening import open_engine
-from ringflow.errors import SimulationStuckError
+from ringflow.errors import OperationCancelledError, SimulationStuckError
 from ringflow.ids import Ids
 from ringflow.simulate.agenda import Agenda
-from ringflow.simulate.devices import open_devices
+from ringflow.simulate.devices import SimulatedDevice, open_devices
 from ringflow.simulate.loop import SimulatedLoop, places
 from ringflow.workers import context_taking_turns
 
@@ -38,7 +38,13 @@ class Started(Generic[T]):
         return self._task.done()
 
     def result(self) -> T:
-        """Return what the work returned, or raise what it raised; only once it is done."""
+        """Return what the work returned, or raise what it raised; only once it is done.
+
+        Raises:
+            OperationCancelledError: it was cancelled.
+        """
+        if self._task.cancelled():
+            raise OperationCancelledError("the work was cancelled before it ended")
         return self._task.result()
 
     def cancel(self) -> None:
@@ -90,6 +96,10 @@ class Process:
         self._started: list[Started[Any]] = []
         ids = Ids(random.getrandbits(64))
         self.serving = self.start(lambda: self._serve(world, ids))
+
+    @property
+    def devices(self) -> tuple[SimulatedDevice, ...]:
+        return tuple(self._devices.values())
 
     def start(self, work: Callable[[], Awaitable[T]]) -> Started[T]:
         async def run() -> T:
@@ -154,7 +164,7 @@ class Process:
         """Close the devices and the loop; return what was not given back, in bytes by device."""
         unreturned = {}
         for name, device in self._devices.items():
-            if left := self._free_bytes[name] - device.free_bytes:
+            if left := self._free_bytes[name] - device.free_bytes - device.lost_bytes:
                 unreturned[name] = left
             device.close()
         for started in self._started:

@@ -24,6 +24,7 @@ from ringflow.journal.opening import open_journal
 from ringflow.limits import EngineLimits
 from ringflow.simulate.agenda import Agenda
 from ringflow.simulate.clock import SimulatedClock
+from ringflow.simulate.devices import SimulatedDevice
 from ringflow.simulate.faults import Faults
 from ringflow.simulate.files import CrashingFiles, Loss
 from ringflow.simulate.loop import check_no_loop_runs
@@ -50,6 +51,7 @@ class World:
         clock: the virtual time.
         faults: what is armed to fail, and all effects so far.
         loss: what a crash leaves of bytes that were not synced.
+        crashes: how often a process of it has crashed.
         unreturned_bytes: what the last process to end had not given back, by device.
     """
 
@@ -79,6 +81,7 @@ class World:
         self.files.watch = self._file_effect
         self.faults = Faults(Random(f"{seed}/faults"))
         self.unreturned_bytes: Mapping[str, int] = {}
+        self.crashes = 0
         self._agenda = Agenda()
         self.clock = SimulatedClock(self._agenda)
         self._processes = 0
@@ -154,6 +157,7 @@ class World:
         """
         if (process := self._process) is None:
             raise UsageError("no process of this world runs; open it first")
+        self.crashes += 1
         now_ns, left = self._agenda.now_ns, self.files.after_crash(loss or self.loss)
         self.files.power_off()
         self.faults.muted = True
@@ -170,6 +174,11 @@ class World:
         assert self._process is not None
         self.unreturned_bytes = self._process.end()
         self._process = None
+
+    @property
+    def opened_devices(self) -> tuple[SimulatedDevice, ...]:
+        """The devices of the process that runs."""
+        return () if self._process is None else self._process.devices
 
     # Moving
 
@@ -223,8 +232,13 @@ class World:
         self._until(lambda: started.done)
 
     def settle(self) -> None:
-        """Let all work be done that waits for no more than work; deadlines stay ahead."""
-        assert self._process is not None
+        """Let all work be done that waits for no more than work; deadlines stay ahead.
+
+        Raises:
+            SimulatedCrashError: no process runs, or it has crashed meanwhile.
+        """
+        if self._process is None:
+            raise SimulatedCrashError("no process runs in this world; restart it")
         self._process.step_ready()
         while self._agenda.has_work():
             self.step()

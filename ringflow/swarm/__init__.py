@@ -1,0 +1,1 @@
+"""The swarm: random scenarios in simulated worlds, what must hold checked, failures made short."""
