@@ -77,6 +77,7 @@ def _migration_result(operation: Operation[MigrationResult]) -> MigrationResult:
         path=state.path,
         digests=state.digests,
         step_s=_step_s(operation),
+        retire_failure=state.retire_failure,
     )
 
 

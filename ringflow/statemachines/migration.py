@@ -106,6 +106,7 @@ class Migration:
     Attributes:
         digests: SHA-256 (hex) by region, of the source's memory.
         pause_ns: from the quiesce request until the gate opened; 0 before.
+        retire_failure: why giving the source's memory back failed, empty if it did not.
     """
 
     operation_id: str
@@ -124,6 +125,7 @@ class Migration:
     parked_count: int = 0
     failure: str = ""
     cancelled: bool = False
+    retire_failure: str = ""
 
     @property
     def is_terminal(self) -> bool:
@@ -189,6 +191,8 @@ def evolve(migration: Migration, event: Event) -> Migration:
             return attrs.evolve(moved, gate_open=True, pause_ns=pause, parked_count=parked)
         case MigrationStepFailed(reason=reason, cancelled=cancelled, step=step):
             return attrs.evolve(moved, failure=f"{step}: {reason}", cancelled=cancelled)
+        case MigrationCompleted(retire_failure=failure):
+            return attrs.evolve(moved, retire_failure=failure)
         case MigrationFailed(reason=reason):
             return attrs.evolve(moved, failure=f"{moved.failure}; {reason}")
         case _:

@@ -169,3 +169,16 @@ async def test_a_gate_that_does_not_open_leads_to_the_recovery_point(
     assert (await state_of(kernel))[:3] == expected_state(list(range(30)))
     assert engine.kernels()[0].device == "host:1"
     assert engine.devices()[0].free_bytes > before
+
+
+async def test_memory_that_the_source_does_not_give_back_is_told(folder: Path) -> None:
+    """A failed free after the commit point is no failed migration; the result says why."""
+    source = FaultyDevice("host:0")
+    devices: list[Any] = [source, FaultyDevice("host:1")]
+    async with ringflow.open_engine(folder, devices=devices) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        source.fails_in = "free"
+        result = await engine.migrate("adder", to="host:1")
+        assert "injected in free" in result.retire_failure
+        await send_all(kernel, [5])
+        assert engine.kernels()[0].device == "host:1"
