@@ -303,13 +303,27 @@ async def _until_room(
                 "wait for receipts, or send with on_full='wait'",
             )
         if on_full == "raise":
-            raise LimitExceededError(
-                "the number of unfinished messages or unread outputs",
-                max(len(runtime.inbox) + count, runtime.outputs.held_count),
-                core.limits.parked_messages,
-                "wait for receipts, read and acknowledge replies, or send with on_full='wait'",
-            )
+            raise _full(core, runtime, count)
         await runtime.changed.until(has_room)
+
+
+def _full(core: Core, runtime: KernelRuntime, count: int) -> LimitExceededError:
+    """Return what is full, with its own bound and with who can make room."""
+    or_wait = "or send with on_full='wait'"
+    waiting, waiting_bytes = runtime.outputs.waiting
+    if len(runtime.inbox) + count > core.limits.parked_messages:
+        what, value, limit = "unfinished messages", len(runtime.inbox) + count, "parked_messages"
+        advice = f"wait for receipts, {or_wait}"
+    elif waiting >= runtime.outputs.bound:
+        what, value, limit = "unread outputs", waiting + 1, "waiting_outputs"
+        advice = f"read and acknowledge replies, look at the kernel's connections, {or_wait}"
+    elif waiting_bytes >= runtime.outputs.bound_bytes:
+        what, value, limit = "bytes in unread outputs", waiting_bytes + 1, "waiting_data_bytes"
+        advice = f"read and acknowledge replies, {or_wait}"
+    else:  # what other kernels have sent comes first
+        what, value, limit = "unfinished messages", len(runtime.inbox) + count, "parked_messages"
+        advice = f"other kernels' sends wait for room as well and come first; {or_wait}"
+    return LimitExceededError(f"the number of {what}", value, getattr(core.limits, limit), advice)
 
 
 async def call(

@@ -122,14 +122,17 @@ class Outputs:
     @property
     def is_full(self) -> bool:
         """Whether new messages must wait until someone reads, acknowledges or releases."""
+        count, data_bytes = self.waiting
+        return count >= self.bound or data_bytes >= self.bound_bytes
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """The most outputs that wait in one place, and the most bytes of their arrays."""
         # In one step for each: the journal's thread asks as well.
         queues = [*list(self.consumers.values()), *list(self.routes.values())]
         waiting = max((len(queue.outputs) for queue in queues), default=0)
         waiting_bytes = max((queue.data_bytes for queue in queues), default=0)
-        return (
-            max(waiting, len(self._held)) >= self.bound
-            or max(waiting_bytes, self._held_bytes) >= self.bound_bytes
-        )
+        return max(waiting, len(self._held)), max(waiting_bytes, self._held_bytes)
 
     def _queues(self) -> Iterator[ConsumerQueue]:
         yield from self.consumers.values()

@@ -189,7 +189,7 @@ class KernelRolledBack:
 
     Attributes:
         checkpoint: the earlier one.
-        was_applied: the last message that had been applied before.
+        was_applied: the last message that had been applied before, or had halted the kernel.
         undone: whether the messages between are never applied again.
     """
 

@@ -218,7 +218,7 @@ async def snapshot(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 
 async def restore(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     storage = FileStorage(ROOT / "checkpoints", files=stage.world.files)
-    checkpoint = await storage.load(arguments.text("from"))
+    checkpoint = await storage.load(stage.names.whole(arguments.text("from")))
     await engine.kernel(arguments.text("KERNEL")).restore(checkpoint)
     return ()
 
@@ -245,7 +245,7 @@ async def resume(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 async def rollback(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     await engine.rollback(
         arguments.text("KERNEL"),
-        to=arguments.text("to") or None,
+        to=stage.names.whole(arguments.text("to")) or None,
         before_reload=arguments.choice("before_reload", _ON_OFF, False),
         undo_messages=arguments.choice("undo_messages", _ON_OFF, False),
         actor=arguments.text("actor"),
@@ -327,7 +327,7 @@ async def points(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 async def retire(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     await engine.retire_checkpoint(
         arguments.text("KERNEL"),
-        arguments.text("CHECKPOINT"),
+        stage.names.whole(arguments.text("CHECKPOINT")),
         actor=arguments.text("actor"),
         reason=arguments.text("reason"),
     )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, final
 
 _ID: Final = re.compile(r"\b([a-z]+)-([0-9a-hjkmnp-tv-z]{16})\b")
+_SHORT: Final = re.compile(r"\b[a-z]+-\d+\b")
 _BUILT: Final = (  # what another compiler or build would make otherwise
     (re.compile(r"\b[0-9a-f]{40,64}\b"), "DIGEST"),
     (re.compile(r"\b0x[0-9a-f]{6,16}\b"), "0xN"),
@@ -25,6 +26,7 @@ _HIDDEN: Final = frozenset(
     )
 )  # fmt: skip
 _ACCEPTED: Final = "messages.accepted.v1"
+_BULK_ACCEPTED: Final = "messages.bulk_accepted.v1"
 
 
 @final
@@ -42,6 +44,11 @@ class Names:
             text = pattern.sub(instead, text)
         return text
 
+    def whole(self, text: str) -> str:
+        """Return a text with the short names in it replaced by the ids that they stand for."""
+        ids = {short: whole for whole, short in self._known.items()}
+        return _SHORT.sub(lambda found: ids.get(found[0], found[0]), text)
+
     def _name(self, found: re.Match[str]) -> str:
         whole, prefix = found[0], found[1]
         if whole not in self._known:
@@ -57,6 +64,12 @@ def short(event: Mapping[str, Any], names: Names) -> str:
     name = re.sub(r"\.v\d+$", "", event["type"])
     if event["type"] == _ACCEPTED:
         said = _accepted(event)
+    elif event["type"] == _BULK_ACCEPTED:
+        size = len(base64.b64decode(event["payload"]))
+        said = (
+            f"message {event['sequence']} of type {event['message_type']}, {size}B and an array "
+            f"of {event['size_bytes']}B"
+        )
     else:
         said = " ".join(
             f"{key}={_value(value)}"

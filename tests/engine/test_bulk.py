@@ -300,7 +300,9 @@ async def test_unread_arrays_make_senders_wait_by_their_bytes(folder: Path) -> N
         async with kernel.replies(consumer="slow") as replies:
             for _ in range(3):
                 await (await kernel.send(Mirror(), data=bytes(100_000))).done()
-            with pytest.raises(ringflow.LimitExceededError, match="unread outputs"):
+            with pytest.raises(
+                ringflow.LimitExceededError, match="number of bytes in unread outputs"
+            ):
                 await kernel.send(Ask(), on_full="raise")
             await (await anext(aiter(replies))).ack()
             await kernel.send(Ask(), on_full="raise")

@@ -11,6 +11,7 @@ from ringflow.scenario.arguments import Usage, duration_s, size_bytes
 from ringflow.scenario.describing import array_of, spec_of
 from ringflow.scenario.running import run
 from ringflow.scenario.script import parse
+from ringflow.scenario.short import Names
 from ringflow.scenario.table import COMMANDS
 
 GOOD = """# One sentence,
@@ -139,3 +140,12 @@ def test_routes_and_arrays_are_described_in_words() -> None:
     for array in ("uint8", "uint8[]", "none[4]", "uint8[4]=x"):
         with pytest.raises(SpecError):
             array_of(array)
+
+
+def test_short_names_lead_back_to_ids() -> None:
+    """What a scenario printed may be given as an argument; other words stay as they are."""
+    names = Names()
+    long = "adder@snapshot-0123456789abcdef"
+    assert names.shorten(long) == "adder@snapshot-1"
+    assert names.whole("adder@snapshot-1") == long
+    assert names.whole("adder@snapshot-2 before-1") == "adder@snapshot-2 before-1"
