@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 
 from benchmarks import journal_reading
+from benchmarks.journal_sending import send
 from benchmarks.journal_writing import measure
 from benchmarks.table import Row, choices, finish
 
@@ -27,6 +28,7 @@ def main() -> int:
             folder = Path(name)
             writing = partial(measure, folder, backend, quick=given.quick)
             rows += anyio.run(writing, backend=backend)
+            rows += anyio.run(partial(send, folder, backend, quick=given.quick), backend=backend)
     rows += journal_reading.measure(quick=given.quick)
     return finish("Journal", rows, given)
 

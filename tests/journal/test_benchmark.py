@@ -25,7 +25,7 @@ def test_the_benchmark_writes_its_rows(tmp_path: Path) -> None:
     assert len(set(names)) == len(names)
     for backend in ("asyncio", "trio"):
         of_backend = [name for name in names if name.endswith(f"({backend})")]
-        # two ratios, four rates, and a ratio and a rate for each other library
-        assert len(of_backend) == 6 + 2 * len(installed())
+        # two ratios, five rates, and a ratio and a rate for each other library
+        assert len(of_backend) == 7 + 2 * len(installed())
     assert len(names) == 2 * len(of_backend) + 4
     assert all(row["value"] > 0 and set(row) >= {"name", "unit", "goal", "met"} for row in found)
