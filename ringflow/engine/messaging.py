@@ -68,7 +68,10 @@ def check_message(
 ) -> None:
     """Raise unless the kernel's spec declares the message, and slot and arena can carry it."""
     spec = runtime.spec
-    if not any(layout.id == type_id for layout in spec.messages):
+    for layout in spec.messages:
+        if layout.id == type_id:
+            break
+    else:
         raise UnknownMessageError(runtime.kernel_id, type_id)
     if len(payload) > spec.payload_bytes_max:
         raise LimitExceededError(
@@ -199,10 +202,15 @@ def _accept(
     if waiter is not None:
         runtime.outputs.calls[first] = waiter
     append = accept(core, runtime, accepted, postings)
-    # A kernel that rests gets nothing soon; one that is rebuilt has no instance meanwhile.
-    if append is not None and runtime.delivering and 0 < core.journal.commit_s < ROUSE_MAX_S:
-        runtime.instance.resident.expect(2 * core.journal.commit_s)
+    if append is not None and len(runtime.inbox) == 1:  # a kernel with more to do is awake
+        _expect(core, runtime)
     return SendReceipt(last, core, runtime, append)
+
+
+def _expect(core: Core, runtime: KernelRuntime) -> None:
+    # A kernel that rests gets nothing soon; one that is rebuilt has no instance meanwhile.
+    if runtime.delivering and 0 < core.journal.commit_s < ROUSE_MAX_S:
+        runtime.instance.resident.expect(2 * core.journal.commit_s)
 
 
 def accept(

@@ -128,6 +128,8 @@ class Outputs:
     @property
     def waiting(self) -> tuple[int, int]:
         """The most outputs that wait in one place, and the most bytes of their arrays."""
+        if not self.consumers and not self.routes:
+            return len(self._held), self._held_bytes
         # In one step for each: the journal's thread asks as well.
         queues = [*list(self.consumers.values()), *list(self.routes.values())]
         waiting = max((len(queue.outputs) for queue in queues), default=0)
