@@ -16,7 +16,7 @@ _PLAIN: Final = {"str": str, "int": int, "bool": bool, "bytes": bytes, "float": 
 
 def _check(kind: type) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if type(value) is kind and (kind is not int or value >= 0):
+        if type(value) is kind and (type(value) is not int or value >= 0):
             return
         name = f"{type(instance).__name__}.{attribute.name}"
         if type(value) is not kind and not isinstance(value, LeftOutPayload):
