@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -13,18 +13,15 @@ from ringflow.device.api import Device
 from ringflow.engine import (
     checkpoints,
     forking,
-    instances,
     launching,
-    messaging,
     requests,
     rewinding,
     routing,
 )
 from ringflow.engine.archiving import ArchivePlan, archive
-from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
-from ringflow.engine.quiescing import held
 from ringflow.engine.rewinding import Decision
+from ringflow.engine.serving import HandleService
 from ringflow.engine.status import (
     KernelStatus,
     OperationStatus,
@@ -43,30 +40,22 @@ from ringflow.journal.projections import (
 from ringflow.journal.selection import Streams, Types
 from ringflow.kernel import (
     CheckpointInfo,
-    HeldRegion,
-    HeldState,
     KernelHandle,
-    OnFull,
-    Reply,
 )
 from ringflow.results import MigrationResult, ReloadResult, RollbackResult
 from ringflow.routing import Connection
 from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
 from ringflow.statemachines.lifecycle import RecoveryPoint
-from ringflow.storage import Checkpoint
 
 if TYPE_CHECKING:
-    from ringflow.storage.blocks import ArrayOrBytes
+    pass
 
 R = TypeVar("R")
 
 
 @final
-class Engine:
+class Engine(HandleService):
     """Runs kernels, and moves, reloads and checkpoints them; made by ``open_engine``."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
 
     # Kernels
 
@@ -467,110 +456,3 @@ class Engine:
     def health(self) -> Mapping[str, Any]:
         """Return what an operator wants to know: ``ok``, why not, and the queues' counters."""
         return health(self._core)
-
-    # What handles ask for (``KernelHost``)
-
-    async def send(
-        self,
-        kernel_id: str,
-        type_id: int,
-        payload: bytes,
-        *,
-        data: ArrayOrBytes | None = None,
-        producer: str = "",
-        number: int = 0,
-        on_full: OnFull = "wait",
-    ) -> messaging.SendReceipt:
-        """Send raw bytes to a kernel; see ``KernelHandle.send``."""
-        runtime = self._core.runtime(kernel_id)
-        return await messaging.send(
-            self._core,
-            runtime,
-            type_id,
-            payload,
-            data=data,
-            producer=producer,
-            number=number,
-            on_full=on_full,
-        )
-
-    async def send_many(
-        self,
-        kernel_id: str,
-        type_id: int,
-        payloads: Sequence[bytes],
-        *,
-        producer: str = "",
-        number: int = 0,
-        on_full: OnFull = "wait",
-    ) -> messaging.SendReceipt:
-        """Send raw bytes to a kernel; see ``KernelHandle.send_many``."""
-        runtime = self._core.runtime(kernel_id)
-        return await messaging.send_many(
-            self._core,
-            runtime,
-            type_id,
-            payloads,
-            producer=producer,
-            number=number,
-            on_full=on_full,
-        )
-
-    async def call(
-        self,
-        kernel_id: str,
-        type_id: int,
-        payload: bytes,
-        *,
-        data: ArrayOrBytes | None = None,
-        timeout_s: float,
-    ) -> Reply:
-        """Send raw bytes and wait for the reply; see ``KernelHandle.call``."""
-        runtime = self._core.runtime(kernel_id)
-        return await messaging.call(
-            self._core, runtime, type_id, payload, data=data, timeout_s=timeout_s
-        )
-
-    def last_number(self, kernel_id: str, producer: str) -> int:
-        self._core.state.kernel(kernel_id)
-        return self._core.state.marks[kernel_id].producers.get(producer, 0)
-
-    def replies(
-        self, kernel_id: str, consumer: str
-    ) -> AbstractAsyncContextManager[AsyncIterator[Reply]]:
-        return messaging.consume(self._core, self._core.runtime(kernel_id), consumer)
-
-    async def forget_consumer(self, kernel_id: str, consumer: str) -> None:
-        await messaging.forget(self._core, self._core.runtime(kernel_id), consumer)
-
-    @asynccontextmanager
-    async def held(self, kernel_id: str) -> AsyncIterator[HeldState]:
-        core, runtime = self._core, self._core.runtime(kernel_id)
-        core.check_free(kernel_id)
-        with core.lease(kernel_id, "held()"):
-            async with held(core, runtime, purpose="held") as applied:
-                views = await core.in_thread(lambda: _views(runtime.instance))
-                yield HeldState(views, applied)
-
-    async def take_checkpoint(self, kernel_id: str) -> Checkpoint:
-        core = self._core
-        return await core.in_task(lambda: checkpoints.take(core, kernel_id))
-
-    async def restore_checkpoint(self, kernel_id: str, checkpoint: Checkpoint) -> None:
-        core = self._core
-        await core.in_task(lambda: rewinding.restore(core, kernel_id, checkpoint))
-
-    def spec(self, kernel_id: str) -> KernelSpec:
-        return self._core.runtime(kernel_id).spec
-
-    def is_busy(self, kernel_id: str) -> bool:
-        return kernel_id in self._core.busy or kernel_id in self._core.state.leases
-
-
-def _views(instance: instances.Instance) -> dict[str, HeldRegion]:
-    views = {}
-    for region in instance.resident.layout:
-        allocation = instance.resident.regions[region.name]
-        view = instance.device.view(allocation) or instance.device.copy_out(allocation)
-        views[region.name] = HeldRegion(region, view.toreadonly())
-    return views
