@@ -221,6 +221,7 @@ async def test_a_crash_after_a_reload_keeps_the_new_code() -> None:
     async with engine_on(files) as engine:
         kernel = await engine.launch(adder(), device="host:0")
         await send_all(kernel, [1, 2])
+        await kernel.call(Total(), timeout_s=30)  # what is not handled is the new code's
         await engine.reload("adder", code("adder_double"), probation_messages=0)
         await send_all(kernel, [10])
         after = await crash(files)
