@@ -28,7 +28,12 @@ async def _work(folder: Path) -> None:
         await engine.migrate("adder", to="host:1", actor="ops", reason="driver update")
         await engine.checkpoint("adder", actor="cron", reason="hourly")
         operation = await engine.start_reload(
-            "adder", code("adder_bad"), probation_messages=5, actor="dev", reason="a try"
+            "adder",
+            code("adder_bad"),
+            at_sequence=11,
+            probation_messages=5,
+            actor="dev",
+            reason="a try",
         )
         await send_all(kernel, range(10, 20))
         with pytest.raises(ringflow.OperationFailedError):
