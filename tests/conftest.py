@@ -10,7 +10,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of long tests."""
     soak = parser.getgroup("soak", "processes killed from outside (tests/recovery/test_soak.py)")
-    soak.addoption("--soak-kills", type=int, default=10, help="how many workers are killed")
+    soak.addoption("--soak-kills", type=int, default=6, help="how many workers are killed")
     soak.addoption("--soak-seed", type=int, default=None, help="repeats the draws of a run")
     swarm = parser.getgroup("swarm", "random simulated scenarios (tests/swarm/test_swarm.py)")
     swarm.addoption("--swarm-runs", type=int, default=0, help="how many plans are run")

@@ -32,7 +32,9 @@ def test_every_row_of_every_machine_is_visited(tmp_path: Path) -> None:
     """Judged by the journals: a row that can't happen has no place in a table."""
     assert len(SCENARIOS) >= 40
     seen: set[Row] = set()
-    for number, path in enumerate(SCENARIOS):
+    for number, path in enumerate(SCENARIOS, 1):
         seen |= visited(journaled(run_file(path).contents, tmp_path / str(number)))
-    print(f"{len(seen)} of {len(rows())} rows are visited by {len(SCENARIOS)} scenarios")
+        if seen == rows():  # the others are run as tests of their own
+            break
+    print(f"{len(seen)} of {len(rows())} rows are visited by {number} scenarios")
     assert rows() - seen == set()
