@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import anyio
+
 from ringflow.clock import within
 from ringflow.device.abi import Command
 from ringflow.device.api import LaunchStatus
@@ -217,25 +219,30 @@ class ReloadPerformer:
         return digests == self._old_digests
 
     async def _resume_old(self, ids: dict[str, str]) -> Outcome:
+        runtime = self._runtime
+        try:
+            facts = await self._work_again()
+            runtime.retain_after = None
+        finally:  # what fails here is rebuilt from its recovery point, on another instance
+            with anyio.CancelScope(shield=True):
+                await self.abandon()
+        return Outcome(e.ReloadRolledBack(**ids, applied_sequence=self._applied), facts)
+
+    async def _work_again(self) -> tuple[Event, ...]:
         core, runtime = self._core, self._runtime
         if self._swapped:
             await self._leave_new()
-        facts: tuple[Event, ...]
         if runtime.trapped and not self._swapped:
-            facts = await restore(core, runtime, self._old.device)
-        elif not await self._old_is_untouched():
+            return await restore(core, runtime, self._old.device)
+        if not await self._old_is_untouched():
             await core.in_thread(self._old.discard)
-            facts = await replay(core, runtime, self._old.device, applied_sequence=self._applied)
-        elif self._swapped:
+            return await replay(core, runtime, self._old.device, applied_sequence=self._applied)
+        if self._swapped:
             await launch(core, runtime, applied_sequence=self._applied)
             runtime.deliver_through = None
             runtime.flow()
-            facts = (resumed(runtime, self._applied),)
-        else:
-            facts = await resume(core, runtime)
-        runtime.retain_after = None
-        await self.abandon()
-        return Outcome(e.ReloadRolledBack(**ids, applied_sequence=self._applied), facts)
+            return (resumed(runtime, self._applied),)
+        return await resume(core, runtime)
 
     async def _leave_new(self) -> None:
         """Take the kernel away from the new instance, as if it had never run."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import binascii
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Final, Protocol, final, get_args, get_origin
 
 import attrs
@@ -153,6 +153,19 @@ def _new_converter() -> cattrs.Converter:
     return converter
 
 
+_Hooks = dict[type[Event], Callable[[Any], Any]]
+
+
+@cache
+def _hooks(types: tuple[type[Event], ...]) -> tuple[_Hooks, _Hooks]:
+    """Return how to unstructure and structure each type; made once, for that takes 0.1 s."""
+    converter = _new_converter()
+    return (
+        {kind: converter.get_unstructure_hook(kind) for kind in types},
+        {kind: converter.get_structure_hook(kind) for kind in types},
+    )
+
+
 @final
 class EventCodec:
     """Turns events into plain JSON values and bytes, and back.
@@ -173,18 +186,13 @@ class EventCodec:
         payloads: PayloadCodec | None = None,
     ) -> None:
         self._payloads = payloads
-        self._converter = _new_converter()
         self._upcasters = dict(upcasters or {})
         self._types: dict[str, type[Event]] = {}
         for kind in types:
             self._add(kind)
         check_upcasters(self._upcasters, frozenset(self._types))
-        get_dump, get_load = (
-            self._converter.get_unstructure_hook,
-            self._converter.get_structure_hook,
-        )
-        self._dumps = {kind: get_dump(kind) for kind in self._types.values()}
-        self._loads = {name: get_load(kind) for name, kind in self._types.items()}
+        self._dumps, by_kind = _hooks(tuple(self._types.values()))
+        self._loads = {name: by_kind[kind] for name, kind in self._types.items()}
 
     @property
     def types(self) -> tuple[type[Event], ...]:

@@ -148,7 +148,7 @@ def _try(stage: Stage, command: Command, path: str, begins: _Prefix | None) -> S
     if begins is None:
         with answers():
             stage.settle()
-    stage.new_events()
+    stage.pass_over()
     return ()
 
 

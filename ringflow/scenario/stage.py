@@ -101,6 +101,13 @@ class Stage:
         self._printed_sequence = last
         return lines
 
+    def pass_over(self) -> None:
+        """Let no command print the events so far."""
+        if self._world is not None and self._world.is_open:
+            self._printed_sequence = self._world.engine.health()["journal"]["durable_sequence"]
+        else:
+            self.new_events()
+
     def new_effects(self) -> list[str]:
         """Return a line for each effect since the last call."""
         effects = self.world.faults.effects[self._printed_effects :]

@@ -28,7 +28,7 @@ from ringflow.events.messages import (
 from ringflow.events.reload import ReloadCompleted, ReloadDrained, ReloadRequested
 from ringflow.journal.record import Record
 
-FOLD, PROBE, TRAP = 1, 2, 4
+FOLD, PROBE, SPIN = 1, 2, 3
 MASK: Final = (1 << 64) - 1
 _WORD: Final = struct.Struct("<Q")
 _VERSION: Final = re.compile(r"fold_(\d+)(_\w+)?")
@@ -111,7 +111,7 @@ class Course:
         message = self.messages[sequence - 1]
         digest, total, count, _ = self.through(sequence)
         if message.value is None:
-            return [_WORD.pack(count)] if message.type == PROBE else []
+            return [_WORD.pack(count)] if message.type in (PROBE, SPIN) else []
         return [_WORD.pack(digest)] + ([_WORD.pack(total)] if message.value & 1 else [])
 
 

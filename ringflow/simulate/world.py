@@ -252,8 +252,8 @@ class World:
 
     def _until(self, reached: Callable[[], bool]) -> None:
         """Step until something is so."""
-        process = self._process
-        assert process is not None
+        if (process := self._process) is None:
+            raise SimulatedCrashError("no process runs in this world; restart it")
         process.step_ready()
         end_ns = self._agenda.now_ns + round(PATIENCE_S * NS_PER_S)
         while not reached():

@@ -161,6 +161,28 @@ class Drawing:
         producer = f" producer={self._name('p')}" if self._chance(0.7) else ""
         return self._begin(f"send {self._any()} Fold value={first}.. count={count}{producer}")
 
+    def burst(self) -> list[str]:
+        """Several producers at once, behind a message that takes long, while something goes on."""
+        kernel, made = self._any(), []
+        if self._chance(0.6):
+            made.append(
+                f"begin {self._name('w')} send {kernel} Spin rounds={self._one(9, 99, 999)}"
+            )
+        for _ in range(self._random.randint(1, 4)):
+            first, count = self._random.randrange(1000), self._random.randint(2, 40)
+            name, producer = self._name("w"), self._name("p")
+            made.append(
+                f"begin {name} send {kernel} Fold value={first}.. count={count} producer={producer}"
+            )
+        if self._chance(0.5):
+            made.append(f"step {self._random.randint(1, 1 << self._random.randint(1, 7))}")
+        what = self._one(
+            f"migrate {kernel} to={self._one(*self._devices)}",
+            f"reload {kernel} code={self._one('good3', 'good7', 'traps')} probation=3 for=1s",
+            f"snapshot {kernel}",
+        )
+        return [*made, *self._begin(what)]
+
     def call(self) -> list[str]:
         return [f"call {self._any()} Probe"]
 
@@ -209,7 +231,13 @@ class Drawing:
         return self._begin(f"stop {self._any()}", probability=0.3)
 
     def hold(self) -> list[str]:
-        return self._begin(f"hold {self._any()} for={self._one('1ms', '2s')}", probability=1.0)
+        name = self._name("w")
+        made = [f"begin {name} hold {self._any()} for={self._one('1ms', '2s')}"]
+        if self._chance(0.6):
+            made.append(f"step {self._random.randint(1, 200)}")
+        if self._chance(0.5):
+            made.append(f"cancel {name}")
+        return made
 
     def cancel(self) -> list[str]:
         return [f"cancel {self._one(*self._begun)}"] if self._begun else []
@@ -239,6 +267,12 @@ class Drawing:
         self._recovers_in = self._random.randint(2, 8)
         return [f"fault {kind}{options}"]
 
+    def flip(self) -> list[str]:
+        """A copy for a migration writes one bit wrongly."""
+        kernel, device = self._any(), self._one(*self._devices)
+        moves = f"migrate {kernel} to={device}"
+        return ["settle", f"fault {device}.copy_in failure=flip", moves, "disarm"]
+
     def chances(self) -> list[str]:
         device = self._one(*self._devices)
         return [f"fault {device}.* checkpoints.* chance={self._one(0.02, 0.1)}"]
@@ -267,7 +301,8 @@ class Drawing:
 
 
 ACTIONS: Final[dict[Callable[[Drawing], Sequence[str]], float]] = {
-    Drawing.send: 12,
+    Drawing.send: 8,
+    Drawing.burst: 5,
     Drawing.call: 2,
     Drawing.trap: 0.6,
     Drawing.read: 3,
@@ -278,12 +313,13 @@ ACTIONS: Final[dict[Callable[[Drawing], Sequence[str]], float]] = {
     Drawing.resume: 1,
     Drawing.fork: 1,
     Drawing.stop: 0.4,
-    Drawing.hold: 1,
+    Drawing.hold: 1.5,
     Drawing.cancel: 1,
     Drawing.await_: 1.5,
     Drawing.move: 3,
     Drawing.clock: 0.3,
     Drawing.fault: 4,
+    Drawing.flip: 1,
     Drawing.chances: 0.4,
     Drawing.disarm: 1,
     Drawing.crash: 2.5,

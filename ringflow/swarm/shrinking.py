@@ -28,8 +28,12 @@ class _Budget:
         return self.left >= 0
 
 
-def shrink(plan: Plan, fails: Fails, *, runs_max: int = 300) -> Plan:
-    """Return a plan as short as ``runs_max`` runs can make it, that fails in the same way."""
+def shrink(plan: Plan, fails: Fails, *, runs_max: int = 300, enough: int = 0) -> Plan:
+    """Return a plan as short as ``runs_max`` runs can make it, that fails in the same way.
+
+    Args:
+        enough: a plan of so few lines need not get shorter.
+    """
     budget = _Budget(runs_max)
 
     def still(lines: Sequence[str]) -> bool:
@@ -39,8 +43,9 @@ def shrink(plan: Plan, fails: Fails, *, runs_max: int = 300) -> Plan:
     while True:
         before = list(lines)
         lines = _without(lines, still)
-        lines = _smaller(lines, still)
-        if lines == before or budget.left <= 0:
+        if len(lines) > enough:
+            lines = _smaller(lines, still)
+        if lines == before or budget.left <= 0 or len(lines) <= enough:
             return attrs.evolve(plan, lines=tuple(lines))
 
 

@@ -57,6 +57,7 @@ def simulate(
     duration_s: float | None = None,
     length: int = 60,
     folder: Path | None = None,
+    enough: int = 0,
     progress: Callable[[Report], None] = lambda report: None,
 ) -> Report:
     """Run plans of ascending seeds until one fails; blocks, where no event loop runs.
@@ -66,6 +67,7 @@ def simulate(
         runs, duration_s: whichever comes first ends it.
         length: lines of a plan, about.
         folder: where the shrunk scenario of a failure is written.
+        enough: a failure of so few commands is short enough.
         progress: is called after each run.
     """
     report, begun = Report(), time.monotonic()
@@ -76,19 +78,21 @@ def simulate(
         result = run_plan(plan)
         report.counts += Counter(result.counts) + Counter(runs=1)
         if result.failure is not None:
-            report.found = made_short(plan, result.failure, folder)
+            report.found = made_short(plan, result.failure, folder, enough=enough)
         report.duration_s = time.monotonic() - begun
         progress(report)
     return report
 
 
-def made_short(plan: Plan, failure: Failure, folder: Path | None = None) -> Found:
+def made_short(
+    plan: Plan, failure: Failure, folder: Path | None = None, *, enough: int = 0
+) -> Found:
     """Shrink a failing plan and write it as a scenario file, ready to be committed."""
 
     def fails(candidate: Plan) -> bool:
         return _fails_as(run_plan(candidate), failure)
 
-    short = shrink(plan, fails)
+    short = shrink(plan, fails, enough=enough)
     path = None if folder is None else _write(short, failure, folder)
     return Found(plan.seed, failure, short, path)
 

@@ -1,4 +1,4 @@
-// messages: Fold:1(value:u64) Probe:2 Trap:4
+// messages: Fold:1(value:u64) Probe:2 Spin:3(rounds:u64) Trap:4
 // regions: state:uint64[4]
 // block: 32
 // entry: fold
@@ -20,6 +20,8 @@ extern "C" __global__ void fold(ringflow::control* control, unsigned long long* 
     ringflow::message m;
     unsigned handled = 0;
     while (self.receive(m)) {
+        if (m.type == Spin::id)  // work that takes long, so that others wait behind it
+            for (unsigned long long i = 0; i < m.as<Spin>().rounds; ++i) self.sync();
         if (!self.leader()) continue;
         if (m.type == Fold::id) {
             unsigned long long term = m.as<Fold>().value * FACTOR;
@@ -29,7 +31,7 @@ extern "C" __global__ void fold(ringflow::control* control, unsigned long long* 
             if (++handled == TRAP_AT) __trap();
             self.reply(m, state[0]);
             if (m.as<Fold>().value & 1) self.reply(m, state[1]);
-        } else if (m.type == Probe::id) {
+        } else if (m.type == Probe::id || m.type == Spin::id) {
             self.reply(m, state[2]);
         } else {
             state[0] = 0;
