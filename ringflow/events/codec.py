@@ -153,7 +153,7 @@ def _new_converter() -> cattrs.Converter:
     return converter
 
 
-_Hooks = dict[type[Event], Callable[[Any], Any]]
+_Hooks = dict[type[Event], Callable[..., Any]]
 
 
 @cache
