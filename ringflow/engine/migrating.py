@@ -66,6 +66,8 @@ class MigrationPerformer:
 
     async def finish(self, state: Operation) -> None:
         """Let go what the recovery point of the target covers, if there is one."""
+        if state.state.value == "failed":  # the way back failed too, before it freed the target
+            await self.abandon()
         if self._covered is not None:
             self._runtime.release_outputs(self._covered)
             await checkpoints.retire(self._core, self._runtime.kernel_id)
