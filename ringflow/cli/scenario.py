@@ -1,4 +1,4 @@
-"""``ringflow scenario``: run readable scenario files in simulated worlds."""
+"""``ringflow scenario``: run readable scenario files, and make them of recorded journals."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringflow.errors import UsageError
+from ringflow.scenario.script import RULER
 
 if TYPE_CHECKING:
     from ringflow.scenario.running import Outcome
 
 _PATHS = typer.Argument(help="Scenario files, or folders of them (all *.txt below).")
+_JOURNAL = typer.Argument(help="The engine's folder, or its journal's.", show_default=False)
+_OUTPUT = typer.Option("--output", "-o", help="The scenario file to write.", show_default=False)
 _REWRITE = typer.Option(help="Write what was found into the files as what is expected.")
 _SEED = typer.Option(help="Of every order, duration and id. Expected outputs are those of seed 0.")
 _KEEP = typer.Option(
@@ -26,15 +29,35 @@ _BACKEND = typer.Option(help="What hosts the simulation: asyncio or trio. Change
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     group = typer.Typer(
-        name="scenario", help="Run readable scenarios in simulated worlds.", no_args_is_help=True
+        name="scenario",
+        help="Run readable scenarios in simulated worlds, or record them.",
+        no_args_is_help=True,
     )
     group.callback()(_group)
     group.command("run")(run)
+    group.command("record")(record)
     app.add_typer(group)
 
 
 def _group() -> None:
-    """Run readable scenarios in simulated worlds."""
+    """Run readable scenarios in simulated worlds, or make them of journals."""
+
+
+def record(
+    path: Annotated[Path, _JOURNAL],
+    output: Annotated[Path, _OUTPUT],
+) -> None:
+    """Make a scenario of what a journal recorded: kernels, requests, messages, crashes.
+
+    The events that the journal holds are its expected output. Look at what `ringflow scenario run`
+    says of it: what a journal can't tell (limits, memory, files that were damaged) is in comments
+    or missing, and where work overlapped only each kernel's and operation's own order is compared.
+    """
+    from ringflow.scenario.recorded_folder import record_folder
+
+    text = record_folder(path)
+    output.write_text(text, encoding="utf-8")
+    typer.echo(f"{output}: {text.count(chr(10) + RULER + chr(10))} commands")
 
 
 def run(

@@ -117,6 +117,13 @@ class Arguments:
     def size_bytes(self, name: str, default: int = 0) -> int:
         return self._value(name, default, size_bytes, "a size such as 64KiB or 1GiB")
 
+    def output(self, name: str) -> tuple[int, int] | None:
+        """Return an output's sequence and index, as in ``4.0``; None where none is given."""
+        return self._value(name, None, _output, "an output such as 4.0")
+
+    def payload(self, name: str) -> bytes:
+        return self._value(name, b"", bytes.fromhex, "hexadecimal bytes")
+
     def choice(self, name: str, known: dict[str, T], default: T) -> T:
         """Return what a word stands for."""
         return self._value(name, default, known.__getitem__, f"one of {', '.join(known)}")
@@ -129,6 +136,11 @@ class Arguments:
             return convert(word.text)
         except (ValueError, KeyError):
             raise self.error(f"{name} is {word.text!r}, not {what}", word) from None
+
+
+def _output(text: str) -> tuple[int, int] | None:
+    sequence, _, index = text.partition(".")
+    return int(sequence), int(index)
 
 
 def duration_s(text: str) -> float:

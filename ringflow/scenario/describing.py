@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ringflow import messages as kinds
 from ringflow.errors import SpecError
 from ringflow.messages import MessageLayout, Scalar, layout_from
-from ringflow.spec import Argument, KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region, Route
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,12 +24,21 @@ OPTIONS: Final = (
     "entry", "messages", "regions", "arguments", "grid", "block", "durability", "replay",
     "release", "ring_slots", "reply_slots", "slot_bytes", "max_replies", "type", "routes",
     "bulk_bytes", "max_reply_data_bytes", "reply_bulk_bytes", "checkpoint_every_messages",
-    "checkpoint_every_s",
+    "checkpoint_every_s", "dynamic_shared_bytes", "track_dirty",
 )  # fmt: skip
 _NUMBERS: Final = (
     "ring_slots", "reply_slots", "slot_bytes", "max_replies", "bulk_bytes",
     "max_reply_data_bytes", "reply_bulk_bytes", "checkpoint_every_messages",
+    "dynamic_shared_bytes",
 )  # fmt: skip
+DTYPES: Final[Mapping[str, str]] = {
+    "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "float16": "e", "int32": "i",
+    "uint32": "I", "float32": "f", "int64": "q", "uint64": "Q", "float64": "d",
+}  # fmt: skip
+"""The ``struct`` code of each dtype."""
+HEX: Final = "hex:"
+"""What a region's or array's bytes begin with where they are given one by one."""
+HEX_BYTES_MAX: Final = 256
 _WORDS: Final = ("durability", "replay", "release")
 _HEADER: Final = re.compile(r"// ?(\w+): (.*)")
 _MESSAGE: Final = re.compile(r"(\w+):(\d+)(?:\(([^)]*)\))?")
@@ -74,6 +83,7 @@ def spec_of(kernel_id: str, source: str, given: Mapping[str, str], version: str)
     named.update({name: options[name] for name in _WORDS if name in options})
     if "checkpoint_every_s" in options:
         named["checkpoint_every_s"] = float(options["checkpoint_every_s"])
+    named["track_dirty"] = options.get("track_dirty", "no") == "yes"
     layouts = messages_of(options.get("messages", ""))
     return KernelSpec(
         kernel_id=kernel_id,
@@ -82,11 +92,17 @@ def spec_of(kernel_id: str, source: str, given: Mapping[str, str], version: str)
         messages=layouts,
         regions=tuple(_region(text) for text in options.get("regions", "").split()),
         arguments=tuple(_argument(text) for text in options.get("arguments", "").split()),
-        grid=(int(options.get("grid", "1")), 1, 1),
-        block=(int(options.get("block", "32")), 1, 1),
+        grid="fill" if options.get("grid") == "fill" else _dims(options.get("grid", "1")),
+        block=_dims(options.get("block", "32")),
         routes=tuple(_route(text, layouts) for text in options.get("routes", "").split()),
         **named,
     )
+
+
+def _dims(text: str) -> Dim3:
+    """Return the dimensions of ``8`` or ``8,2,1``."""
+    x, y, z = (*(int(part) for part in text.split(",")), 1, 1)[:3]
+    return x, y, z
 
 
 def messages_of(text: str) -> tuple[MessageLayout, ...]:
@@ -169,9 +185,14 @@ def _initial(text: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, A
     if text == "arange":
         return np.arange(int(np.prod(shape)), dtype=dtype).reshape(shape)
     try:
+        if text.startswith(HEX):
+            content = bytes.fromhex(text.removeprefix(HEX))
+            return np.frombuffer(content, dtype=dtype).reshape(shape)
         return np.full(shape, float(text), dtype=dtype)
     except ValueError:
-        raise SpecError(f"a region can't begin with {text!r}; use arange or a number") from None
+        raise SpecError(
+            f"an array can't begin with {text!r}; use arange, a number, or {HEX} and its bytes"
+        ) from None
 
 
 def _argument(text: str) -> Argument:

@@ -27,6 +27,7 @@ Lines = Sequence[str]
 _ON_OFF: Final = {"yes": True, "no": False}
 _ON_FULL: Final[dict[str, OnFull]] = {"wait": "wait", "raise": "raise"}
 _DATA_BYTES_SAID: Final = 16
+_REPLY_TIMEOUT_S: Final = 60.0
 
 
 async def launch(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
@@ -46,6 +47,8 @@ def _message(stage: Stage, arguments: Arguments) -> tuple[str, MessageLayout]:
     for layout in spec.messages:
         if layout.name == name:
             return kernel_id, layout
+    if name.isdecimal():  # its bytes are given
+        return kernel_id, MessageLayout(int(name), name, (), 0)
     known = ", ".join(layout.name for layout in spec.messages) or "none"
     raise arguments.error(f"no message {name!r}; there are: {known}", arguments.word("MESSAGE"))
 
@@ -155,6 +158,28 @@ async def replies(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
                         await reply.ack()
                     stage.witness.acknowledged(reading, reply)
     return lines
+
+
+async def acknowledge(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
+    """Acknowledge a consumer's replies up to an output; without one it is only made known."""
+    kernel_id, consumer = arguments.text("KERNEL"), arguments.text("CONSUMER")
+    through = arguments.output("through")
+    async with engine.replies(kernel_id, consumer) as queue:
+        reading = stage.witness.begins(kernel_id, consumer)
+        with stage.world.clock.timeout(_REPLY_TIMEOUT_S):
+            while through is not None:
+                reply = await anext(queue)
+                stage.witness.saw(reply)
+                reading.identities.append((reply.sequence, reply.index))
+                if (reply.sequence, reply.index) < through:
+                    continue
+                stage.witness.asks(reading, reply)
+                await reply.ack()
+                stage.witness.acknowledged(reading, reply)
+                break
+            return ()
+    problem = f"no reply {arguments.text('through')} came"
+    raise arguments.error(problem, arguments.word("through"))
 
 
 async def migrate(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:

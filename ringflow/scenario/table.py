@@ -48,7 +48,8 @@ _KERNEL: Final = (
     "[regions=TEXT] [arguments=TEXT] [grid=N] [block=N] [durability=WORD] [replay=WORD] "
     "[release=WORD] [ring_slots=N] [reply_slots=N] [slot_bytes=N] [max_replies=N] [type=NAME] "
     "[routes=TEXT] [bulk_bytes=N] [max_reply_data_bytes=N] [reply_bulk_bytes=N] "
-    "[checkpoint_every_messages=N] [checkpoint_every_s=N]"
+    "[checkpoint_every_messages=N] [checkpoint_every_s=N] [dynamic_shared_bytes=N] "
+    "[track_dirty=yes]"
 )
 
 COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
@@ -63,13 +64,14 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         _engine(f"launch KERNEL [on=DEVICE] {_WHO}", on_engine.launch),
         _engine(
             "send KERNEL MESSAGE [count=N] [data=ARRAY] [producer=NAME] [number=N] [done=yes] "
-            "[full=raise] [FIELD=VALUE]",
+            "[full=raise] [bytes=HEX] [FIELD=VALUE]",
             on_engine.send,
         ),
         _engine("call KERNEL MESSAGE [data=ARRAY] [timeout=TIME] [FIELD=VALUE]", on_engine.call),
         _engine(
             "replies KERNEL CONSUMER [count=N] [for=TIME] [acknowledge=yes]", on_engine.replies
         ),
+        _engine("acknowledge KERNEL CONSUMER [through=OUTPUT]", on_engine.acknowledge),
         _engine("forget KERNEL CONSUMER", on_engine.forget),
         _engine("last-number KERNEL PRODUCER", on_engine.last_number),
         _engine(f"connect KERNEL ROUTE TARGET {_WHO}", on_engine.connect),

@@ -90,6 +90,7 @@ def test_what_is_not_well_formed_is_refused(text: str, place: str, problem: str)
         ("kernel k file=none.cu", 10, "can't read 'none.cu'"),
         ("await x", 1, "nothing begun is named 'x'"),
         ("begin x settle", 9, "'settle' can't be begun"),
+        ("acknowledge k c through=4", 17, "not an output such as 4.0"),
         ("last-number k", 13, "no PRODUCER"),
         ("retire k", 8, "no CHECKPOINT"),
         ("connect a next", 11, "no TARGET; usage: connect KERNEL ROUTE TARGET"),

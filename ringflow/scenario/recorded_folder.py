@@ -1,0 +1,54 @@
+"""Reads an engine's folder for ``recording``: its journal, and the files that the journal names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from ringflow.errors import RingflowError, UsageError
+from ringflow.files import SystemFiles
+from ringflow.journal.reader import find_journal, read_records
+from ringflow.scenario.recorded_requests import Stored
+from ringflow.scenario.recording import recorded
+from ringflow.spec import decode_spec
+from ringflow.storage import Checkpoint, FileStorage, ObjectStore
+
+T = TypeVar("T")
+
+
+def record_folder(path: Path) -> str:
+    """Return the scenario of an engine's folder, or of its journal's; changes nothing.
+
+    Raises:
+        UsageError: the journal's beginning is archived, so that nobody can begin as it did.
+        StorageError: there is no journal, or it is damaged.
+    """
+    root = find_journal(path, SystemFiles()).parent
+    records = list(read_records(path))
+    if not records or records[0].sequence != 1:
+        raise UsageError(
+            f"the journal in {str(path)!r} has no first record: a scenario begins at the "
+            "beginning; record from a copy from before it was archived"
+        )
+    objects = ObjectStore(root / "objects")
+    checkpoints = FileStorage(root / "checkpoints")
+
+    def regions(name: str) -> Mapping[str, bytes]:
+        checkpoint = Checkpoint.from_bytes(checkpoints.path_of(name).read_bytes())
+        return {chunk.name: bytes(chunk.data) for chunk in checkpoint.regions}
+
+    stored = Stored(
+        spec=lambda digest: _there(lambda: decode_spec(objects.get(digest))),
+        regions=lambda name: _there(lambda: regions(name)),
+        data=lambda digest: _there(lambda: objects.get(digest)),
+    )
+    return recorded(records, stored, purpose=f"Recorded from the journal of {root.name!r}.")
+
+
+def _there(read: Callable[[], T]) -> T | None:
+    """Return what is read, None where it is gone or damaged."""
+    try:
+        return read()
+    except (RingflowError, OSError):
+        return None

@@ -1,0 +1,152 @@
+"""Kernels, code, messages and arrays in the words of scenario files: what ``describing`` reads.
+
+- Pure. What the language can't say is a ``Gap``'s text, never left out in silence.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ringflow import messages as kinds
+from ringflow.messages import MessageLayout, Scalar
+from ringflow.scenario.describing import DTYPES, HEX, HEX_BYTES_MAX
+from ringflow.spec import CodeFormat, KernelCodeSource, KernelSpec, Region
+
+Gaps = list[str]
+"""What a scenario can't say, a sentence each."""
+
+_CODES: Final = {
+    scalar.code: name
+    for name in ("u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64")
+    for scalar in getattr(kinds, name).__metadata__
+    if isinstance(scalar, Scalar)
+}
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "durability": "durable", "replay": "exact", "release": "covered", "ring_slots": 256,
+    "reply_slots": 1024, "slot_bytes": 128, "max_replies": 1, "bulk_bytes": 1 << 20,
+    "max_reply_data_bytes": 0, "reply_bulk_bytes": 1 << 22, "checkpoint_every_messages": 0,
+    "checkpoint_every_s": 0.0, "dynamic_shared_bytes": 0,
+}  # fmt: skip
+
+
+def word(key: str, text: str) -> str:
+    """Return ``key=text``, quoted where it must be; ``""`` stands for a text that is empty."""
+    if not text:
+        return ""
+    plain = text.replace('"', "'").replace("\n", " ")
+    return f'{key}="{plain}"' if " " in plain else f"{key}={plain}"
+
+
+def words(*given: str) -> str:
+    return " ".join(one for one in given if one)
+
+
+def layout_text(layout: MessageLayout) -> str:
+    """Return ``Add:1(value:u64)``."""
+    fields = ",".join(f"{field.name}:{_CODES[field.code]}" for field in layout.fields)
+    return f"{layout.name}:{layout.id}({fields})" if fields else f"{layout.name}:{layout.id}"
+
+
+def source_lines(code: KernelCodeSource, gaps: Gaps) -> list[str]:
+    """Return a source as the input of a command."""
+    if code.format is not CodeFormat.SOURCE:
+        gaps.append(f"{code.version_id} was given as {code.format.value}; give its CUDA source")
+        return []
+    lines = code.text.rstrip("\n").split("\n")
+    if "----" in lines:
+        gaps.append(f"the source of {code.version_id} has a line of four dashes, which ends it")
+    return lines
+
+
+def kernel_line(spec: KernelSpec, initial: Mapping[str, bytes] | None, gaps: Gaps) -> str:
+    """Return the command that describes a kernel, without its source.
+
+    Args:
+        initial: bytes of the regions at the launch, None where nobody has them any more.
+    """
+    options = {
+        "version": spec.code.version_id,
+        "entry": spec.code.entry_point,
+        "type": spec.kernel_type if spec.kernel_type != spec.kernel_id else "",
+        "messages": " ".join(layout_text(layout) for layout in spec.messages),
+        "regions": " ".join(_region(region, initial, gaps) for region in spec.regions),
+        "arguments": " ".join(_argument(a.name, a.dtype, a.value) for a in spec.arguments),
+        "grid": _dims(spec.grid),
+        "block": _dims(spec.block),
+        "routes": " ".join(_route(r.name, r.messages) for r in spec.routes),
+    }
+    for name, default in _DEFAULTS.items():
+        if (value := getattr(spec, name)) != default:
+            options[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    if spec.track_dirty:
+        options["track_dirty"] = "yes"
+    return words("kernel", spec.kernel_id, *(word(key, text) for key, text in options.items()))
+
+
+def _dims(given: Any) -> str:
+    if given == "fill":
+        return "fill"
+    x, y, z = given
+    return f"{x},{y},{z}" if (y, z) != (1, 1) else str(x)
+
+
+def _route(name: str, layouts: tuple[MessageLayout, ...]) -> str:
+    carried = ",".join(layout.name for layout in layouts)
+    return f"{name}({carried})" if carried else name
+
+
+def _argument(name: str, dtype: str, value: bytes) -> str:
+    number = struct.unpack(f"<{DTYPES[dtype]}", value)[0]
+    return f"{name}:{dtype}={number!r}"
+
+
+def _region(region: Region, initial: Mapping[str, bytes] | None, gaps: Gaps) -> str:
+    shape = ",".join(str(n) for n in region.shape)
+    said = f"{region.name}:{region.dtype}[{shape}]"
+    if initial is None or region.name not in initial:
+        gaps.append(f"the launch's checkpoint is gone: region {region.name} begins with zeros here")
+        return said
+    data = initial[region.name]
+    value = array_value(data, region.dtype)
+    if value is None:
+        gaps.append(
+            f"region {region.name} begins with {len(data)} bytes that no line holds: zeros here"
+        )
+    return f"{said}={value}" if value else said
+
+
+def array_value(data: bytes, dtype: str) -> str | None:
+    """Return what stands behind an array's ``=``; "" for zeros, None if no line can say it."""
+    if not any(data):
+        return ""
+    code = DTYPES[dtype]
+    size = struct.calcsize(f"<{code}")
+    if data == data[:size] * (len(data) // size):
+        value = struct.unpack(f"<{code}", data[:size])[0]
+        if type(value)(float(value)) == value:  # the language reads numbers as float64
+            return repr(value)
+    if data[:size] == bytes(size) and _counts_up(data, code, size):
+        return "arange"
+    return f"{HEX}{data.hex()}" if len(data) <= HEX_BYTES_MAX else None
+
+
+def _counts_up(data: bytes, code: str, size: int) -> bool:
+    values = struct.unpack(f"<{len(data) // size}{code}", data)
+    return all(value == index for index, value in enumerate(values))
+
+
+def message_words(
+    layouts: tuple[MessageLayout, ...], type_id: int, payload: bytes, gaps: Gaps
+) -> str:
+    """Return a message's name and fields; its bytes where it is not of its declared form."""
+    for layout in layouts:
+        if layout.id == type_id and layout.size_bytes == len(payload):
+            values = struct.unpack(layout.format, payload)
+            if struct.pack(layout.format, *values) == payload:
+                fields = zip(layout.fields, values, strict=True)
+                return words(layout.name, *(f"{f.name}={v!r}" for f, v in fields if v))
+    if any(layout.id == type_id for layout in layouts) or not layouts:
+        gaps.append("the next payload is not of the form that its message declares")
+    return words(str(type_id), word("bytes", payload.hex()))

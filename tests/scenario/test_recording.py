@@ -1,0 +1,119 @@
+"""Recorded journals as scenarios: run again, they come to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+import pytest
+from typer.testing import CliRunner
+
+from ringflow.cli import build_app
+from ringflow.errors import UsageError
+from ringflow.journal.reader import read_records
+from ringflow.scenario.recorded_folder import record_folder
+from ringflow.scenario.recorded_inputs import moments, subject
+from ringflow.scenario.running import Outcome, run, run_file
+from ringflow.scenario.script import parse
+from ringflow.scenario.short import Names, short
+from ringflow.simulate.files import CrashingFiles
+from tests.journal.sample import FOLDER
+from tests.journal.test_archive import archived, written
+from tests.simulate.story import eventful_world
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+TOLD = (
+    "delivery/a-consumer-gets-every-reply-once",
+    "delivery/a-producer-s-number-counts-once",
+    "lifecycle/a-crash-while-a-kernel-is-held",
+    "lifecycle/a-halted-kernel-can-be-stopped",
+    "lifecycle/a-kernel-is-forked-as-it-was",
+    "lifecycle/a-rollback-undoes-messages",
+    "migration/a-cancelled-migration-changes-nothing",
+    "migration/a-crash-before-rerouted-puts-the-kernel-on-the-source",
+    "migration/a-failing-transfer-leaves-the-kernel-on-the-source",
+    "migration/a-kernel-that-never-answers-is-not-moved",
+    "recovery/a-clean-close-restarts-from-its-last-checkpoint",
+    "reload/a-conversion-that-traps-keeps-the-old-code",
+    "reload/a-crash-on-probation-brings-the-old-code-back",
+    "reload/a-rollback-that-fails-halts-the-kernel",
+    "routes/a-halted-target-keeps-its-sends-waiting",
+    "snapshot/a-failed-copy-fails-the-snapshot",
+)
+
+
+def write(contents: Mapping[str, bytes], folder: Path) -> Path:
+    """Write a world's files; return their folder."""
+    for place, content in contents.items():
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def told(folder: Path) -> dict[str, list[str]]:
+    """Return what each kernel and operation did, in its own order."""
+    names, found = Names(), dict[str, list[str]]()
+    for moment in moments(read_records(folder)):
+        line = short(moment.event, names)
+        found.setdefault(names.shorten(subject(moment.event)), []).append(line)
+    return found
+
+
+def run_again(folder: Path, seed: int = 0) -> Outcome:
+    return run(parse(record_folder(folder), "recorded.txt"), folder=folder, seed=seed)
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_recorded_world_does_the_same_again(name: str, tmp_path: Path) -> None:
+    """Every command's output is what the journal says, and the new journal tells the same."""
+    first = write(run_file(SCENARIOS / f"{name}.txt").contents, tmp_path / "first")
+    outcome = run_again(first)
+    assert outcome.passed, outcome.report
+    assert told(write(outcome.contents, tmp_path / "again")) == told(first)
+
+
+def test_a_world_whose_work_overlapped_does_the_same_again(tmp_path: Path) -> None:
+    """Two kernels, a migration, a reload and a snapshot at once: each takes its own steps again."""
+    first = write(eventful_world(3).contents(), tmp_path / "first")
+    outcome = run_again(first)
+    assert not outcome.failure, outcome.report
+    again = told(write(outcome.contents, tmp_path / "again"))
+    assert again.keys() == told(first).keys()
+    for name, lines in told(first).items():
+        wanted = [line.split("  ")[1] for line in lines]
+        assert [line.split("  ")[1] for line in again[name]] == wanted
+
+
+def test_what_is_gone_is_said(tmp_path: Path) -> None:
+    """Without its stored files a journal gives no kernel, and the scenario says so."""
+    contents = run_file(SCENARIOS / f"{TOLD[0]}.txt").contents
+    journal = {place: one for place, one in contents.items() if place.startswith("journal")}
+    text = record_folder(write(journal, tmp_path))
+    assert "# kernel adder's spec is gone: what it did is left out" in text.splitlines()
+    assert "\nlaunch" not in text
+
+
+def test_a_journal_without_its_beginning_is_refused(tmp_path: Path) -> None:
+    """What is archived can't be done again; the error says what to record from."""
+    files = CrashingFiles()
+    anyio.run(written, files)
+    anyio.run(archived, files)
+    contents = files.snapshot()
+    inside = {path: one for path, one in contents.items() if path.is_relative_to(FOLDER)}
+    folder = write({str(path.relative_to(FOLDER)): one for path, one in inside.items()}, tmp_path)
+    with pytest.raises(UsageError, match="before it was archived"):
+        record_folder(folder)
+
+
+def test_the_program_writes_a_scenario_that_passes(tmp_path: Path) -> None:
+    """``ringflow scenario record``, then ``run``."""
+    name = "migration/a-kernel-moves-with-its-state"
+    first = write(run_file(SCENARIOS / f"{name}.txt").contents, tmp_path / "first")
+    file = tmp_path / "recorded.txt"
+    made = CliRunner().invoke(build_app(), ["scenario", "record", str(first), "-o", str(file)])
+    assert made.exit_code == 0, made.output
+    assert "migrate adder to=host:1 actor=ops" in file.read_text()
+    ran = CliRunner().invoke(build_app(), ["scenario", "run", str(file)])
+    assert ran.output == "1 of 1 scenarios passed\n"

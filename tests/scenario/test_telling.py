@@ -1,0 +1,109 @@
+"""What a scenario says of kernels and messages is read back as what it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ringflow import messages as kinds
+from ringflow.messages import layout_from, message
+from ringflow.scenario.describing import array_of, messages_of, payload_of, spec_of
+from ringflow.scenario.script import words_of
+from ringflow.scenario.telling import (
+    array_value,
+    kernel_line,
+    layout_text,
+    message_words,
+    source_lines,
+)
+from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route, encode_spec
+from tests.engine.kernels import Add
+
+SOURCE = '// a comment\n\nextern "C" __global__ void k() {\n}\n'
+
+
+@message(7)
+class Mixed:
+    small: kinds.u8
+    ratio: kinds.f32
+    large: kinds.i64
+
+
+def spec() -> KernelSpec:
+    return KernelSpec(
+        kernel_id="k",
+        kernel_type="other",
+        code=KernelCodeSource.from_cuda(SOURCE, "k", version_id="v 1"),
+        messages=[Add, Mixed],
+        grid=(2, 3, 1),
+        block=(16, 2, 1),
+        regions=[
+            Region("zeros", dtype="int8", shape=(3,)),
+            Region("counted", dtype="float32", shape=(2, 4)),
+            Region("same", dtype="float64", shape=(2,)),
+            Region("any", dtype="uint16", shape=(2, 2)),
+        ],
+        arguments={"step": np.float32(0.1), "count": np.int16(-3)},
+        durability="async",
+        replay="checkpoint",
+        release="at_once",
+        ring_slots=64,
+        max_replies=3,
+        dynamic_shared_bytes=128,
+        track_dirty=True,
+        checkpoint_every_messages=5,
+        checkpoint_every_s=0.5,
+        routes=[Route("next"), Route("log", messages=[Mixed])],
+    )
+
+
+def test_a_kernel_is_read_back_as_it_was() -> None:
+    """Options, source and initial data; nothing is a gap."""
+    arrays = {
+        "zeros": np.zeros(3, "int8"),
+        "counted": np.arange(8, dtype="float32").reshape(2, 4),
+        "same": np.full(2, 0.1),
+        "any": np.array([[1, 60000], [3, 4]], "uint16"),
+    }
+    gaps: list[str] = []
+    line = kernel_line(spec(), {name: one.tobytes() for name, one in arrays.items()}, gaps)
+    given = {word.key: word.text for word in words_of(line, 1, "x.txt") if word.key}
+    version = given.pop("version")
+    source = "".join(f"{one}\n" for one in source_lines(spec().code, gaps))
+    again = spec_of("k", source, given, version)
+    assert encode_spec(again) == encode_spec(spec())
+    assert gaps == []
+    for region in again.regions:
+        initial = region.initial if region.initial is not None else np.zeros(3, "int8")
+        assert initial.tobytes() == arrays[region.name].tobytes()
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(range(24)), b"\x05" + bytes(23)])
+def test_a_payload_is_said_by_fields_or_by_its_bytes(payload: bytes) -> None:
+    """Bytes between fields, and lengths that no message has, are not lost."""
+    gaps: list[str] = []
+    layouts = messages_of(layout_text(layout_from(7, "Mixed", mixed_fields())))
+    said = words_of(message_words(layouts, 7, payload, gaps), 1, "x.txt")
+    values = {word.key: word.text for word in said if word.key}
+    if "bytes" in values or said[0].text == "7":
+        assert bytes.fromhex(values.get("bytes", "")) == payload
+        assert gaps
+    else:
+        assert payload_of(layouts[0], values) == payload
+
+
+def mixed_fields() -> list[tuple[str, kinds.Scalar]]:
+    return [(field.name, field.scalar) for field in kinds.layout_of(Mixed).fields]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "int64"])
+def test_arrays_that_a_line_can_say_are_read_back(dtype: str) -> None:
+    """Zeros, numbers, counting and few bytes; more bytes than a line holds are a gap."""
+    for array in (np.zeros(5, dtype), np.full(5, 3, dtype), np.arange(100).astype(dtype)):
+        value = array_value(array.tobytes(), dtype)
+        assert value is not None
+        text = f"{dtype}[{len(array)}]" + (f"={value}" if value else "")
+        assert array_of(text).tobytes() == array.tobytes()
+    few = np.array([9, 1, 1], dtype)
+    assert array_of(f"{dtype}[3]={array_value(few.tobytes(), dtype)}").tolist() == few.tolist()
+    assert array_value(np.tile(few, 100).tobytes(), dtype) is None
