@@ -12,6 +12,7 @@ import typer
 COMMAND_MODULES: Final = (
     "ringflow.cli.audit",
     "ringflow.cli.check",
+    "ringflow.cli.checkpoint",
     "ringflow.cli.demo",
     "ringflow.cli.devices",
     "ringflow.cli.diagram",
@@ -22,6 +23,9 @@ COMMAND_MODULES: Final = (
     "ringflow.cli.scenario",
     "ringflow.cli.simulate",
 )
+
+
+_LAYOUT: Final = "\n\t"  # of a compiler's log in an error
 
 
 def build_app() -> typer.Typer:
@@ -46,10 +50,11 @@ def _program() -> None:
 
 def main() -> None:
     """Run the program; its errors are one line on stderr, exit code 2 for the user's, else 1."""
+    from ringflow.cli.printing import printable
     from ringflow.errors import RingflowError, UsageError
 
     try:
         build_app()()
     except RingflowError as error:
-        print(f"ringflow: {error}", file=sys.stderr)
+        print(f"ringflow: {printable(str(error), keep=_LAYOUT)}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None

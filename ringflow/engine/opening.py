@@ -40,7 +40,7 @@ from ringflow.journal.api import JournalLimits
 from ringflow.journal.opening import open_journal
 from ringflow.limits import EngineLimits
 from ringflow.storage import FileStorage, ObjectStore
-from ringflow.storage.api import CHECKPOINT_SUFFIX
+from ringflow.storage.api import CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX
 from ringflow.storage.folders import remove_leftovers
 from ringflow.version import __version__
 from ringflow.workers import in_thread
@@ -96,7 +96,7 @@ async def open_engine(
                     ids=ids or Ids(),
                     state=fold.state,
                     devices=opened,
-                    checkpoints=FileStorage(root / "checkpoints", files=files),
+                    checkpoints=FileStorage(root / CHECKPOINT_FOLDER, files=files),
                     objects=ObjectStore(root / "objects", files=files),
                     cache=compile_cache or CompileCache.default(),
                     pump=native_pump,
@@ -122,7 +122,7 @@ async def open_engine(
 @asynccontextmanager
 async def _serving(core: Core) -> AsyncIterator[None]:
     """Recover what the folder holds, serve it for the block, and close in order."""
-    for name, suffix in (("checkpoints", CHECKPOINT_SUFFIX), ("objects", "")):
+    for name, suffix in ((CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX), ("objects", "")):
         await core.in_thread(partial(remove_leftovers, core.files, core.folder / name, suffix))
     checkpointer = Checkpointer(core)
     core.lease_ended = partial(_after_lease, core, checkpointer)

@@ -30,6 +30,7 @@ from ringflow.journal.reader import find_journal, read_records
 from ringflow.spec import KernelSpec, decode_spec
 from ringflow.statemachines.lifecycle import RecoveryPoint
 from ringflow.storage import Checkpoint, ChunkType, FileStorage, ObjectStore
+from ringflow.storage.api import CHECKPOINT_FOLDER
 from ringflow.storage.blocks import BLOCK_BYTES, BLOCK_DIGEST_BYTES
 from ringflow.workers import in_thread
 
@@ -117,7 +118,7 @@ class _Rerun:
         self._device = device
         self._timeout_s = timeout_s
         self._objects = ObjectStore(root / "objects", files=files)
-        self._checkpoints = FileStorage(root / "checkpoints", files=files)
+        self._checkpoints = FileStorage(root / CHECKPOINT_FOLDER, files=files)
         self._cache = CompileCache.default()
 
     async def span(self, span: Span) -> SpanReport:

@@ -14,6 +14,7 @@ from ringflow.storage.checkpoint import Checkpoint
 
 NAME_CHARACTERS_MAX: Final = 200
 CHECKPOINT_SUFFIX: Final = ".rkcp"
+CHECKPOINT_FOLDER: Final = "checkpoints"  # in the engine's folder
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@=+-]*")
 _DIGITS: Final = re.compile(r"([0-9]+)")
 

@@ -24,6 +24,14 @@ def _is_checkpoint(file_name: str) -> bool:
     return file_name.endswith(CHECKPOINT_SUFFIX) and is_name(file_name[: -len(CHECKPOINT_SUFFIX)])
 
 
+def checkpoint_names(files: FileSystem, folder: Path) -> tuple[str, ...]:
+    """Return the names of the checkpoints in a folder, sorted with their numbers as numbers."""
+    stems = [
+        name.removesuffix(CHECKPOINT_SUFFIX) for name in files.names(folder) if _is_checkpoint(name)
+    ]
+    return tuple(sorted(stems, key=name_order))
+
+
 def _on_asyncio() -> bool:
     import asyncio  # here, so that importing ringflow does not pay for it
 
@@ -92,9 +100,7 @@ class FileStorage:
 
     async def list(self) -> tuple[str, ...]:
         with storage_errors("list checkpoints in", self._folder):
-            found = await in_thread(lambda: self._files.names(self._folder), what="list")
-        stems = [name.removesuffix(CHECKPOINT_SUFFIX) for name in found if _is_checkpoint(name)]
-        return tuple(sorted(stems, key=name_order))
+            return await in_thread(lambda: checkpoint_names(self._files, self._folder), what="list")
 
     async def delete(self, name: str) -> None:
         path = self.path_of(name)

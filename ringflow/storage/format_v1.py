@@ -27,6 +27,7 @@ from ringflow.storage.headers import (
 )
 from ringflow.storage.metadata import (
     IDENTITY_KEY,
+    METADATA_BYTES_MAX,
     CheckpointMetadata,
     decode_metadata,
     encode_metadata,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 MAX_CHECKPOINT_SIZE: Final = 1 << 30
 CHUNKS_MAX: Final = 4096
 _U32: Final = struct.Struct("<I")
+METADATA_END_MAX: Final = HEADER_BYTES + _U32.size + METADATA_BYTES_MAX
 
 
 def header_of(chunk: DataChunk) -> ChunkHeader:
@@ -130,6 +132,40 @@ def _take_chunks(data: memoryview, at_bytes: int, count: int) -> list[DataChunk]
     return chunks
 
 
+def _take_metadata(view: memoryview) -> tuple[CheckpointMetadata, dict[str, str], int]:
+    """Return the metadata, the entries about chunks, and where the first chunk begins."""
+    start = HEADER_BYTES + _U32.size
+    if len(view) < start:
+        raise CorruptError(f"checkpoint ends before its metadata; {RESTORE_ADVICE}")
+    block_bytes = int(_U32.unpack_from(view, HEADER_BYTES)[0])
+    if block_bytes > len(view) - start:
+        raise CorruptError(
+            f"checkpoint metadata says {block_bytes} bytes, {len(view) - start} are left; "
+            f"{RESTORE_ADVICE}"
+        )
+    end = start + block_bytes
+    return *decode_metadata(view[start:end]), end
+
+
+def decode_head(
+    data: ArrayOrBytes, *, file_bytes: int
+) -> tuple[CheckpointHeader, CheckpointMetadata]:
+    """Return what the beginning of a file says of itself; no chunk is looked at, no CRC checked.
+
+    Args:
+        data: uint8[n], the file's first ``METADATA_END_MAX`` bytes, or all if it has fewer.
+        file_bytes: the length of the whole file.
+    Raises:
+        CorruptError: header or metadata contradict the format.
+        StorageError: the file is of a newer version.
+    """
+    view = bytes_of(data)
+    header = CheckpointHeader.from_bytes(view)
+    header.validate(file_bytes=file_bytes)
+    metadata, _, _ = _take_metadata(view)
+    return header, metadata
+
+
 def decode(data: ArrayOrBytes) -> tuple[CheckpointMetadata, tuple[DataChunk, ...], int]:
     """Return metadata, chunks (views of ``data``) and the time of creation in µs.
 
@@ -151,15 +187,6 @@ def decode(data: ArrayOrBytes) -> tuple[CheckpointMetadata, tuple[DataChunk, ...
             f"checkpoint CRC-32 is {checksum:#010x}, its header says {header.checksum:#010x}; "
             f"{RESTORE_ADVICE}"
         )
-    start = HEADER_BYTES + _U32.size
-    if len(view) < start:
-        raise CorruptError(f"checkpoint ends before its metadata; {RESTORE_ADVICE}")
-    block_bytes = int(_U32.unpack_from(view, HEADER_BYTES)[0])
-    if block_bytes > len(view) - start:
-        raise CorruptError(
-            f"checkpoint metadata says {block_bytes} bytes, {len(view) - start} are left; "
-            f"{RESTORE_ADVICE}"
-        )
-    metadata, extra = decode_metadata(view[start : start + block_bytes])
-    chunks = _take_chunks(view, start + block_bytes, header.chunk_count)
+    metadata, extra, end = _take_metadata(view)
+    chunks = _take_chunks(view, end, header.chunk_count)
     return metadata, apply_facts(metadata, chunks, extra), header.created_at
