@@ -142,7 +142,7 @@ async def replies(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     consumer, clock = arguments.text("CONSUMER"), stage.world.clock
     kernel_id = arguments.text("KERNEL")
     async with engine.replies(kernel_id, consumer) as queue:
-        reading = stage.witness.begins(kernel_id, consumer)
+        reading = stage.witness.begins(kernel_id, consumer, engine.epoch)
         with clock.timeout(arguments.duration_s("for", 0.01)):
             while left > 0:
                 reply = await anext(queue, None)
@@ -156,7 +156,6 @@ async def replies(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
                     stage.witness.asks(reading, reply)
                     with anyio.CancelScope(shield=True):
                         await reply.ack()
-                    stage.witness.acknowledged(reading, reply)
     return lines
 
 

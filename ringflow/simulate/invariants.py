@@ -21,7 +21,7 @@ from ringflow.events.registry import default_codec
 from ringflow.journal.reader import read_records
 from ringflow.journal.record import Record
 from ringflow.simulate.reference import PROBE, Course, Histories, History, Words
-from ringflow.simulate.witness import BEFORE_ALL, OutputId, Reading, Told, Witness
+from ringflow.simulate.witness import OutputId, Reading, Told, Witness
 from ringflow.simulate.world import ROOT, World
 
 ENDED: Final = ("completed", "saved", "rolled_back", "cancelled", "failed")
@@ -141,7 +141,7 @@ def _drain(world: World, witness: Witness, kernel_id: str, look: Look) -> None:
         if engine.spec(kernel_id).replay == "checkpoint":
             await engine.checkpoint(kernel_id)  # which releases what waits for it
         for consumer in witness.consumers(kernel_id):
-            reading = witness.begins(kernel_id, consumer)
+            reading = witness.begins(kernel_id, consumer, engine.epoch)
             async with engine.replies(kernel_id, consumer) as queue:
                 with world.clock.timeout(_ANSWER_S) as scope:
                     async for reply in queue:
@@ -150,7 +150,6 @@ def _drain(world: World, witness: Witness, kernel_id: str, look: Look) -> None:
                         if reply.sequence >= look.probe:
                             witness.asks(reading, reply)
                             await reply.ack()
-                            witness.acknowledged(reading, reply)
                             break
                 if scope.cancelled_caught:
                     problem = f"{kernel_id}: {consumer} never got the reply to {look.probe}"
@@ -257,22 +256,22 @@ def outputs_are_equal_under_their_identity(found: Evidence) -> Iterator[str]:
 
 
 def outputs_come_once_in_order(found: Evidence) -> Iterator[str]:
-    """A consumer goes on after what it acknowledged; nothing is missed, nothing comes again."""
+    """Nothing is missed, and what was acknowledged durably does not come again."""
     for kernel_id, _, history, course in found.known():
         for consumer in found.witness.consumers(kernel_id):
-            begins = history.registered.get(consumer, BEFORE_ALL)
             for reading in found.witness.readings:
                 if (reading.kernel_id, reading.consumer) != (kernel_id, consumer):
                     continue
                 if not reading.identities:
                     continue
+                begins = history.position_before(reading.epoch, consumer)
                 if problem := _gap(reading, begins, course):
                     yield f"{kernel_id}: {consumer} {problem}"
 
 
 def _gap(reading: Reading, begins: OutputId, course: Course) -> str:
     """Return what is wrong with a reading; "" if nothing is."""
-    start = begins if reading.acknowledged is None else max(begins, reading.acknowledged)
+    start = begins
     right = [
         (sequence, index)
         for sequence in range(max(1, start[0]), reading.identities[-1][0] + 1)

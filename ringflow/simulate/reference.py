@@ -24,6 +24,7 @@ from ringflow.events.messages import (
     MessagesAccepted,
     MessagesLost,
     MessagesSkipped,
+    OutputsAcknowledged,
 )
 from ringflow.events.reload import ReloadCompleted, ReloadDrained, ReloadRequested
 from ringflow.journal.record import Record
@@ -123,7 +124,7 @@ class History:
     Attributes:
         messages: those that count, in order; the first one has sequence 1.
         lost: (epoch, first sequence): what was told before that epoch from there on is void.
-        registered: where each consumer began.
+        positions: (epoch, consumer, output) of each registration and acknowledgement, in order.
         courses: all but the present one, oldest first.
         problems: what the numbering broke.
         is_founded: the state that it began with is known.
@@ -135,7 +136,7 @@ class History:
     skipped: frozenset[int] = frozenset()
     messages: list[Message] = attrs.field(factory=list)
     lost: list[tuple[int, int]] = attrs.field(factory=list)
-    registered: dict[str, OutputId] = attrs.field(factory=dict)
+    positions: list[tuple[int, str, OutputId]] = attrs.field(factory=list)
     courses: list[Course] = attrs.field(factory=list)
     problems: list[str] = attrs.field(factory=list)
     points: dict[str, tuple[Change, ...]] = attrs.field(factory=dict)
@@ -150,6 +151,12 @@ class History:
     @property
     def last(self) -> int:
         return len(self.messages)
+
+    def position_before(self, epoch: int, consumer: str) -> OutputId:
+        """Return where a consumer surely stood when ``epoch`` began, or where it began in it."""
+        own = [(when, at) for when, name, at in self.positions if name == consumer]
+        earlier = [at for when, at in own if when < epoch]
+        return earlier[-1] if earlier else own[0][1] if own else (0, 0)
 
     def course(self) -> Course:
         """Return the present course."""
@@ -201,9 +208,13 @@ class Histories:
                 self.of(event.kernel_id).lost.append((record.epoch, event.first_sequence))
             case ConsumerRegistered():
                 begins = (event.after_sequence, event.after_index)
-                self.of(event.kernel_id).registered.setdefault(event.consumer, begins)
+                self.of(event.kernel_id).positions.append((record.epoch, event.consumer, begins))
+            case OutputsAcknowledged():
+                done = (event.sequence, event.index)
+                self.of(event.kernel_id).positions.append((record.epoch, event.consumer, done))
             case ConsumerForgotten():
-                self.of(event.kernel_id).registered.pop(event.consumer, None)
+                history = self.of(event.kernel_id)
+                history.positions = [one for one in history.positions if one[1] != event.consumer]
             case ReloadRequested():
                 self._reloads[event.operation_id] = (bool(event.convert), 0)
             case ReloadDrained():

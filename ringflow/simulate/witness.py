@@ -46,14 +46,14 @@ class Reading:
     """One consumer's reading, from its registration to its end.
 
     Attributes:
-        acknowledged: the last output whose acknowledgement had returned before, or None.
+        epoch: of the engine; what earlier ones had journaled is sure to be acknowledged.
         asked: the last one whose acknowledgement was asked for; a crash decides what lies between.
         identities: what it got, in order.
     """
 
     kernel_id: str
     consumer: str
-    acknowledged: OutputId | None
+    epoch: int
     asked: OutputId | None
     identities: list[OutputId] = attrs.field(factory=list)
 
@@ -71,7 +71,6 @@ class Witness:
     told: dict[str, list[Told]] = attrs.field(factory=dict)
     seen: dict[str, list[Seen]] = attrs.field(factory=dict)
     readings: list[Reading] = attrs.field(factory=list)
-    _acknowledged: dict[tuple[str, str], OutputId] = attrs.field(factory=dict)
     _asked: dict[tuple[str, str], OutputId] = attrs.field(factory=dict)
 
     def accepted(self, told: Told) -> None:
@@ -82,10 +81,9 @@ class Witness:
         seen = Seen(reply.kernel_id, identity, bytes(reply.payload))
         self.seen.setdefault(reply.kernel_id, []).append(seen)
 
-    def begins(self, kernel_id: str, consumer: str) -> Reading:
+    def begins(self, kernel_id: str, consumer: str, epoch: int) -> Reading:
         """Note that a consumer begins to read."""
-        key = (kernel_id, consumer)
-        reading = Reading(kernel_id, consumer, self._acknowledged.get(key), self._asked.get(key))
+        reading = Reading(kernel_id, consumer, epoch, self._asked.get((kernel_id, consumer)))
         self.readings.append(reading)
         return reading
 
@@ -93,13 +91,8 @@ class Witness:
         """Note that an acknowledgement is asked for."""
         self._asked[reading.kernel_id, reading.consumer] = (reply.sequence, reply.index)
 
-    def acknowledged(self, reading: Reading, reply: Reply) -> None:
-        """Note that an acknowledgement has returned."""
-        self._acknowledged[reading.kernel_id, reading.consumer] = (reply.sequence, reply.index)
-
     def forgets(self, kernel_id: str, consumer: str) -> None:
         """A consumer that is forgotten begins anew."""
-        self._acknowledged.pop((kernel_id, consumer), None)
         self._asked.pop((kernel_id, consumer), None)
         self.readings = [
             one for one in self.readings if (one.kernel_id, one.consumer) != (kernel_id, consumer)

@@ -1,0 +1,27 @@
+"""Crashes before the effects of four stories: each, in the long run; some, in the suite."""
+
+from __future__ import annotations
+
+import pytest
+
+from ringflow.swarm.exhaustive import STORIES, crash_everywhere
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_crash_before_some_effects_breaks_nothing(name: str) -> None:
+    """Every eleventh effect; everything is checked after the restart."""
+    crashes = crash_everywhere(STORIES[name], first=3, stride=11)
+    print(f"{name}: {crashes.count} crashes")
+    assert crashes.failures == {}
+    assert crashes.count > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["all", "tail", "none"])
+@pytest.mark.parametrize("name", STORIES)
+def test_a_crash_before_any_effect_breaks_nothing(name: str, loss: str) -> None:
+    """Every effect of files and devices, whatever is left of what was not synced."""
+    crashes = crash_everywhere(STORIES[name], loss=loss)
+    print(f"{name}, loss {loss}: {crashes.count} crashes")
+    assert crashes.failures == {}
+    assert crashes.count > 15
