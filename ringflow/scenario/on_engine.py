@@ -164,7 +164,7 @@ async def acknowledge(stage: Stage, arguments: Arguments, engine: Engine) -> Lin
     kernel_id, consumer = arguments.text("KERNEL"), arguments.text("CONSUMER")
     through = arguments.output("through")
     async with engine.replies(kernel_id, consumer) as queue:
-        reading = stage.witness.begins(kernel_id, consumer)
+        reading = stage.witness.begins(kernel_id, consumer, engine.epoch)
         with stage.world.clock.timeout(_REPLY_TIMEOUT_S):
             while through is not None:
                 reply = await anext(queue)
@@ -174,7 +174,6 @@ async def acknowledge(stage: Stage, arguments: Arguments, engine: Engine) -> Lin
                     continue
                 stage.witness.asks(reading, reply)
                 await reply.ack()
-                stage.witness.acknowledged(reading, reply)
                 break
             return ()
     problem = f"no reply {arguments.text('through')} came"
