@@ -31,6 +31,8 @@ _NUMBERS: Final = (
     "max_reply_data_bytes", "reply_bulk_bytes", "checkpoint_every_messages",
     "dynamic_shared_bytes",
 )  # fmt: skip
+CHANGES: Final = ("messages", "regions", "arguments", "routes")
+"""What a reload may change beside the code."""
 DTYPES: Final[Mapping[str, str]] = {
     "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "float16": "e", "int32": "i",
     "uint32": "I", "float32": "f", "int64": "q", "uint64": "Q", "float64": "d",
@@ -97,6 +99,35 @@ def spec_of(kernel_id: str, source: str, given: Mapping[str, str], version: str)
         routes=tuple(_route(text, layouts) for text in options.get("routes", "").split()),
         **named,
     )
+
+
+def changes_of(given: Mapping[str, str], layouts: tuple[MessageLayout, ...]) -> dict[str, Any]:
+    """Return what a reload changes beside the code, as ``Engine.reload`` takes it.
+
+    Args:
+        given: texts of ``messages``, ``regions``, ``arguments``, ``routes``.
+        layouts: the messages that the kernel has, which routes may carry.
+    Raises:
+        SpecError: a text is not of its form.
+    """
+    changes: dict[str, Any] = {}
+    if "messages" in given:
+        changes["messages"] = layouts = messages_of(given["messages"])
+    if "regions" in given:
+        changes["regions"] = tuple(_region(text) for text in given["regions"].split())
+    if "arguments" in given:
+        arguments = (_argument(text) for text in given["arguments"].split())
+        changes["arguments"] = {one.name: scalar_of(one) for one in arguments}
+    if "routes" in given:
+        changes["routes"] = tuple(_route(text, layouts) for text in given["routes"].split())
+    return changes
+
+
+def scalar_of(argument: Argument) -> Any:
+    """Return an argument's value as a numpy scalar."""
+    import numpy as np
+
+    return np.frombuffer(argument.value, dtype=argument.dtype)[0]
 
 
 def _dims(text: str) -> Dim3:

@@ -13,7 +13,7 @@ from ringflow.errors import SpecError
 from ringflow.kernel import OnFull, Reply
 from ringflow.messages import MessageLayout
 from ringflow.scenario.arguments import Arguments
-from ringflow.scenario.describing import array_of, payload_of
+from ringflow.scenario.describing import CHANGES, array_of, changes_of, payload_of
 from ringflow.scenario.stage import Stage
 from ringflow.simulate.witness import Told
 from ringflow.simulate.world import ROOT
@@ -215,14 +215,20 @@ async def fork(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 
 
 async def reload(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
-    at = arguments.integer("at")
+    at, kernel_id = arguments.integer("at"), arguments.text("KERNEL")
+    given = {name: arguments.text(name) for name in CHANGES if arguments.word(name)}
+    try:
+        changes = changes_of(given, engine.spec(kernel_id).messages)
+    except SpecError as error:
+        raise arguments.error(str(error)) from None
     result = await engine.reload(
-        arguments.text("KERNEL"),
+        kernel_id,
         _code(stage, arguments),
         convert=arguments.text("convert") or None,
         at_sequence=at or None,
         probation_messages=arguments.integer("probation", 0),
         probation_timeout_s=arguments.duration_s("for", 1.0),
+        **changes,
         actor=arguments.text("actor"),
         reason=arguments.text("reason"),
     )

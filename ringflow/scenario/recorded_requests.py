@@ -11,7 +11,14 @@ import attrs
 
 from ringflow.scenario.recorded_inputs import Input, Kind, Moment, Source, is_periodic
 from ringflow.scenario.short import first_line
-from ringflow.scenario.telling import array_value, kernel_line, message_words, word, words
+from ringflow.scenario.telling import (
+    array_value,
+    changed_words,
+    kernel_line,
+    message_words,
+    word,
+    words,
+)
 from ringflow.spec import KernelSpec
 
 
@@ -274,9 +281,8 @@ class Finder:
         if spec is None or old is None:
             self.notes.append(f"the code of {event['operation_id']} is gone: it is left out")
             return
-        notes: tuple[str, ...] = ()
-        if attrs.evolve(spec, code=old.code) != old:
-            notes = ("with the code more of the spec changed, which reload= can't say",)
+        gaps: list[str] = []
+        changed = changed_words(old, spec, gaps)
         source = self._code(spec)
         for_s = int(event["probation_timeout_ns"]) / 1e9
         line = words(
@@ -287,9 +293,10 @@ class Finder:
             f"probation={event['probation_messages']}" if event["probation_messages"] else "",
             f"for={for_s:g}s" if for_s != 1 else "",
             word("convert", event["convert"]),
+            changed,
             _who(event),
         )
-        if self._operation(at, event, line, sources=(source,), notes=notes) == "completed":
+        if self._operation(at, event, line, sources=(source,), notes=tuple(gaps)) == "completed":
             self._specs[kernel_id] = spec
 
     def _snapshot(self, at: int, event: Mapping[str, Any]) -> None:

@@ -82,7 +82,8 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         # operations
         _engine(f"migrate KERNEL [to=DEVICE] {_WHO}", on_engine.migrate),
         _engine(
-            f"reload KERNEL [code=CODE] [at=N] [probation=N] [for=TIME] [convert=NAME] {_WHO}",
+            f"reload KERNEL [code=CODE] [at=N] [probation=N] [for=TIME] [convert=NAME] "
+            f"[messages=TEXT] [regions=TEXT] [arguments=TEXT] [routes=TEXT] {_WHO}",
             on_engine.reload,
         ),
         _engine(f"snapshot KERNEL [name=NAME] {_WHO}", on_engine.snapshot),

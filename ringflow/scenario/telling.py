@@ -17,6 +17,9 @@ from ringflow.spec import CodeFormat, KernelCodeSource, KernelSpec, Region
 Gaps = list[str]
 """What a scenario can't say, a sentence each."""
 
+_OPTIONS_OF_SEND: Final = frozenset(
+    ("count", "data", "producer", "number", "done", "full", "bytes", "timeout")
+)
 _CODES: Final = {
     scalar.code: name
     for name in ("u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64")
@@ -85,6 +88,22 @@ def kernel_line(spec: KernelSpec, initial: Mapping[str, bytes] | None, gaps: Gap
     return words("kernel", spec.kernel_id, *(word(key, text) for key, text in options.items()))
 
 
+def changed_words(old: KernelSpec, new: KernelSpec, gaps: Gaps) -> str:
+    """Return the options of a reload for what it changes beside the code."""
+    options = {}
+    if new.messages != old.messages:
+        options["messages"] = " ".join(layout_text(layout) for layout in new.messages)
+    if [one.layout for one in new.regions] != [one.layout for one in old.regions]:
+        zeros = {one.name: bytes(one.size_bytes) for one in new.regions}
+        options["regions"] = " ".join(_region(one, zeros, gaps) for one in new.regions)
+        gaps.append("regions that this code adds begin with zeros here")
+    if new.arguments != old.arguments:
+        options["arguments"] = " ".join(_argument(a.name, a.dtype, a.value) for a in new.arguments)
+    if new.routes != old.routes:
+        options["routes"] = " ".join(_route(r.name, r.messages) for r in new.routes)
+    return words(*(word(key, text) for key, text in options.items()))
+
+
 def _dims(given: Any) -> str:
     if given == "fill":
         return "fill"
@@ -144,8 +163,10 @@ def message_words(
     for layout in layouts:
         if layout.id == type_id and layout.size_bytes == len(payload):
             values = struct.unpack(layout.format, payload)
+            fields = list(zip(layout.fields, values, strict=True))
+            if any(field.name in _OPTIONS_OF_SEND for field, _ in fields):
+                return words(layout.name, word("bytes", payload.hex()))
             if struct.pack(layout.format, *values) == payload:
-                fields = zip(layout.fields, values, strict=True)
                 return words(layout.name, *(f"{f.name}={v!r}" for f, v in fields if v))
     if any(layout.id == type_id for layout in layouts) or not layouts:
         gaps.append("the next payload is not of the form that its message declares")

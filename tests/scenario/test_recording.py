@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ringflow.cli import build_app
+from ringflow.demo.run import Options, run_demo
 from ringflow.errors import UsageError
 from ringflow.journal.reader import read_records
 from ringflow.scenario.recorded_folder import record_folder
@@ -61,6 +65,11 @@ def told(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+def kinds_told(folder: Path) -> dict[str, list[str]]:
+    """Return the events' names of each kernel and operation, in its own order."""
+    return {name: [line.split("  ")[1] for line in lines] for name, lines in told(folder).items()}
+
+
 def run_again(folder: Path, seed: int = 0) -> Outcome:
     return run(parse(record_folder(folder), "recorded.txt"), folder=folder, seed=seed)
 
@@ -79,11 +88,19 @@ def test_a_world_whose_work_overlapped_does_the_same_again(tmp_path: Path) -> No
     first = write(eventful_world(3).contents(), tmp_path / "first")
     outcome = run_again(first)
     assert not outcome.failure, outcome.report
-    again = told(write(outcome.contents, tmp_path / "again"))
-    assert again.keys() == told(first).keys()
-    for name, lines in told(first).items():
-        wanted = [line.split("  ")[1] for line in lines]
-        assert [line.split("  ")[1] for line in again[name]] == wanted
+    assert kinds_told(write(outcome.contents, tmp_path / "again")) == kinds_told(first)
+
+
+@pytest.mark.anyio
+async def test_the_demo_s_journal_takes_the_same_steps_again(tmp_path: Path) -> None:
+    """Moves, a conversion and a roll-back while messages flow; only where pauses fall differs."""
+    options = Options(folder=tmp_path / "demo", scale=0.1, message_count=90)
+    (tmp_path / "demo").mkdir()
+    assert (await run_demo(options, Console(file=StringIO()))).good
+    outcome = await anyio.to_thread.run_sync(run_again, tmp_path / "demo")
+    assert not outcome.failure, outcome.report
+    again = kinds_told(write(outcome.contents, tmp_path / "again"))
+    assert again == kinds_told(tmp_path / "demo")
 
 
 def test_what_is_gone_is_said(tmp_path: Path) -> None:

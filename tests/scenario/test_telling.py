@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 
 from ringflow import messages as kinds
 from ringflow.messages import layout_from, message
-from ringflow.scenario.describing import array_of, messages_of, payload_of, spec_of
+from ringflow.scenario.describing import array_of, changes_of, messages_of, payload_of, spec_of
 from ringflow.scenario.script import words_of
 from ringflow.scenario.telling import (
     array_value,
+    changed_words,
     kernel_line,
     layout_text,
     message_words,
@@ -90,6 +92,24 @@ def test_a_payload_is_said_by_fields_or_by_its_bytes(payload: bytes) -> None:
         assert gaps
     else:
         assert payload_of(layouts[0], values) == payload
+
+
+def test_what_a_reload_changes_is_read_back() -> None:
+    """Only what differs is said; regions that come anew begin with zeros, which is told."""
+    new = attrs.evolve(
+        spec(),
+        messages=[Mixed],
+        regions=[Region("zeros", dtype="int8", shape=(3,)), Region("b", dtype="int32", shape=(2,))],
+        arguments={"step": np.float32(0.25)},
+        routes=[Route("log", messages=[Mixed])],
+    )
+    gaps: list[str] = []
+    assert changed_words(spec(), spec(), gaps) == ""
+    said = changed_words(spec(), new, gaps)
+    given = {word.key: word.text for word in words_of(said, 1, "x.txt")}
+    changed = attrs.evolve(spec(), **changes_of(given, spec().messages))
+    assert encode_spec(changed) == encode_spec(new)
+    assert gaps == ["regions that this code adds begin with zeros here"]
 
 
 def mixed_fields() -> list[tuple[str, kinds.Scalar]]:
