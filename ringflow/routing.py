@@ -130,6 +130,13 @@ class Routing:
         return False
 
 
+def last_output(applied_sequence: int, next_index: int) -> OutputId:
+    """Return the last output of a state whose next one, before another message, has this index."""
+    if next_index > 0:
+        return applied_sequence, next_index - 1
+    return (applied_sequence - 1, INDEX_MAX) if applied_sequence else (0, 0)
+
+
 def number_of(spec: KernelSpec, name: str) -> int:
     """Return a route's number; raises ``RouteError`` if the spec does not declare it."""
     for number, route in enumerate(spec.routes):

@@ -105,6 +105,7 @@ async def _commit_and_start(
     )
     runtime = core.runtime_for(instance)
     serve(core, runtime)
+    runtime.release_outputs((0, 0))
     core.runtimes[kernel_id] = runtime  # from here on its reports have somewhere to go
     await launch_grid(core, runtime, applied_sequence=0)
     launched = e.KernelLaunched(kernel_id=kernel_id, device=instance.device.name)
@@ -115,7 +116,6 @@ async def _commit_and_start(
     except BaseException:
         runtime.end()
         raise
-    runtime.release_outputs(0)
     runtime.flow()
 
 
@@ -180,7 +180,7 @@ async def commit_resting(
         core, runtime.instance, captured, name=name, history_from=history_from, reason=reason
     )
     await core.journal.until_durable(core.record_kernel(runtime.kernel_id, point))
-    runtime.release_outputs(applied)
+    runtime.release_outputs(captured.covered)
     await checkpoints.retire(core, runtime.kernel_id)
 
 

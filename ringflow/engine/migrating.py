@@ -15,6 +15,7 @@ from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state import Operation
 from ringflow.errors import DeviceError
 from ringflow.events import migration as e
+from ringflow.routing import OutputId
 from ringflow.statemachines import effects
 from ringflow.statemachines.effects import Effect
 
@@ -28,7 +29,7 @@ class MigrationPerformer:
         self._source = runtime.instance
         self._target: Instance | None = None
         self._applied = 0
-        self._covered: int | None = None
+        self._covered: OutputId | None = None
 
     async def perform(self, effect: Effect) -> Outcome:
         ids = {"operation_id": effect.operation_id, "kernel_id": effect.kernel_id}
@@ -159,7 +160,7 @@ class MigrationPerformer:
         point = await checkpoints.save(
             self._core, runtime.instance, captured, name=name, reason="migration"
         )
-        self._covered = captured.state.applied_sequence
+        self._covered = captured.covered
         return Outcome(e.MigrationCompleted(**ids, retire_failure=failure), (point,))
 
     async def _retire_source(self) -> str:

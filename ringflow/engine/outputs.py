@@ -3,7 +3,8 @@
 - An output's identity is (sequence, index); what was taken already is dropped, so a replay of
   messages repeats nothing.
 - On probation, and until a recovery point covers them where a replay may differ, outputs are held;
-  ``release`` lets them go, ``forget_after`` unmakes them.
+  ``release`` lets them go, ``forget_after`` unmakes them. Both take an output's identity: what a
+  kernel puts out between messages has the sequence of the message before.
 - A named consumer gets every output after its journaled position, also across restarts; so does the
   kernel at the end of a route, whose position is the mark of its connection.
 """
@@ -113,7 +114,7 @@ class Outputs:
         self.calls: dict[int, CallWaiter] = {}
         self._held: deque[Output] = deque()
         self._held_bytes = 0
-        self.held_after: int | None = None
+        self.held_after: OutputId | None = None
 
     @property
     def held_count(self) -> int:
@@ -146,7 +147,7 @@ class Outputs:
             if id_of(output) <= self.seen:
                 continue
             self.seen = id_of(output)
-            if self.held_after is not None and output.sequence > self.held_after:
+            if self.held_after is not None and self.seen > self.held_after:
                 self._held.append(output)
                 self._held_bytes += len(output.data)
             else:
@@ -177,14 +178,14 @@ class Outputs:
         told, self.unconnected = self.unconnected, []
         return told
 
-    def hold_after(self, sequence: int) -> None:
-        """Hold the outputs of messages after ``sequence`` until ``release``."""
-        self.held_after = sequence
+    def hold_after(self, last: OutputId) -> None:
+        """Hold the outputs after ``last`` until ``release``."""
+        self.held_after = last
 
-    def release(self, *, hold_after: int | None = None) -> None:
+    def release(self, *, hold_after: OutputId | None = None) -> None:
         """Let held outputs go, in order; go on holding those after ``hold_after``, if given."""
         self.held_after = hold_after
-        while self._held and (hold_after is None or self._held[0].sequence <= hold_after):
+        while self._held and (hold_after is None or id_of(self._held[0]) <= hold_after):
             output = self._held.popleft()
             self._held_bytes -= len(output.data)
             self._release(output)
@@ -194,7 +195,7 @@ class Outputs:
         """The last output that may have been seen outside."""
         if self.held_after is None:
             return self.seen
-        return min(self.seen, (self.held_after, INDEX_MAX))
+        return min(self.seen, self.held_after)
 
     def next_index(self, applied_sequence: int) -> int:
         """Return what an output before the next message is numbered, so that none is taken twice.
@@ -205,15 +206,11 @@ class Outputs:
             return self.seen[1] + 1
         return 0
 
-    def forget_after(self, sequence: int, *, seen: OutputId | None = None) -> None:
-        """Unmake the held outputs of messages after ``sequence``: they will be made again.
-
-        Args:
-            seen: the last output that stays; by default the last one of ``sequence``.
-        """
-        while self._held and self._held[-1].sequence > sequence:
+    def forget_after(self, last: OutputId) -> None:
+        """Unmake the held outputs after ``last``: they will be made again."""
+        while self._held and id_of(self._held[-1]) > last:
             self._held_bytes -= len(self._held.pop().data)
-        self.seen = min(self.seen, seen or (sequence, INDEX_MAX))
+        self.seen = min(self.seen, last)
 
     def unacknowledged(self, through: int) -> tuple[Output, ...]:
         """Return the outbox: outputs up to ``through`` that somebody lacks, held ones too."""

@@ -10,7 +10,6 @@ from ringflow.device.api import Device
 from ringflow.device.pump import Output
 from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
-from ringflow.engine.instances import OUTPUT_INDEX_KEY
 from ringflow.engine.operations import restart_events
 from ringflow.engine.outputs import decode_outbox
 from ringflow.engine.placing import choose_device
@@ -62,15 +61,6 @@ async def _delete_orphans(core: Core) -> None:
             await delete_orphan(core, name)
 
 
-def _seen(rebuilt: Rebuilt) -> OutputId:
-    """Return the last output that the recovery point's state has made."""
-    applied = rebuilt.applied_sequence
-    text = rebuilt.checkpoint.metadata.custom.get(OUTPUT_INDEX_KEY, "")
-    if not text.isdecimal() or not 0 < int(text) <= INDEX_MAX:
-        return (applied - 1, INDEX_MAX) if applied and text == "0" else (applied, INDEX_MAX)
-    return applied, int(text) - 1
-
-
 def _positions(core: Core, kernel_id: str, rebuilt: Rebuilt) -> dict[str, OutputId]:
     """Return the consumers' positions; a volatile kernel's sequences begin anew after the state."""
     positions = core.state.marks[kernel_id].consumers
@@ -109,7 +99,7 @@ def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     """Return a runtime for a kernel that none ran in this process: consumers where they were."""
     kernel_id = rebuilt.instance.spec.kernel_id
     runtime = core.runtime_for(rebuilt.instance)
-    spec, applied, seen = rebuilt.instance.spec, rebuilt.applied_sequence, _seen(rebuilt)
+    spec, applied, seen = rebuilt.instance.spec, rebuilt.applied_sequence, rebuilt.seen
     runtime.outputs.recover(
         _outbox(rebuilt),
         seen=seen,
@@ -121,7 +111,7 @@ def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     elif spec.durability == "async" and not core.journal.report.closed_cleanly:
         _announce_lost_suffix(core, kernel_id)
     core.runtimes[kernel_id] = runtime  # from now on it may get messages, of other kernels too
-    runtime.release_outputs(applied)
+    runtime.release_outputs(seen)
     serve(core, runtime)
     return runtime
 

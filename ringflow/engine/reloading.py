@@ -45,10 +45,10 @@ class ReloadPerformer:
         self._new: Instance | None = None
         self._applied = 0
         self._shared = instances.shared_regions(self._old.spec, new)
-        self._covered = 0
+        self._covered: OutputId = (0, 0)
         self._old_digests: dict[str, str] = {}
         self._converted = False
-        self._held_before: int | None = None
+        self._held_before: OutputId | None = None
         self._seen_before: OutputId = (0, 0)
         self._swapped = False
 
@@ -178,7 +178,7 @@ class ReloadPerformer:
         self._swapped = True
         self._held_before = runtime.outputs.held_after
         self._seen_before = runtime.outputs.seen
-        runtime.outputs.hold_after(applied if self._held_before is None else self._held_before)
+        runtime.outputs.hold_after(self._held_before or self._seen_before)
         runtime.retain_after = applied
         await launch(self._core, runtime, applied_sequence=applied, gate_open=False)
         runtime.instance.resident.command(Command.RUN)
@@ -207,7 +207,7 @@ class ReloadPerformer:
             reason="reload",
         )
         runtime.raise_if_dead()
-        self._covered = captured.state.applied_sequence
+        self._covered = captured.covered
         completed = e.ReloadCompleted(
             **ids, spec_digest=point.spec_digest, version_id=point.version_id
         )
@@ -256,6 +256,6 @@ class ReloadPerformer:
         runtime.detach()
         runtime.instance = self._old
         runtime.status = LaunchStatus.COMPLETED
-        runtime.outputs.forget_after(self._applied, seen=self._seen_before)
+        runtime.outputs.forget_after(self._seen_before)
         runtime.outputs.release(hold_after=self._held_before)
         runtime.inbox.rewind(self._applied)

@@ -34,6 +34,7 @@ from ringflow.events.codec import Event
 from ringflow.events.lifecycle import KernelHalted, KernelTrapped, RecoveryFellBack
 from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted, MessagesLost
 from ringflow.events.payloads import check_payload
+from ringflow.routing import INDEX_MAX, OutputId, last_output
 from ringflow.spec import Dim3, KernelSpec
 from ringflow.statemachines.lifecycle import KernelLife, RecoveryPoint, evolve, fallback_points
 from ringflow.storage import Checkpoint, ObjectStore
@@ -46,6 +47,14 @@ class Rebuilt:
     instance: Instance
     checkpoint: Checkpoint
     applied_sequence: int
+
+    @property
+    def seen(self) -> OutputId:
+        """The last output that the recovery point's state has made."""
+        text = self.checkpoint.metadata.custom.get(instances.OUTPUT_INDEX_KEY, "")
+        if not text.isdecimal() or int(text) > INDEX_MAX:
+            return self.applied_sequence, INDEX_MAX
+        return last_output(self.applied_sequence, int(text))
 
 
 async def rebuild(core: Core, kernel_id: str, device: Device) -> Rebuilt:
@@ -285,7 +294,7 @@ async def restart_from(
         runtime.replay_through = max(runtime.replay_through, handled)
     runtime.inbox.skip(skipped)
     if runtime.spec.holds_outputs:  # what is replayed may differ: make what nobody saw anew
-        runtime.outputs.forget_after(max(rebuilt.applied_sequence, runtime.outputs.released[0]))
+        runtime.outputs.forget_after(max(rebuilt.seen, runtime.outputs.released))
     await launch(core, runtime, applied_sequence=base)
     runtime.deliver_through = None
     runtime.flow()

@@ -30,6 +30,7 @@ from ringflow.engine.skipped import end_after, is_in
 from ringflow.engine.state import MessageMarks
 from ringflow.engine.waiting import Condition
 from ringflow.errors import KernelStalledError, KernelTrappedError, MessageSkippedError
+from ringflow.routing import OutputId
 from ringflow.spec import KernelSpec
 
 
@@ -168,12 +169,15 @@ class KernelRuntime:
         """Tell the calls whose message is done and has no reply that none will come."""
         final = self.done_sequence
         if self.outputs.held_after is not None:  # what is held may still be unmade
-            final = min(final, self.outputs.held_after)
+            final = min(final, self.outputs.held_after[0])
         for waiting in [one for one in self.outputs.calls if one <= final]:
             self.outputs.calls.pop(waiting).resolve(None)
 
-    def release_outputs(self, covered: int) -> None:
-        """Let the outputs go that may be seen now that a recovery point holds ``covered``."""
+    def release_outputs(self, covered: OutputId) -> None:
+        """Let the outputs go that may be seen now that a recovery point has all up to ``covered``.
+
+        A kernel whose outputs are held holds those after it from now on.
+        """
         self.outputs.release(hold_after=covered if self.spec.holds_outputs else None)
         self.settle_calls()
         self.passes_on()

@@ -75,5 +75,6 @@ class SnapshotPerformer:
         """Release the hold of a snapshot that did not come to its copy; retire old files."""
         await self._hold.aclose()
         if state.state.value == "saved":
-            self._runtime.release_outputs(self._applied)
+            assert self._captured is not None
+            self._runtime.release_outputs(self._captured.covered)
             await checkpoints.retire(self._core, self._runtime.kernel_id)

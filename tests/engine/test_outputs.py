@@ -19,7 +19,7 @@ from ringflow.engine.outputs import (
     id_of,
 )
 from ringflow.errors import CorruptError
-from ringflow.routing import OutputId
+from ringflow.routing import INDEX_MAX, OutputId
 
 
 def _output(sequence: int, index: int = 0, *, flags: int = 0) -> Output:
@@ -48,7 +48,7 @@ def test_an_output_that_was_taken_is_dropped_when_it_comes_again() -> None:
 def test_held_outputs_wait_and_are_released_in_order() -> None:
     """On probation nothing after the swap is seen; what came before it is."""
     outputs, queue = _with_consumer()
-    outputs.hold_after(2)
+    outputs.hold_after((2, INDEX_MAX))
     outputs.take([_output(1), _output(2), _output(3), _output(4)])
     assert (_read(queue), outputs.held_count) == ([(1, 0), (2, 0)], 2)
     outputs.release()
@@ -59,10 +59,10 @@ def test_held_outputs_wait_and_are_released_in_order() -> None:
 def test_forgotten_outputs_are_made_again_by_the_old_code() -> None:
     """After a rollback the same identities come once, from the code that stays."""
     outputs, queue = _with_consumer()
-    outputs.hold_after(1)
+    outputs.hold_after((1, INDEX_MAX))
     bad = Output(sequence=2, index=0, type=1, flags=0, payload=b"bad")
     outputs.take([_output(1), bad])
-    outputs.forget_after(1)
+    outputs.forget_after((1, INDEX_MAX))
     outputs.release()
     outputs.take([_output(1), _output(2)])
     read = list(iter(queue.take, None))
@@ -84,7 +84,7 @@ def test_a_call_on_probation_is_answered_by_the_code_that_stays() -> None:
     """A held reply answers nobody until it is released."""
     outputs = Outputs(bound=10)
     waiter = outputs.calls.setdefault(1, CallWaiter())
-    outputs.hold_after(0)
+    outputs.hold_after((0, INDEX_MAX))
     outputs.take([_output(1)])
     assert not waiter.done.is_set()
     outputs.release()
@@ -96,7 +96,7 @@ def test_the_bound_holds_for_what_waits_and_for_what_is_held(where: str) -> None
     """Full means that new messages wait; reading alone does not help, acknowledging does."""
     outputs, queue = _with_consumer(bound=2)
     if where == "held":
-        outputs.hold_after(0)
+        outputs.hold_after((0, INDEX_MAX))
     outputs.take([_output(1)])
     assert not outputs.is_full
     outputs.take([_output(2)])
@@ -132,7 +132,7 @@ def test_the_outbox_holds_what_a_checkpoint_must_keep() -> None:
     """Waiting and held outputs up to the checkpoint's sequence, in order, each once."""
     outputs, _ = _with_consumer()
     outputs.add_consumer("second", (0, 0))
-    outputs.hold_after(2)
+    outputs.hold_after((2, INDEX_MAX))
     outputs.take([_output(1), _output(2), _output(3), _output(4)])
     assert [o.sequence for o in outputs.unacknowledged(3)] == [1, 2, 3]
     assert Outputs(bound=1).unacknowledged(3) == ()
@@ -216,7 +216,7 @@ class OutputsAgainstModel(RuleBasedStateMachine):
     @precondition(lambda self: self.held_after is None)
     @rule()
     def hold(self) -> None:
-        self.outputs.hold_after(self.done)
+        self.outputs.hold_after((self.done, INDEX_MAX))
         self.held_after = self.done
 
     @precondition(lambda self: self.held_after is not None)
@@ -229,7 +229,7 @@ class OutputsAgainstModel(RuleBasedStateMachine):
     @rule()
     def roll_back(self) -> None:
         assert self.held_after is not None
-        self.outputs.forget_after(self.held_after)
+        self.outputs.forget_after((self.held_after, INDEX_MAX))
         self.outputs.release()
         self.done, self.held_after = self.held_after, None
         del self.taken[self.released :]
