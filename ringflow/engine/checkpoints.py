@@ -24,7 +24,7 @@ from ringflow.engine.quiescing import held
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import StorageError, UsageError
 from ringflow.events.lifecycle import CheckpointRetired, RecoveryPointCommitted
-from ringflow.routing import OutputId, encode_sends, last_output
+from ringflow.routing import OutputId, encode_sends
 from ringflow.spec import encode_spec
 from ringflow.statemachines.lifecycle import RecoveryPoint, point_named, retirable_points
 from ringflow.storage import Checkpoint
@@ -42,8 +42,8 @@ class Captured:
 
     @property
     def covered(self) -> OutputId:
-        """The last output that the state has made."""
-        return last_output(self.state.applied_sequence, self.output_index)
+        """The last output that the state has made; of index -1 if its last message made none."""
+        return self.state.applied_sequence, self.output_index - 1
 
 
 async def capture_held(core: Core, runtime: KernelRuntime, *, purpose: str) -> Captured:

@@ -195,7 +195,8 @@ class Outputs:
         """The last output that may have been seen outside."""
         if self.held_after is None:
             return self.seen
-        return min(self.seen, self.held_after)
+        sequence, index = min(self.seen, self.held_after)
+        return (sequence, index) if index >= 0 else (sequence - 1, INDEX_MAX)
 
     def next_index(self, applied_sequence: int) -> int:
         """Return what an output before the next message is numbered, so that none is taken twice.

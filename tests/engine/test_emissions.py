@@ -121,3 +121,25 @@ async def test_nobody_sees_the_emissions_of_code_that_rolls_back(
     await engine.checkpoint("ticker")
     with anyio.fail_after(30):
         assert await read(kernel, 2) == [0, 1]
+
+
+async def test_a_call_without_a_reply_ends_with_the_recovery_point(
+    engine: ringflow.Engine,
+) -> None:
+    """A message that made no output is covered as well."""
+    kernel = await engine.launch(ticker(0), device="host:0")
+    failures: list[str] = []
+
+    async def call() -> None:
+        try:
+            await kernel.call(Add(0), timeout_s=30)
+        except ringflow.RingflowError as error:
+            failures.append(str(error))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        runtime = engine._core.runtimes["ticker"]
+        await runtime.changed.until(lambda: runtime.done_sequence == 1)
+        assert failures == []
+        await engine.checkpoint("ticker")
+    assert "without a reply" in failures[0]
