@@ -118,6 +118,7 @@ async def test_nobody_sees_the_emissions_of_code_that_rolls_back(
     assert await operation.cancel()
     assert (outputs.held_count, waiting(engine)) == (0, 0)
     await (await kernel.send(Add(2))).done()
+    await emitted(kernel, 2)
     await engine.checkpoint("ticker")
     with anyio.fail_after(30):
         assert await read(kernel, 2) == [0, 1]
