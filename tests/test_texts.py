@@ -62,7 +62,7 @@ def test_two_lines_run_everything() -> None:
     start = "python3 -m venv .venv && .venv/bin/pip install -e "
     assert demo == f"{start}'.[demo]' && .venv/bin/ringflow demo"
     assert tests.startswith(f"{start}'.[test]' && ")
-    assert tests.endswith(" && .venv/bin/pytest")
+    assert tests.endswith(" && .venv/bin/pytest -n auto")
     for step in ("ruff check .", "ruff format --check .", "mypy"):
         assert f" && .venv/bin/{step} && " in tests
     assert README.index("```sh") < README.index("## ")
