@@ -19,6 +19,7 @@ from ringflow.simulate.witness import Told
 from ringflow.simulate.world import ROOT
 from ringflow.spec import KernelCodeSource
 from ringflow.storage import FileStorage
+from ringflow.storage.api import CHECKPOINT_FOLDER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -246,7 +247,7 @@ async def snapshot(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 
 
 async def restore(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
-    storage = FileStorage(ROOT / "checkpoints", files=stage.world.files)
+    storage = FileStorage(ROOT / CHECKPOINT_FOLDER, files=stage.world.files)
     checkpoint = await storage.load(stage.names.whole(arguments.text("from")))
     await engine.kernel(arguments.text("KERNEL")).restore(checkpoint)
     return ()
