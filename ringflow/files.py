@@ -157,7 +157,7 @@ def lock_lost(path: Path) -> OSError:
     return OSError(errno.ESTALE, reason, str(path))
 
 
-_NETWORK_TYPES: Final = frozenset(
+NETWORK_TYPES: Final = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "afs", "fuse.sshfs")
 )
 
@@ -178,10 +178,15 @@ def mount_type(path: Path, mountinfo: str) -> str:
     return found
 
 
-def _refuse_network(folder: Path) -> None:
+def file_system_type(folder: Path) -> str:
+    """Return the type of the file system that a folder is on; "" if the system doesn't say."""
     mounts = Path("/proc/self/mountinfo")
-    kind = mount_type(folder.resolve(), mounts.read_text()) if mounts.exists() else ""
-    if kind in _NETWORK_TYPES:
+    return mount_type(folder.resolve(), mounts.read_text()) if mounts.exists() else ""
+
+
+def _refuse_network(folder: Path) -> None:
+    kind = file_system_type(folder)
+    if kind in NETWORK_TYPES:
         raise UsageError(
             f"folder {str(folder)!r} is on a network file system ({kind}), whose locks and syncs "
             "can't be relied on; use a local disk"

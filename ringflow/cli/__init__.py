@@ -16,6 +16,7 @@ COMMAND_MODULES: Final = (
     "ringflow.cli.demo",
     "ringflow.cli.devices",
     "ringflow.cli.diagram",
+    "ringflow.cli.doctor",
     "ringflow.cli.journal",
     "ringflow.cli.repair",
     "ringflow.cli.archive",
