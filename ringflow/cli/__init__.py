@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from typing import Final
 
@@ -30,7 +29,7 @@ _LAYOUT: Final = "\n\t"  # of a compiler's log in an error
 
 
 def build_app() -> typer.Typer:
-    """Return the program with all commands that are there."""
+    """Return the program with all its commands."""
     app = typer.Typer(
         name="ringflow",
         help="Persistent GPU kernels that are checkpointed, migrated and reloaded while they work.",
@@ -40,8 +39,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_program)
     for name in COMMAND_MODULES:
-        if importlib.util.find_spec(name) is not None:
-            importlib.import_module(name).register(app)
+        importlib.import_module(name).register(app)
     return app
 
 

@@ -89,8 +89,12 @@ def test_devices_tell_what_open_device_takes(capsys: Capture) -> None:
 
 def test_a_gpu_is_named() -> None:
     host: dict[str, Any] = {
-        "names": "host:N", "memory_bytes": 2**30, "workers": 3,
-        "architecture": "x86_64", "cpu": "znver4", "features": ["avx2"],
+        "names": "host:N",
+        "memory_bytes": 2**30,
+        "workers": 3,
+        "architecture": "x86_64",
+        "cpu": "znver4",
+        "features": ["avx2"],
     }
     cuda: dict[str, Any] = {"driver": "13.2", "gpus": ["G"], "missing": "", "is_taken": True}
     assert lines(host, cuda) == [
