@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import attrs
 import pytest
 
 from ringflow.errors import ScenarioError, SpecError
-from ringflow.scenario.arguments import Usage, duration_s, size_bytes
+from ringflow.scenario.arguments import Arguments, Usage, duration_s, size_bytes
 from ringflow.scenario.describing import array_of, spec_of
 from ringflow.scenario.running import run
 from ringflow.scenario.script import parse
 from ringflow.scenario.short import Names
-from ringflow.scenario.table import COMMANDS
+from ringflow.scenario.table import COMMANDS, PREFIXES
 
 GOOD = """# One sentence,
 # and its second line.
@@ -121,6 +123,22 @@ def test_every_usage_says_its_own_name() -> None:
         assert entry.usage == Usage.of(entry.usage.text)
         assert entry.usage.text.split()[0] == name
         assert f"`{name}" in documented, f"docs/scenarios.md lacks {name}"
+
+
+def test_the_documentation_has_an_example_of_each_command() -> None:
+    """Each line is one that the table accepts, prefixes included."""
+    documented = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
+    (listed,) = re.findall(r"```text\n(seed .*?)```", documented, re.DOTALL)
+    seen: set[str] = set()
+    for line in listed.splitlines():
+        (command,) = parse(f"# why\n\n{line}\n----\n").commands
+        words = command.words
+        if words[0].text in PREFIXES:
+            seen.add(words[0].text)
+            words = words[2 if words[0].text == "begin" else 1 :]
+        seen.add(words[0].text)
+        Arguments(attrs.evolve(command, words=words), COMMANDS[words[0].text].usage, "docs")
+    assert seen == {*COMMANDS, *PREFIXES}
 
 
 def test_routes_and_arrays_are_described_in_words() -> None:
