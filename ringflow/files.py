@@ -75,6 +75,13 @@ class FileSystem(Protocol):
     def truncate(self, path: Path, size_bytes: int) -> None:
         """Cut a file and make its new length durable."""
 
+    def rewrite(self, path: Path, offset_bytes: int, data: Buffer) -> None:
+        """Write again what a file holds from ``offset_bytes`` on, and make it durable.
+
+        What was read may be in the system's cache only: a writer was killed before its sync, or
+        the sync failed, after which the system counts the pages as clean and syncs them no more.
+        """
+
     def delete(self, path: Path) -> None: ...
     def fsync_folder(self, path: Path) -> None: ...
     def free_bytes(self, path: Path) -> int: ...
@@ -230,6 +237,17 @@ class SystemFiles:
         descriptor = os.open(path, os.O_WRONLY)
         try:
             os.ftruncate(descriptor, size_bytes)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rewrite(self, path: Path, offset_bytes: int, data: Buffer) -> None:
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            view = memoryview(data).cast("B")
+            while view:
+                written = os.pwrite(descriptor, view, offset_bytes)
+                view, offset_bytes = view[written:], offset_bytes + written
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -2,6 +2,7 @@
 
 - Nothing is changed before the whole history has been verified.
 - Every step can be repeated: a crash within an opening leaves a journal that opens again.
+- What is built upon is durable first: that it can be read does not prove it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
 from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
 from ringflow.journal.log import SegmentLog
 from ringflow.journal.reader import Scan, Tear, check_no_repair
+from ringflow.journal.record import RawRecord, parse_line
 from ringflow.journal.replaying import Replay, run_replay
 from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Segment
 from ringflow.journal.store import SegmentStore
@@ -126,6 +128,7 @@ def _prepare(
     epoch = max((name.epoch for name in scan.names), default=0) + 1
     torn = tuple(_cut(files, folder, tear) for tear in scan.torn)
     _trim(files, folder, scan.segments)
+    _make_durable(files, folder, scan)
     report = OpeningReport(
         epoch=epoch,
         last_sequence=scan.chain.sequence,
@@ -155,6 +158,32 @@ def _trim(files: FileSystem, folder: Path, segments: Sequence[Segment]) -> None:
         path, size_bytes = folder / str(segments[-1].name), segments[-1].size_bytes
         if files.exists(path) and files.size_bytes(path) > size_bytes:
             files.truncate(path, size_bytes)
+
+
+def _make_durable(files: FileSystem, folder: Path, scan: Scan) -> None:
+    """Write the end of the newest segment again: the next header pins what must not be lost.
+
+    A writer that was killed, or whose sync failed, leaves lines that can be read and are not on
+    the disk. What the segment's own durable mark covers was synced before that mark was written.
+    """
+    if not scan.segments or not files.exists(folder / str(scan.segments[-1].name)):
+        return
+    last = scan.segments[-1]
+    text = SegmentStore(files, folder).read(last.name)[: last.size_bytes]
+    begin = _synced_bytes(text, scan.chain.durable)
+    files.rewrite(folder / str(last.name), begin, text[begin:])
+
+
+def _synced_bytes(text: bytes, durable: int) -> int:
+    """Return where the lines behind the last record up to ``durable`` begin."""
+    end = len(text)
+    while end:
+        begin = text.rfind(b"\n", 0, end - 1) + 1
+        line = parse_line(text[begin : end - 1])
+        if isinstance(line, RawRecord) and line.sequence <= durable:
+            return end
+        end = begin
+    return 0
 
 
 def _cut(files: FileSystem, folder: Path, tear: Tear) -> TornTail:

@@ -5,7 +5,7 @@
 - Unsynced bytes survive in sectors of 512 bytes, each for itself: ``Loss`` says which.
 - Every call that changes something is one step; a crash can be put before each of them.
 - After a failed ``datasync`` the pages count as clean, as Linux has it: a repeated call succeeds
-  and writes nothing.
+  and writes nothing of them; only what is written again can be synced.
 """
 
 from __future__ import annotations
@@ -65,8 +65,13 @@ class _Inode:
         if self.changed is not None:
             begin, end = self.changed
             del self.synced[len(self.content) :]
+            self.synced.extend(bytes(max(0, begin - len(self.synced))))
             self.synced[begin:end] = self.content[begin:end]
             self.changed = None
+
+    def lose_pages(self) -> None:
+        """Forget what was to be synced: it can be read until the next boot."""
+        self.lost_pages, self.changed = True, None
 
     def survivors(self, loss: Loss) -> bytes:
         """Return the bytes after a crash; the length may have grown without its content."""
@@ -153,9 +158,9 @@ class _SimulatedFile:
         except CrashError:
             raise
         except OSError:
-            self._inode.lost_pages = True
+            self._inode.lose_pages()
             raise
-        if not (self._files.lies or self._inode.lost_pages):
+        if not self._files.lies:
             self._inode.sync()
 
     def close(self) -> None:
@@ -310,6 +315,13 @@ class CrashingFiles:
         self.step("truncate", path)
         inode = self._names[path]
         inode.cut(size_bytes)
+        inode.sync()
+
+    def rewrite(self, path: Path, offset_bytes: int, data: Buffer) -> None:
+        self.step("rewrite", path)
+        inode = self._names[path]
+        assert inode.content[offset_bytes : offset_bytes + len(data)] == data
+        inode.put(offset_bytes, bytes(data))
         inode.sync()
 
     def delete(self, path: Path) -> None:
