@@ -113,6 +113,20 @@ def write_atomic(files: FileSystem, path: Path, pieces: Iterable[Buffer]) -> Non
     files.fsync_folder(path.parent)
 
 
+def ensure_folder(files: FileSystem, folder: Path) -> None:
+    """Make a folder and those above it, so that a crash can't lose what is put into it later."""
+    missing = []
+    for path in (folder, *folder.parents):
+        if files.exists(path):
+            break
+        missing.append(path)
+    if not missing:
+        return
+    files.make_folder(folder)
+    for path in reversed(missing):
+        files.fsync_folder(path.parent)
+
+
 class _SystemFile:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

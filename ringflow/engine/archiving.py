@@ -26,6 +26,7 @@ from ringflow.events.registry import default_codec
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import Journal
 from ringflow.journal.archive import (
+    check_target,
     leftover_segments,
     remove_old_bases,
     remove_segments,
@@ -191,6 +192,7 @@ async def archive(
         to_sequence: nothing behind it goes; None: whatever may.
     Raises:
         UsageError: neither ``target`` nor ``delete``, or both.
+        ConflictError: ``target`` holds other segments of the same names; nothing was changed.
         StorageError: the disk failed; the journal is as before or begins at the new base, and the
             next archiving finishes what is left.
     """
@@ -202,6 +204,8 @@ async def archive(
         planned = await in_thread(work.plan)
         if dry_run or not (planned.segments or planned.leftovers):
             return planned
+        if target is not None:
+            await in_thread(partial(work.check_target, planned, target))
         if planned.segments:
             base = await in_thread(partial(work.write_base, planned))
             done = JournalArchived(
@@ -300,9 +304,11 @@ class _Work:
         write_base(self.files, self._folder, base)
         return base
 
+    def check_target(self, planned: ArchivePlan, target: Path) -> None:
+        check_target(self.files, self._folder, _going(planned), target)
+
     def remove(self, planned: ArchivePlan, target: Path | None) -> None:
-        names = [SegmentName.parse(name) for name in (*planned.leftovers, *planned.segments)]
-        remove_segments(self.files, self._folder, [one for one in names if one], target)
+        remove_segments(self.files, self._folder, _going(planned), target)
         remove_old_bases(self.files, self._folder)
         if self.journal.base is not None:
             StateSnapshots(self.files, self.root).keep(self.journal.base.place.sequence + 1, 2**63)
@@ -322,3 +328,8 @@ class _Work:
         for record in self.journal.read(fold.sequence + 1, to_sequence):
             fold.take(record)
         return fold
+
+
+def _going(planned: ArchivePlan) -> list[SegmentName]:
+    names = [SegmentName.parse(name) for name in (*planned.leftovers, *planned.segments)]
+    return [one for one in names if one]

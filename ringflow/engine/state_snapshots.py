@@ -24,7 +24,7 @@ from ringflow.journal.api import Journal
 from ringflow.journal.foundation import Foundation, decode_foundation, encode_foundation
 
 SNAPSHOT_FOLDER: Final = "snapshots"
-_NAME: Final = re.compile(r"state-(\d{16})\.json")
+_NAME: Final = re.compile(r"state-([0-9]{16})\.json")
 _KEPT: Final = 2
 
 

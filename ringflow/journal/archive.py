@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ringflow.errors import NotFoundError
-from ringflow.files import FileSystem, write_atomic
+from ringflow.errors import ConflictError, NotFoundError
+from ringflow.files import FileSystem, ensure_folder, write_atomic
 from ringflow.journal.foundation import (
     Foundation,
     base_name,
@@ -28,6 +28,23 @@ def leftover_segments(files: FileSystem, folder: Path, first: SegmentName) -> li
     return [name for name in SegmentStore(files, folder).names() if name.age < first.age]
 
 
+def check_target(
+    files: FileSystem, folder: Path, names: Sequence[SegmentName], target: Path
+) -> None:
+    """Raise ``ConflictError`` if moving segments to ``target`` would lose what is there or they."""
+    if target.resolve() in (folder.resolve(), folder.parent.resolve()):
+        raise ConflictError(
+            f"{str(target)!r} is the folder that the segments are to leave; name another one"
+        )
+    there, source = SegmentStore(files, target), SegmentStore(files, folder)
+    for name in names:
+        if there.exists(name) and there.text(name) != source.text(name):
+            raise ConflictError(
+                f"{str(target)!r} holds another segment {name}, of another journal perhaps, which "
+                "would be replaced; name a folder of this journal's own"
+            )
+
+
 def write_base(files: FileSystem, folder: Path, base: Foundation) -> None:
     """Make ``base`` the journal's beginning, in one step; raises ``OSError``."""
     write_atomic(files, folder / base_name(base.place.sequence), [encode_foundation(base)])
@@ -39,8 +56,7 @@ def remove_segments(
     """Move segments to the folder ``target``, or delete them if it is None; raises ``OSError``."""
     store = SegmentStore(files, folder)
     if target is not None:
-        files.make_folder(target)
-        files.fsync_folder(target.parent)
+        ensure_folder(files, target)
     for name in names:
         paths = (store.plain_path(name), store.sealed_path(name))
         if target is not None:

@@ -21,7 +21,7 @@ from ringflow.events.chain import seal, unseal
 from ringflow.events.codec import canonical_json, dump_integer, load_integer
 
 FORMAT: Final = "ringflow-foundation-1"
-_BASE_NAME: Final = re.compile(r"base-(\d{16})\.json")
+_BASE_NAME: Final = re.compile(r"base-([0-9]{16})\.json")
 
 
 @attrs.frozen(kw_only=True)

@@ -253,20 +253,28 @@ class SegmentLog:
 
     def _read_segment(self, segment: Segment, start: int, end: int) -> Iterator[RawRecord]:
         try:
-            data = self._store.read(segment.name)
+            data = self._store.read(segment.name)[: segment.size_bytes]
         except NotFoundError:
             first = self._segments[0].name.first_sequence
             if segment.name.first_sequence < first:
                 raise ArchivedError(max(start, segment.name.first_sequence), first) from None
             raise
-        expected = segment.name.first_sequence
-        for number, line in enumerate(data[: segment.size_bytes].split(b"\n")[:-1], 1):
+        expected, head = segment.name.first_sequence, ""
+        lines = data.split(b"\n")[:-1]
+        for number, line in enumerate(lines, 1):
             try:
                 record = parse_line(line)
             except CorruptError as error:
                 raise CorruptJournalError(
                     str(segment.name), number, expected, str(error)
                 ) from error
+            if head and record.previous_hash != head:
+                reason = "its link to the line before is broken"
+                raise CorruptJournalError(str(segment.name), number, expected, reason)
+            head = record.hash
+            if number == len(lines) and head != segment.hash:  # all links lead here
+                reason = "the segment ends otherwise than it was written"
+                raise CorruptJournalError(str(segment.name), number, expected, reason)
             if not isinstance(record, RawRecord):
                 continue
             if record.sequence != expected:
@@ -274,9 +282,7 @@ class SegmentLog:
                     str(segment.name), number, expected, "the record is missing"
                 )
             expected += 1
-            if record.sequence > end:
-                return
-            if record.sequence >= start:
+            if start <= record.sequence <= end:
                 yield record
 
     def _write(self, data: bytes) -> None:

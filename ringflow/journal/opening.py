@@ -21,13 +21,13 @@ from ringflow.events.codec import Event, EventCodec
 from ringflow.events.payloads import PayloadCodec
 from ringflow.events.registry import EVENT_TYPES
 from ringflow.events.upcasters import UPCASTERS
-from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
+from ringflow.files import FileSystem, FolderLock, SystemFiles, ensure_folder, write_atomic
 from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
 from ringflow.journal.log import SegmentLog
 from ringflow.journal.reader import Scan, Tear, check_no_repair
 from ringflow.journal.record import RawRecord, parse_line
 from ringflow.journal.replaying import Replay, run_replay
-from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Segment
+from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Segment, SegmentName
 from ringflow.journal.store import SegmentStore
 from ringflow.journal.writer import JournalWriter
 from ringflow.workers import in_thread
@@ -104,7 +104,7 @@ async def _in_thread(call: Callable[[], T]) -> T:
 
 
 def _lock(files: FileSystem, root: Path) -> FolderLock:
-    files.make_folder(root)
+    ensure_folder(files, root)
     return files.lock(root / LOCK_NAME)
 
 
@@ -126,6 +126,11 @@ def _prepare(
     else:
         run_replay(scan, replay)
     epoch = max((name.epoch for name in scan.names), default=0) + 1
+    if SegmentName.parse(str(SegmentName(scan.chain.sequence + 1, epoch))) is None:
+        raise StorageError(
+            f"epoch {epoch} is beyond what a segment's name can tell; a file in {str(folder)!r} "
+            "pretends to be of the epoch before: take it away"
+        )
     torn = tuple(_cut(files, folder, tear) for tear in scan.torn)
     _trim(files, folder, scan.segments)
     _make_durable(files, folder, scan)
@@ -169,7 +174,7 @@ def _make_durable(files: FileSystem, folder: Path, scan: Scan) -> None:
     if not scan.segments or not files.exists(folder / str(scan.segments[-1].name)):
         return
     last = scan.segments[-1]
-    text = SegmentStore(files, folder).read(last.name)[: last.size_bytes]
+    text = SegmentStore(files, folder).read_segment(last)
     begin = _synced_bytes(text, scan.chain.durable)
     files.rewrite(folder / str(last.name), begin, text[begin:])
 

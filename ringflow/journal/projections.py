@@ -24,7 +24,7 @@ import orjson
 from ringflow.errors import ConflictError, CorruptError, NotFoundError, UsageError
 from ringflow.events.chain import seal, unseal
 from ringflow.events.codec import canonical_json
-from ringflow.files import FileSystem, SystemFiles, write_atomic
+from ringflow.files import FileSystem, SystemFiles, ensure_folder, write_atomic
 from ringflow.journal.api import Journal, Record, Subscription
 from ringflow.journal.selection import Streams, Types
 from ringflow.workers import in_thread
@@ -116,7 +116,7 @@ class FileProjections:
             "version": stored.version,
         }
         line, _ = seal(canonical_json(plain))
-        self._files.make_folder(self._folder)
+        ensure_folder(self._files, self._folder)
         write_atomic(self._files, self._path(name), [line])
 
     def positions(self) -> Mapping[str, int]:

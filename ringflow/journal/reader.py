@@ -51,7 +51,7 @@ from ringflow.journal.segments import (
     SegmentName,
 )
 from ringflow.journal.selection import Selection, Streams, Types
-from ringflow.journal.store import SegmentStore
+from ringflow.journal.store import HEADER_BYTES_MAX, SegmentStore
 
 PENDING_REPAIR: Final = "repair-pending.json"
 _LINE_START: Final = re.compile(rb'\n|(?=\{"(?:at_ns|closed_at_ns)":)')
@@ -117,6 +117,7 @@ class Scan:
         head: str | None = None,
     ) -> None:
         self._store = SegmentStore(files, folder, without=without)
+        self._without = without
         self.base = read_base(files, folder)
         self.chain = Chain(self.base.place if self.base else None)
         self._wanted_head = head
@@ -216,8 +217,8 @@ class Scan:
         )
 
     def _check_base(self, order: list[tuple[SegmentName, Header]]) -> None:
-        if self.base is None:
-            return
+        if self.base is None or (not order and self._without):
+            return  # a repair may leave nothing but the base record
         if not order or not self._is_based(order[-1][1]):
             name = base_name(self.base.place.sequence)
             raise CorruptJournalError(name, 1, None, "no segment continues the base record")
@@ -229,7 +230,11 @@ class Scan:
             return _parse_header(self._store.read_start(name), name)
         except CorruptError as error:
             data = self._store.text(name).data
-            written = any(not isinstance(line, Header) for line in whole_lines(data))
+            written = (  # behind a header that was not durable nothing is written
+                len(data) > HEADER_BYTES_MAX
+                or b"\n" in data[:-1]
+                or any(not isinstance(line, Header) for line in whole_lines(data))
+            )
             if written or isinstance(error, BrokenRuleError):
                 raise CorruptJournalError(str(name), 1, name.first_sequence, str(error)) from error
             self.torn.append(
@@ -461,10 +466,18 @@ def read_records(path: Path, *, files: FileSystem | None = None) -> Iterator[Raw
         NotFoundError: there is no journal.
         CorruptJournalError: from the damaged record on; those before it have been yielded.
     """
+    return read_history(path, files=files)[1]
+
+
+def read_history(
+    path: Path, *, files: FileSystem | None = None
+) -> tuple[Foundation | None, Iterator[RawRecord]]:
+    """Return the base record, None if nothing was archived, and ``read_records``'s records."""
     files = files or SystemFiles()
     folder = find_journal(path, files)
     check_no_repair(files, folder)
-    return Scan(files, folder).records()
+    scan = Scan(files, folder)
+    return scan.base, scan.records()
 
 
 def select_records(

@@ -143,7 +143,8 @@ def _plan(files: FileSystem, folder: Path) -> RepairPlan | None:
         except CorruptJournalError as error:
             first = error
             place = SegmentName.parse(error.segment)
-            assert place is not None
+            if place is None:  # the base record, or all behind it: nothing stands for what went
+                raise
             if error.line > 1:  # the lines before it are whole and end the history
                 keep_bytes = _offset(store.text(place).data, error.line)
                 return _plan_of(store, names, scan, error, place, keep_bytes)

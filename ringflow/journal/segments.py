@@ -21,7 +21,7 @@ from ringflow.journal.record import Closing, Header, Line, Pin, RawRecord
 JOURNAL_FOLDER: Final = "journal"
 ENGINE_FOLDER: Final = "engine"
 LOCK_NAME: Final = "lock"
-_NAME: Final = re.compile(r"(\d{16})-(\d{8})\.jsonl")
+_NAME: Final = re.compile(r"([0-9]{16})-([0-9]{8})\.jsonl")
 
 
 class BrokenLinkError(CorruptError):

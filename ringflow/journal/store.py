@@ -19,7 +19,7 @@ from ringflow.journal.sealed import SEALED_SUFFIX, SegmentText, pack, unpack
 from ringflow.journal.segments import Segment, SegmentName
 
 SEGMENT_BYTES_MAX: Final = 256 * 2**20
-_START_BYTES: Final = 4096  # a header has about 500
+HEADER_BYTES_MAX: Final = 4096  # a header has about 500
 
 
 @final
@@ -85,9 +85,16 @@ class SegmentStore:
             raise CorruptError(f"segment {name}: {text.damage}; restore it from a copy")
         return text.data
 
+    def read_segment(self, segment: Segment) -> bytes:
+        """Return a segment's text; raises as ``read``, also if it does not end as it was sealed."""
+        data = self.read(segment.name)[: segment.size_bytes]
+        if not _ends_with(data, segment.hash):
+            raise CorruptError(f"segment {segment.name} does not end as it was sealed; restore it")
+        return data
+
     def read_start(self, name: SegmentName) -> bytes:
         """Return at least the first line of a segment if it has one; raises ``NotFoundError``."""
-        start = self.text(name, limit_bytes=_START_BYTES).data
+        start = self.text(name, limit_bytes=HEADER_BYTES_MAX).data
         return start if b"\n" in start else self.text(name).data
 
     def seal(self, segment: Segment) -> bool:

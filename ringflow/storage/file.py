@@ -12,10 +12,10 @@ from pathlib import Path
 from threading import Lock
 
 from ringflow.errors import CorruptError, NotFoundError
-from ringflow.files import FileSystem, SystemFiles, write_atomic
+from ringflow.files import FileSystem, SystemFiles, ensure_folder, write_atomic
 from ringflow.storage.api import CHECKPOINT_SUFFIX, check_name, is_name, name_order
 from ringflow.storage.checkpoint import Checkpoint
-from ringflow.storage.folders import ensure_folder, storage_errors
+from ringflow.storage.folders import storage_errors
 from ringflow.storage.format_v1 import MAX_CHECKPOINT_SIZE
 from ringflow.workers import in_thread
 

@@ -1,4 +1,4 @@
-"""What every store in a folder needs: the folder made durably, foreign errors translated."""
+"""What every store in a folder needs: no leftovers of a crash, foreign errors translated."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from pathlib import Path
 
 from ringflow.errors import StorageError
 from ringflow.files import TEMPORARY_SUFFIX, FileSystem
-
-
-def ensure_folder(files: FileSystem, folder: Path) -> None:
-    """Make a folder and those above it, so that a crash can't lose what is put into it later."""
-    missing = []
-    for path in (folder, *folder.parents):
-        if files.exists(path):
-            break
-        missing.append(path)
-    if not missing:
-        return
-    files.make_folder(folder)
-    for path in reversed(missing):
-        files.fsync_folder(path.parent)
 
 
 def remove_leftovers(files: FileSystem, folder: Path, suffix: str) -> None:

@@ -14,9 +14,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from ringflow.errors import CorruptError, NotFoundError, UsageError
-from ringflow.files import FileSystem, SystemFiles, write_atomic
+from ringflow.files import FileSystem, SystemFiles, ensure_folder, write_atomic
 from ringflow.storage.blocks import bytes_of
-from ringflow.storage.folders import ensure_folder, storage_errors
+from ringflow.storage.folders import storage_errors
 
 if TYPE_CHECKING:
     from ringflow.storage.blocks import ArrayOrBytes

@@ -11,7 +11,13 @@ import pytest
 from ringflow.engine.archiving import ArchivePlan, archive, archive_folder
 from ringflow.engine.state import EngineState
 from ringflow.engine.state_snapshots import StateSnapshots, take_snapshot
-from ringflow.errors import ArchivedError, CorruptJournalError, StorageError, UsageError
+from ringflow.errors import (
+    ArchivedError,
+    ConflictError,
+    CorruptJournalError,
+    StorageError,
+    UsageError,
+)
 from ringflow.events.registry import default_codec
 from ringflow.files import Buffer, FileSystem, write_atomic
 from ringflow.journal.projections import FileProjections, StoredProjection
@@ -307,3 +313,45 @@ async def test_a_failing_disk_is_told_and_the_next_archiving_finishes(
             range(first, journal.durable_sequence + 1)
         )
     assert sequences(files, TARGET) == list(range(1, first))
+
+
+async def test_an_archive_is_never_replaced_by_that_of_another_journal() -> None:
+    """Segments of two engines have the same names; nothing is changed in either folder."""
+    files, other = CrashingFiles(), CrashingFiles()
+    await written(files)
+    await written(other, half=24)
+    await archived(other)
+    for path, data in other.snapshot().items():
+        if path.parent == TARGET:
+            files.make_folder(TARGET)
+            files.poke(path, data)
+    with pytest.raises(ConflictError, match="of another journal"):
+        await archived(files)
+    assert sequences(files)[0] == 1
+    assert sequences(files, TARGET) == sequences(other, TARGET)
+
+
+@pytest.mark.parametrize("target", [FOLDER, JOURNAL, FOLDER / "checkpoints" / ".." / "journal"])
+async def test_segments_are_never_moved_onto_themselves(target: Path) -> None:
+    """They would be deleted as their own originals."""
+    files = CrashingFiles()
+    await written(files)
+    with pytest.raises(ConflictError, match="name another one"):
+        await archived(files, target=target)
+    assert sequences(files)[0] == 1
+
+
+async def test_a_new_archive_folder_is_synced_into_those_above_it() -> None:
+    """Before the originals go: else a crash could lose the folder with all that is in it."""
+    files = CrashingFiles()
+    await written(files)
+    calls: list[tuple[str, Path]] = []
+    files.watch = lambda call, path: calls.append((call, path))
+    await archived(files, target=Path("/store/2026/one"))
+    gone = next(
+        index
+        for index, (call, path) in enumerate(calls)
+        if call == "delete" and path.parent == JOURNAL and path.suffix == ".zst"
+    )
+    for folder in ("/", "/store", "/store/2026"):
+        assert ("fsync_folder", Path(folder)) in calls[:gone]

@@ -1,4 +1,4 @@
-"""An opening after a crash of the process alone: what it reads may lie in the system's cache only."""
+"""An opening after a crash of the process alone: what it reads may be only in the cache."""
 
 from __future__ import annotations
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from ringflow.errors import CorruptError, NotFoundError, StorageError
-from ringflow.files import SystemFiles
+from ringflow.files import SystemFiles, ensure_folder
 from ringflow.simulate.files import CrashError, CrashingFiles, Loss
 from ringflow.storage import Checkpoint, CheckpointBuilder, FileStorage, ObjectStore
-from ringflow.storage.folders import ensure_folder
 
 FOLDER = Path("/state/checkpoints")
 OLD = CheckpointBuilder("wave", "t").step(1).device_memory("h", bytes(3000)).build()
