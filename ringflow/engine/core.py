@@ -58,7 +58,11 @@ class RunningOperation(Protocol):
 
 @attrs.define(eq=False)
 class Core:
-    """The engine's parts, wired together by ``open_engine``."""
+    """The engine's parts, wired together by ``open_engine``.
+
+    Attributes:
+        after_crash: the engine before this one was not closed in order.
+    """
 
     folder: Path
     files: FileSystem
@@ -79,6 +83,7 @@ class Core:
     rested: Condition = attrs.field(factory=Condition)
     running: dict[str, RunningOperation] = attrs.field(factory=dict)
     works: set[anyio.CancelScope] = attrs.field(factory=set)
+    after_crash: bool = False
     closed: str = ""
     closing: bool = False
     retrying_sends: bool = False

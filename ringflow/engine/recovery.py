@@ -75,7 +75,7 @@ def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) ->
     marks = core.state.marks[kernel_id]
     marks.next_sequence = applied_sequence + 1
     marks.skipped = cut_after(marks.skipped, applied_sequence)
-    if not core.journal.report.closed_cleanly:
+    if core.after_crash:
         lost = MessagesLost(
             kernel_id=kernel_id,
             first_sequence=applied_sequence + 1,
@@ -108,7 +108,7 @@ def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     )
     if spec.durability == "volatile":
         _forget_later_messages(core, kernel_id, applied)
-    elif spec.durability == "async" and not core.journal.report.closed_cleanly:
+    elif spec.durability == "async" and core.after_crash:
         _announce_lost_suffix(core, kernel_id)
     core.runtimes[kernel_id] = runtime  # from now on it may get messages, of other kernels too
     runtime.release_outputs(seen)

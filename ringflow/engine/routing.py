@@ -205,7 +205,7 @@ def marks_after_restart(
             accepted_sequence=core.state.marks[spec.kernel_id].next_sequence - 1,
             exact=spec.replay == "exact",
             source_volatile=spec.durability == "volatile",
-            closed_cleanly=core.journal.report.closed_cleanly,
+            closed_cleanly=not core.after_crash,
         )
         marks[edge.number] = mark
         if mark != edge.mark:

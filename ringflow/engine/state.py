@@ -13,10 +13,12 @@ import attrs
 
 from ringflow.engine.skipped import Ranges, joined
 from ringflow.errors import DuplicateKernelError, KernelBusyError, UnknownKernelError
+from ringflow.events import engine as engine_events
 from ringflow.events import lifecycle as life_events
 from ringflow.events import messages as message_events
 from ringflow.events import routing as routing_events
 from ringflow.events.codec import Event
+from ringflow.events.engine import EngineClosed, EngineOpened, JournalRepaired
 from ringflow.events.migration import MigrationRequested, MigrationRerouted
 from ringflow.events.reload import ReloadRequested
 from ringflow.events.snapshot import SnapshotRequested
@@ -73,6 +75,7 @@ _MESSAGE_EVENTS: Final = message_events.EVENT_TYPES
 _LIFE_EVENTS: Final = life_events.EVENT_TYPES
 _REQUESTS: Final = (MigrationRequested, ReloadRequested, SnapshotRequested)
 _ROUTING_EVENTS: Final = routing_events.EVENT_TYPES
+_ENGINE_EVENTS: Final = engine_events.EVENT_TYPES
 
 
 def begin_operation(event: Event) -> Operation | None:
@@ -111,6 +114,7 @@ class EngineState:
     Attributes:
         leases: by kernel, the operation that holds it.
         keys: by idempotency key, the operation that was started with it and its body's digest.
+        closed: the last engine was closed in order, and nothing was cut from the journal since.
     """
 
     kernels: dict[str, KernelLife] = attrs.field(factory=dict)
@@ -119,6 +123,7 @@ class EngineState:
     leases: dict[str, str] = attrs.field(factory=dict)
     keys: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     routing: Routing = attrs.field(factory=Routing)
+    closed: bool = True
 
     def apply(self, event: Event) -> None:
         """Fold one event in; raises ``IllegalTransitionError`` for one that can't have happened."""
@@ -126,6 +131,8 @@ class EngineState:
             self.marks[event.kernel_id].apply(event)
         elif isinstance(event, _ROUTING_EVENTS):
             self.routing.apply(event)
+        elif isinstance(event, _ENGINE_EVENTS):
+            self._apply_engine(event)
         elif isinstance(event, life_events.KernelLaunchRequested):
             self.kernels[event.kernel_id] = lifecycle.begin(event)
             self.marks[event.kernel_id] = MessageMarks()
@@ -137,6 +144,12 @@ class EngineState:
             self._keep_key(event)
         elif (operation_id := getattr(event, "operation_id", None)) is not None:
             self._evolve_operation(operation_id, event)
+
+    def _apply_engine(self, event: Event) -> None:
+        if isinstance(event, EngineClosed):
+            self.closed = True
+        elif isinstance(event, (EngineOpened, JournalRepaired)):
+            self.closed = False
 
     def check(self, events: Sequence[Event]) -> None:
         """Raise ``IllegalTransitionError`` if ``events`` can't come next; changes nothing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import ringflow
-from ringflow.events.engine import EngineClosed
+from ringflow.events.engine import TornTailCut
 from ringflow.simulate.files import CrashingFiles
 
 FOLDER: Final = Path("/engine")
@@ -37,7 +37,9 @@ def crash(files: CrashingFiles) -> CrashingFiles:
 async def events_of(engine: ringflow.Engine, wire_name: str) -> list[Any]:
     """Return the events of a type in the journal's order, all that were recorded until now."""
     journal = engine._core.journal
-    await journal.until_durable(journal.append("test", [EngineClosed()]))
+    await journal.until_durable(
+        journal.append("test", [TornTailCut(segment="", cut_bytes=0, backup="")])
+    )
     return [
         event
         for record in journal.records()

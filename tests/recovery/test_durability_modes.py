@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ringflow
+from ringflow.engine.archiving import archive_folder
 from ringflow.simulate.files import CrashingFiles
 from tests.engine.kernels import Add, Spin, adder, code, expected_state
 from tests.engine.story import Recorder, state_of
@@ -61,6 +62,21 @@ async def test_a_crash_announces_that_messages_may_be_lost(durability: str) -> N
         assert receipt.sequence == lost.first_sequence
         await receipt.done()
         assert (await state_of(kernel))[:3] == expected_state([*kept, 9])
+    async with engine_on(after) as engine:
+        assert len(await events_of(engine, "messages.lost.v1")) == 1
+
+
+@pytest.mark.parametrize("durability", ["async", "volatile"])
+async def test_archiving_after_a_crash_does_not_pass_for_an_orderly_end(durability: str) -> None:
+    """The journal is closed in order then, the engine was not: what may be lost is announced."""
+    files = CrashingFiles()
+    async with engine_on(files) as engine:
+        kernel = await engine.launch(adder(durability=durability), device="host:0")
+        await apply(kernel, [1])
+        await engine.checkpoint("adder")
+        await apply(kernel, [2])
+        after = crash(files)
+    await archive_folder(FOLDER, target=None, delete=True, files=after)
     async with engine_on(after) as engine:
         assert len(await events_of(engine, "messages.lost.v1")) == 1
 
