@@ -46,10 +46,11 @@ def replay(
 def _replay_decisions(path: Path, *, as_json: bool) -> None:
     from ringflow.engine.replay import replay_records
     from ringflow.events.registry import default_codec
-    from ringflow.journal.reader import read_records
+    from ringflow.journal.reader import read_history
 
     codec = default_codec()
-    report = replay_records(record.decoded(codec) for record in read_records(path))
+    base, records = read_history(path)
+    report = replay_records((record.decoded(codec) for record in records), base)
     if as_json:
         _print_json(_plain_report(report))
     else:
@@ -62,6 +63,8 @@ def _print_report(report: ReplayReport) -> None:
         f"{report.records} records of {report.epochs} openings, {report.decisions} decisions of "
         f"{report.operations} operations"
     )
+    if report.begun_at:
+        typer.echo(f"records 1 to {report.begun_at} were archived: begun with the base record")
     found = report.difference
     if found is None:
         typer.echo(f"replayed: {said}; each follows from its inputs")
@@ -94,6 +97,7 @@ def _plain_events(events: tuple[Event, ...]) -> list[dict[str, Any]]:
 def _plain_report(report: ReplayReport) -> dict[str, Any]:
     found = report.difference
     return {
+        "begun_at": report.begun_at,
         "records": report.records,
         "decisions": report.decisions,
         "operations": report.operations,

@@ -1,6 +1,8 @@
 """Replay of decisions: every event of a journal is an input, or must follow from one. Pure.
 
 - The state before a record is the fold of the records before it, as in the engine.
+- An archived journal begins with its base record's state, which is taken as told. Which epoch wrote
+  an operation's last record before it is unknown: of that epoch both ways to go on are accepted.
 - The first difference ends it: what comes later follows from another state.
 """
 
@@ -14,10 +16,12 @@ from ringflow.engine import replay_rules as rules
 from ringflow.engine.operations import decide
 from ringflow.engine.replay_rules import Finding
 from ringflow.engine.state import EngineState
+from ringflow.engine.state_codec import decode_state
 from ringflow.errors import UsageError
 from ringflow.events import lifecycle as life_events
 from ringflow.events import messages as message_events
 from ringflow.events.codec import Event
+from ringflow.journal.foundation import Foundation
 from ringflow.journal.record import Record
 from ringflow.routing import OutputId
 from ringflow.statemachines.effects import Restarted
@@ -49,6 +53,7 @@ class ReplayReport:
     Attributes:
         records: whole records, the differing one not counted.
         decisions: those of operations, recomputed by their machines.
+        begun_at: the sequence of the base record that stands for what was archived, 0 for none.
     """
 
     records: int
@@ -56,18 +61,29 @@ class ReplayReport:
     operations: int
     epochs: int
     difference: Difference | None
+    begun_at: int = 0
 
 
 class Replay:
-    """Takes records in order and holds each against the state that the ones before it make."""
+    """Takes records in order and holds each against the state that the ones before it make.
 
-    def __init__(self) -> None:
-        self.state = EngineState()
+    Args:
+        base: the base record of an archived journal; its first record follows.
+    Raises:
+        CorruptError: the base record's state can't be read.
+    """
+
+    def __init__(self, base: Foundation | None = None) -> None:
+        self.state = decode_state(base.state) if base else EngineState()
+        self.begun_at = base.place.sequence if base else 0
         self.records = 0
         self.decisions = 0
         self._epochs: dict[str, int] = {}  # of the last record, by kernel and operation id
-        self._epoch = 0
-        self._routes: dict[rules.RouteKey, OutputId] = {}
+        self._epoch = self._base_epoch = base.place.epoch if base else 0
+        self._routes: dict[rules.RouteKey, OutputId] = {
+            (edge.source, edge.number, edge.target): edge.mark
+            for edge in self.state.routing.edges.values()
+        }
 
     def take(self, record: Record) -> Difference | None:
         """Check one record and fold it in; after a difference nothing more can be taken."""
@@ -91,8 +107,9 @@ class Replay:
             records=self.records,
             decisions=self.decisions,
             operations=len(self.state.operations),
-            epochs=self._epoch,
+            epochs=self._epoch - self._base_epoch,
             difference=difference,
+            begun_at=self.begun_at,
         )
 
     def _check(self, record: Record) -> Finding | None:
@@ -115,8 +132,13 @@ class Replay:
         if operation is None:
             return rules.check_request(self.state, record.events[0])
         self.decisions += 1
-        restarted = self._epochs[record.stream] < record.epoch
-        return rules.check_decision(self.state, operation, record.events, restarted=restarted)
+        last_epoch = self._epochs.get(record.stream)
+        restarted = self._epochs.get(record.stream, self._base_epoch) < record.epoch
+        found = rules.check_decision(self.state, operation, record.events, restarted=restarted)
+        if found is None or restarted or last_epoch is not None:
+            return found
+        other = rules.check_decision(self.state, operation, record.events, restarted=True)
+        return other and found
 
     def _check_event(self, event: Event, record: Record) -> Finding | None:
         kernel_id = getattr(event, "kernel_id", "")
@@ -130,7 +152,8 @@ class Replay:
                 marks, event
             )
         if isinstance(event, life_events.EVENT_TYPES):
-            restarted = self._epochs.get(f"kernel/{kernel_id}", record.epoch) < record.epoch
+            last_epoch = self._epochs.get(f"kernel/{kernel_id}", self._base_epoch or record.epoch)
+            restarted = last_epoch < record.epoch
             return rules.check_life(life, marks, event, restarted=restarted)
         return None
 
@@ -139,20 +162,23 @@ class Replay:
         operation_id = self.state.leases.get(kernel_id)
         if operation_id is None:
             return None
-        if self._epochs[f"operation/{operation_id}"] == record.epoch:
+        if self._epochs.get(f"operation/{operation_id}", self._base_epoch) == record.epoch:
             return None
         expected = decide(self.state.operations[operation_id], Restarted())
         why = f"the restart must end operation {operation_id!r} before the kernel goes on"
         return Finding(why, (event,), expected)
 
 
-def replay_records(records: Iterable[Record]) -> ReplayReport:
+def replay_records(records: Iterable[Record], base: Foundation | None = None) -> ReplayReport:
     """Recompute the decisions of a journal up to the first difference.
 
     Args:
-        records: from the journal's first on; ``read_records`` yields verified ones.
+        records: from the journal's first on, or from the first behind ``base``; ``read_history``
+            gives both, verified.
+    Raises:
+        CorruptError: the base record's state can't be read.
     """
-    replay, difference = Replay(), None
+    replay, difference = Replay(base), None
     for record in records:
         difference = replay.take(record)
         if difference is not None:

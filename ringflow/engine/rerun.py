@@ -26,7 +26,7 @@ from ringflow.engine.restoring import code_of
 from ringflow.errors import DeviceError, StorageError, UsageError
 from ringflow.events.registry import default_codec
 from ringflow.files import FileSystem, SystemFiles
-from ringflow.journal.reader import find_journal, read_records
+from ringflow.journal.reader import find_journal, read_history
 from ringflow.spec import KernelSpec, decode_spec
 from ringflow.statemachines.lifecycle import RecoveryPoint
 from ringflow.storage import Checkpoint, ChunkType, FileStorage, ObjectStore
@@ -93,9 +93,12 @@ async def rerun_kernel(
     def prepare() -> tuple[Path, RerunPlan, Device]:
         journal = find_journal(Path(path), used)
         codec = default_codec()
-        records = (record.decoded(codec) for record in read_records(journal, files=used))
+        base, raw = read_history(journal, files=used)
+        records = (record.decoded(codec) for record in raw)
         objects = ObjectStore(journal.parent / "objects", files=used)
-        plan = plan_rerun(records, kernel_id, posting_of=lambda event: posting_of(event, objects))
+        plan = plan_rerun(
+            records, kernel_id, posting_of=lambda event: posting_of(event, objects), base=base
+        )
         return journal.parent, plan, open_device(device) if isinstance(device, str) else device
 
     root, plan, opened = await in_thread(prepare)

@@ -14,11 +14,13 @@ import attrs
 from ringflow.device.posting import Posting
 from ringflow.engine.skipped import is_in
 from ringflow.engine.state import EngineState
+from ringflow.engine.state_codec import decode_state
 from ringflow.errors import UnknownKernelError, UsageError
 from ringflow.events import lifecycle as life_events
 from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted, MessagesLost
 from ringflow.events.payloads import LeftOutPayload
 from ringflow.events.reload import ReloadCompleted
+from ringflow.journal.foundation import Foundation
 from ringflow.journal.record import Record
 from ringflow.statemachines.hot_reload import Reload
 from ringflow.statemachines.lifecycle import RecoveryPoint
@@ -68,6 +70,14 @@ class _History:
     messages: dict[int, Posting] = attrs.field(factory=dict)
     steps: list[_Step] = attrs.field(factory=list)
     _obstacle: str = ""
+
+    def begin(self, base: Foundation) -> None:
+        """Begin with the recovery points of a base record; what led to them is not there."""
+        self.state = decode_state(base.state)
+        if (life := self.state.kernels.get(self.kernel_id)) is not None:
+            self.steps = [
+                _Step(point, None, "what led there was archived") for point in life.recovery_points
+            ]
 
     def take(self, record: Record) -> None:
         for event in record.events:
@@ -146,16 +156,20 @@ def plan_rerun(
     kernel_id: str,
     *,
     posting_of: Callable[[BulkMessageAccepted], Posting],
+    base: Foundation | None = None,
 ) -> RerunPlan:
     """Return the spans between the recovery points that are kept.
 
     Args:
         posting_of: gives a message whose data is an object.
+        base: what stands for records that were archived.
     Raises:
         UnknownKernelError: the journal does not have it.
         UsageError: it has fewer than two recovery points.
     """
     history = _History(kernel_id, posting_of)
+    if base is not None:
+        history.begin(base)
     for record in records:
         history.take(record)
     kernels: Mapping[str, object] = history.state.kernels

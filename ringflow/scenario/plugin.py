@@ -90,10 +90,11 @@ def assert_replays() -> Callable[[Path], None]:
     def check(folder: Path) -> None:
         from ringflow.engine.replay import replay_records
         from ringflow.events.registry import default_codec
-        from ringflow.journal.reader import read_records
+        from ringflow.journal.reader import read_history
 
         codec = default_codec()
-        report = replay_records(record.decoded(codec) for record in read_records(folder))
+        base, records = read_history(folder)
+        report = replay_records((record.decoded(codec) for record in records), base)
         assert report.difference is None, f"the journal does not replay: {report.difference}"
 
     return check

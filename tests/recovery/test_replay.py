@@ -31,7 +31,7 @@ from tests.engine.story import Recorder, send_all
 FOLDER = Path("/engine")
 
 
-async def _live(files: CrashingFiles) -> None:
+async def live(files: CrashingFiles) -> None:
     """Write a journal with each kind of decision: done, rolled back, cancelled."""
     async with ringflow.open_engine(FOLDER, devices=["host:0", "host:1"], files=files) as engine:
         kernel = await engine.launch(adder(), device="host:0")
@@ -62,7 +62,7 @@ async def until_event(operation: Any, wire_name: str) -> None:
             return
 
 
-async def _two_lives(files: CrashingFiles) -> CrashingFiles:
+async def two_lives(files: CrashingFiles) -> CrashingFiles:
     """Add a migration that a crash cuts short, and the engine that finds it."""
     async with ringflow.open_engine(FOLDER, devices=["host:0", "host:1"], files=files) as engine:
         operation = engine.start_migration("adder", to="host:0")
@@ -79,8 +79,8 @@ async def _two_lives(files: CrashingFiles) -> CrashingFiles:
 def records() -> tuple[Record, ...]:
     """The journal of an engine that moved, reloaded, failed, crashed and came back."""
     files = CrashingFiles()
-    anyio.run(_live, files)
-    files = anyio.run(_two_lives, files)
+    anyio.run(live, files)
+    files = anyio.run(two_lives, files)
     codec = default_codec()
     return tuple(record.decoded(codec) for record in read_records(FOLDER, files=files))
 
