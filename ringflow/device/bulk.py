@@ -200,8 +200,9 @@ class MessageArena(_Mapped):
             self._next_bytes = 0
 
     def close(self) -> None:
-        super().close()
-        self.reset()
+        with self._changed:  # one step: a ``fill`` that waits for the lock finds no piece
+            super().close()
+            self._pieces.clear()
 
 
 @final

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import anyio
 import attrs
 
 from ringflow.device.api import Device
@@ -65,7 +66,12 @@ async def fork(
     with core.lease(forked_id, "fork()"):
         origin = await _origin(core, source, sequence, point)
         rebuilt = await rebuild_at(core, origin.life, point, target)
-        instance = await core.in_thread(lambda: _make(core, origin, rebuilt, spec, target))
+        try:
+            instance = await core.in_thread(lambda: _make(core, origin, rebuilt, spec, target))
+        except BaseException:  # cancelled before it began; else nothing is left to free
+            with anyio.CancelScope(shield=True):
+                await core.in_thread(rebuilt.instance.discard)
+            raise
         await bring_to_life(core, instance, actor=actor, reason=reason, facts=(forked,))
     return forked_id
 

@@ -405,12 +405,13 @@ class QueueConsumer:
     async def acknowledge(self, sequence: int, index: int) -> None:
         runtime, name = self._runtime, self._queue.name
         await self._core.journal.room()
-        if not self._queue.acknowledge((sequence, index)):
+        if (sequence, index) <= self._queue.position:
             return
         acknowledged = OutputsAcknowledged(
             kernel_id=runtime.kernel_id, consumer=name, sequence=sequence, index=index
         )
         self._core.record(f"consumers/{runtime.kernel_id}", [acknowledged], control=False)
+        self._queue.acknowledge((sequence, index))  # after: what the journal refused stays
         runtime.deliver()
         runtime.changed.notify()
 
@@ -449,11 +450,11 @@ async def forget(core: Core, runtime: KernelRuntime, name: str) -> None:
         raise UsageError(f"kernel {runtime.kernel_id!r} has no consumer {name!r}")
     if queue.has_reader:
         raise UsageError(f"consumer {name!r} is being read; leave its block first")
-    del runtime.outputs.consumers[name]
     append = core.record(
         f"consumers/{runtime.kernel_id}",
         [ConsumerForgotten(kernel_id=runtime.kernel_id, consumer=name)],
     )
+    del runtime.outputs.consumers[name]
     runtime.deliver()
     runtime.changed.notify()
     with anyio.CancelScope(shield=True):

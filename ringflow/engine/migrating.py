@@ -74,11 +74,11 @@ class MigrationPerformer:
             await checkpoints.retire(self._core, self._runtime.kernel_id)
 
     async def abandon(self) -> None:
-        """Free the target unless the kernel runs on it; a failed free keeps nobody from work."""
-        target = self._target
-        if target is not None and target is not self._runtime.instance:
-            with contextlib.suppress(DeviceError):
-                await self._core.in_thread(target.close)
+        """Free the instances that the kernel does not run on; a failed free is no failure."""
+        for instance in (self._source, self._target):
+            if instance is not None and instance is not self._runtime.instance:
+                with contextlib.suppress(DeviceError):
+                    await self._core.in_thread(instance.close)
 
     @property
     def _prepared(self) -> Instance:

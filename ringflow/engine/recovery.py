@@ -118,12 +118,12 @@ def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
 
 async def start(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     """Launch a kernel that none ran in this process; when it raises nothing is left of it."""
-    runtime = new_runtime(core, rebuilt)
     try:
+        runtime = new_runtime(core, rebuilt)
         await restart_from(core, runtime, rebuilt, applied_sequence=None)
     except RingflowError as error:
-        core.runtimes.pop(runtime.kernel_id)
-        runtime.end(halted=str(error))
+        if (left := core.runtimes.pop(rebuilt.instance.spec.kernel_id, None)) is not None:
+            left.end(halted=str(error))
         await core.in_thread(rebuilt.instance.discard)
         raise
     return runtime

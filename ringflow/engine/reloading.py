@@ -88,7 +88,8 @@ class ReloadPerformer:
 
     async def finish(self, state: Operation) -> None:
         """Show the outputs that were held, and free the way back, now that it is durable."""
-        if state.state.value == "failed":  # the way back failed too, before it freed the new code
+        if state.state.value == "failed":  # the way back failed too: what comes is a rebuilding
+            self._runtime.retain_after = None
             await self.abandon()
         if state.state.value != "completed":
             return

@@ -327,3 +327,25 @@ def test_memory_is_not_taken_back_under_a_copy() -> None:
     assert not slow.is_filled(1)
     slow.fill(1, Bulk.of(bytes(100)))
     assert not slow.is_filled(1)
+
+
+def test_a_copy_that_waits_for_the_close_finds_nothing_to_do() -> None:
+    """Whenever the arena's lock is free there is memory for every piece."""
+
+    class Watched(threading.Condition):
+        """Has another copy begin as soon as the lock is given back."""
+
+        def __exit__(self, *given: Any) -> None:
+            super().__exit__(*given)
+            if self.watching and not self._is_owned():  # type: ignore[attr-defined]
+                self.watching = False
+                arena.fill(1, Bulk.of(b"late"))
+
+        watching = False
+
+    arena = MessageArena(HostAllocation(4096, label="arena"))
+    assert arena.reserve(1, 4, done_sequence=0)
+    arena._changed = changed = Watched()
+    changed.watching = True
+    arena.close()
+    assert not changed.watching

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import ringflow
+from ringflow.engine import forking
+from ringflow.engine.restoring import rebuild_at
 from ringflow.files import SystemFiles
 from tests.engine.doubles import FaultyDevice
 from tests.engine.kernels import Add, Spin, Total, Trap, adder, code, expected_state
@@ -245,3 +247,54 @@ async def test_memory_that_cannot_be_freed_keeps_nobody_from_work(folder: Path) 
             await engine.migrate("adder", to="host:1")
         await send_all(kernel, [5])
         assert await total_of(kernel) == 5
+
+
+async def test_a_reload_that_fails_on_both_ways_keeps_no_messages(folder: Path) -> None:
+    """The kernel is rebuilt, and what it finishes from then on is forgotten."""
+    device: Any = FaultyDevice("host:0")
+    async with ringflow.open_engine(folder, devices=[device]) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        await send_all(kernel, [1])
+        operation = await engine.start_reload(
+            "adder", code("adder_double"), probation_messages=1000, probation_timeout_s=600
+        )
+        await until_state(operation, "reload.restored.v1")
+        await (await kernel.send(Add(2))).done()
+        device.fails_in = "launch"
+        await operation.cancel()
+        with pytest.raises(ringflow.OperationFailedError, match="injected in launch"):
+            await operation.result()
+        assert await total_of(kernel) == 3
+        await (await kernel.send(Add(3))).done()
+        assert len(engine._core.runtimes["adder"].inbox) == 0
+    device.close()
+
+
+async def test_a_fork_that_is_cancelled_gives_its_memory_back(
+    engine: ringflow.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between the state that it begins with and its own memory."""
+    kernel = await engine.launch(adder(), device="host:0")
+    await send_all(kernel, [1, 2])
+    await engine.checkpoint("adder")
+    made: list[Any] = []
+
+    async def cancelled_after(*given: Any) -> Any:
+        made.append(await rebuild_at(*given))
+        scope.cancel()
+        return made[0]
+
+    monkeypatch.setattr(forking, "rebuild_at", cancelled_after)
+    with anyio.CancelScope() as scope:
+        await forking.fork(
+            engine._core,
+            "adder",
+            at_sequence=None,
+            code=None,
+            kernel_id="copy",
+            device="host:1",
+            actor="",
+            reason="",
+        )
+    assert made
+    assert not made[0].instance.resident._allocations

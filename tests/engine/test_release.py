@@ -149,3 +149,35 @@ async def test_a_failed_restore_goes_back_to_the_state_before(folder: Path) -> N
         await send_all(kernel, [9])
         assert (await state_of(kernel))[:3] == expected_state([1, 2, 9])
     device.close()
+
+
+@pytest.mark.parametrize("step", ["acknowledge", "forget"])
+async def test_what_the_journal_refuses_leaves_a_consumer_as_it_was(
+    engine: ringflow.Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Outputs that are not acknowledged in the journal stay in the next checkpoints."""
+    kernel = await engine.launch(adder(), device="host:0")
+    core: Any = engine._core
+    async with kernel.replies(consumer="reader") as replies:
+        await done(kernel, [1])
+        reply = await anext(replies)
+        queue = core.runtimes["adder"].outputs.consumers["reader"]
+
+        def refuse(*given: Any, **named: Any) -> Any:
+            raise ringflow.LimitExceededError("records", 1, 1, "wait")
+
+        async def attempt() -> None:
+            if step == "acknowledge":
+                await reply.ack()
+            else:
+                queue.has_reader = False
+                await kernel.forget_consumer("reader")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(core), "record", refuse)
+            with pytest.raises(ringflow.LimitExceededError):
+                await attempt()
+        assert core.runtimes["adder"].outputs.consumers["reader"] is queue
+        assert len(queue.outputs) == 1
+        await reply.ack()
+        assert core.state.marks["adder"].consumers["reader"] == (reply.sequence, reply.index)
