@@ -202,7 +202,7 @@ def _accept(
     if waiter is not None:
         runtime.outputs.calls[first] = waiter
     append = accept(core, runtime, accepted, postings)
-    if append is not None and len(runtime.inbox) == 1:  # a kernel with more to do is awake
+    if append is not None and core.journal.waiting_count <= 1:  # else somebody did it before
         _expect(core, runtime)
     return SendReceipt(last, core, runtime, append)
 

@@ -268,6 +268,10 @@ class Journal(Protocol):
         """Wait until the message lane is under its bound; an ``append`` without await fits then."""
 
     @property
+    def waiting_count(self) -> int:
+        """How many records wait for the writer, those of the batch in work left out."""
+
+    @property
     def commit_s(self) -> float:
         """How long the last batch took to become durable, 0 before the first one."""
 

@@ -104,6 +104,10 @@ class JournalWriter:
         return self._durable
 
     @property
+    def waiting_count(self) -> int:
+        return len(self._lanes)
+
+    @property
     def commit_s(self) -> float:
         return self._commit_s
 
