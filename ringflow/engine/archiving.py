@@ -206,19 +206,22 @@ async def archive(
             return planned
         if target is not None:
             await in_thread(partial(work.check_target, planned, target))
+        base = journal.base
         if planned.segments:
             base = await in_thread(partial(work.write_base, planned))
-            done = JournalArchived(
-                first_sequence=planned.first_sequence,
-                last_sequence=planned.last_sequence,
-                head=base.place.hash,
-                segments=planned.segments,
-                folder="" if target is None else str(target),
-                actor=actor,
-                reason=reason,
-            )
-            await journal.until_durable(journal.append("engine", [done]))
-            journal.rebase(base)
+        assert base is not None  # leftovers are what it stands for
+        going = _going(planned)
+        done = JournalArchived(
+            first_sequence=going[0].first_sequence,
+            last_sequence=base.place.sequence,
+            head=base.place.hash,
+            segments=tuple(map(str, going)),
+            folder="" if target is None else str(target),
+            actor=actor,
+            reason=reason,
+        )
+        await journal.until_durable(journal.append("engine", [done]))
+        journal.rebase(base)
         await in_thread(partial(work.remove, planned, target))
     except OSError as error:
         raise StorageError(f"archiving failed: {error}; mend that and archive again") from error

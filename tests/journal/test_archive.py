@@ -355,3 +355,30 @@ async def test_a_new_archive_folder_is_synced_into_those_above_it() -> None:
     )
     for folder in ("/", "/store", "/store/2026"):
         assert ("fsync_folder", Path(folder)) in calls[:gone]
+
+
+async def test_what_a_crash_left_of_an_archiving_is_journaled_when_it_goes() -> None:
+    """The crash came between the base record and the event: who and why must not be missing."""
+    files = CrashingFiles()
+    await written(files)
+
+    def crash_behind_the_base(call: str, path: Path) -> None:
+        if (call, path) == ("fsync_folder", JOURNAL) and any(
+            name.startswith("base-") and name.endswith(".json") for name in files.names(JOURNAL)
+        ):
+            files.power_off()
+
+    files.watch = crash_behind_the_base
+    with pytest.raises(StorageError):
+        await archived(files)
+    after = files.after_crash(Loss.NONE)
+    await archived(after, to_sequence=0)
+    records = list(read_records(FOLDER, files=after))
+    (told,) = (
+        event
+        for record in records
+        for event in record.events
+        if event["type"] == "engine.journal_archived.v1"
+    )
+    assert (told["actor"], told["first_sequence"]) == ("ops", 1)
+    assert told["last_sequence"] == records[0].sequence - 1
