@@ -51,7 +51,7 @@ class BulkMessageAccepted:
 
 @event
 class MessagesLost:
-    """A crash or a restore lost messages from ``first_sequence`` on.
+    """A crash, a restore or a close lost messages from ``first_sequence`` on.
 
     Attributes:
         last_sequence: the last one that was lost, 0 where nobody knows.

@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 import ringflow
+from ringflow.events.messages import MessagesLost
 from ringflow.simulate.files import CrashingFiles
 from tests.engine.doubles import FaultyDevice
-from tests.engine.kernels import Add, Total, adder, code, expected_state
+from tests.engine.kernels import Add, Spin, Total, adder, code, expected_state
 from tests.engine.story import Recorder, send_all, state_of
 
 pytestmark = pytest.mark.anyio
@@ -181,3 +182,22 @@ async def test_what_the_journal_refuses_leaves_a_consumer_as_it_was(
         assert len(queue.outputs) == 1
         await reply.ack()
         assert core.state.marks["adder"].consumers["reader"] == (reply.sequence, reply.index)
+
+
+async def test_what_an_orderly_close_loses_of_a_volatile_kernel_is_journaled(
+    folder: Path,
+) -> None:
+    """Messages that wait then are nowhere afterwards, and a second close has nothing to say."""
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(adder(durability="volatile"), device="host:0")
+        await kernel.send(Spin(100_000))
+        for value in range(40):
+            await kernel.send(Add(value))
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        applied = engine.kernels()[0].applied_sequence
+        await done(engine.kernel("adder"), [1])
+        assert (await state_of(engine.kernel("adder")))[2] == 1
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        records = tuple(engine._core.journal.records(types=[MessagesLost.wire_name]))
+    lost = [event for one in records for event in one.events if isinstance(event, MessagesLost)]
+    assert [(one.first_sequence, one.last_sequence) for one in lost] == [(applied + 1, 41)]
