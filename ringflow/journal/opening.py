@@ -104,7 +104,12 @@ async def _in_thread(call: Callable[[], T]) -> T:
 
 
 def _lock(files: FileSystem, root: Path) -> FolderLock:
-    ensure_folder(files, root)
+    try:
+        ensure_folder(files, root)
+    except OSError as error:
+        raise StorageError(
+            f"the folder {str(root)!r} can't be made: {error}; mend that and try again"
+        ) from error
     return files.lock(root / LOCK_NAME)
 
 

@@ -28,6 +28,7 @@ MESSAGES: Final = {  # of a folder's files, and of single files that have their 
 }
 ROUTES: Final = {"tests/engine/kernels": ("next", "typed"), "scenarios/kernels": ("next", "log")}
 DEFINED: Final = {"tests/recovery/soak/kernel.cu": soak.code(1).text}  # with what its program says
+SAID: Final = ("scenarios/kernels", "ringflow/simulate/kernels")  # by comments in the files
 BROKEN: Final = ("scenarios/kernels/adder_broken.cu",)  # on purpose
 
 FILES: Final = sorted(
@@ -49,7 +50,7 @@ def _headers(file: str) -> dict[str, str]:
         words = ROOT / "ringflow/device/host/runtime/cta.cuh"
         return {**headers, words.name: words.read_text(encoding="utf-8")}
     folder = Path(file).parent.as_posix()
-    if folder == "scenarios/kernels":
+    if folder in SAID:
         said = header_of(_source(file))
         layouts: Sequence[MessageLayout] = messages_of(said.get("messages", ""))
     else:
