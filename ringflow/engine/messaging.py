@@ -121,9 +121,11 @@ async def _admitted(
     number: int = 0,
 ) -> Kept | None:
     """Wait for room for a message, and own its bulk; all that is left is to accept it."""
-    await _until_room(core, runtime, on_full, bulk_bytes=len(message.bulk))
     if not len(message.bulk):
+        if not _is_at_ease(core, runtime):
+            await _until_room(core, runtime, on_full)
         return None
+    await _until_room(core, runtime, on_full, bulk_bytes=len(message.bulk))
     _check_number(core, runtime.kernel_id, producer, number)  # before anything is stored
     objects = None if runtime.spec.durability == "volatile" else core.objects
     kept = await keep(message, in_thread=core.in_thread, objects=objects)
@@ -281,6 +283,17 @@ def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> Non
             f"producer {producer!r} sent number {number} after {last}; go on from "
             f"last_number({producer!r}) + 1"
         )
+
+
+def _is_at_ease(core: Core, runtime: KernelRuntime) -> bool:
+    """Whether a small message certainly has room; asked first, for it is cheap."""
+    return (
+        runtime.delivering
+        and not core.state.routing.into(runtime.kernel_id)
+        and len(runtime.inbox) < core.limits.parked_messages
+        and core.journal.has_room
+        and not runtime.outputs.is_full
+    )
 
 
 async def _until_room(

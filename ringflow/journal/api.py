@@ -264,6 +264,10 @@ class Journal(Protocol):
     async def until_durable(self, append: Append) -> None:
         """Wait for the durable mark; raises ``OutcomeUnknownError`` if the journal failed."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether ``room`` would return at once."""
+
     async def room(self) -> None:
         """Wait until the message lane is under its bound; an ``append`` without await fits then."""
 

@@ -39,6 +39,7 @@ from ringflow.journal.segments import Chain, Segment, SegmentName
 from ringflow.journal.store import SegmentStore
 
 _RESERVE_BYTES: Final = 2**20
+_STALLED_NS: Final = 10_000_000
 _UNSEALED_MAX: Final = 4  # so many wait for a quiet moment
 _SMALL_BATCH_BYTES: Final = 2**16  # larger ones would be written twice for little
 
@@ -167,6 +168,7 @@ class SegmentLog:
     ) -> None:
         self._files = files
         self._lock = lock
+        self._checked_ns = 0
         self._folder = folder
         self._store = SegmentStore(files, folder)
         self._segment_bytes = segment_bytes
@@ -202,8 +204,19 @@ class SegmentLog:
         records, lines = self._sealer.seal(batch)
         data = b"".join(lines)
         self._write(data)
-        self._lock.check()  # after the sync: what comes after a pinned end is lost
+        self._check_lock()
         return records, len(data)
+
+    def _check_lock(self) -> None:
+        """Raise if another writer may have taken over; before anything is acknowledged.
+
+        It takes a writer that was stalled, within the sync or before it, so a writer that was
+        here a moment ago need not look.
+        """
+        now_ns = self._sealer.tick()
+        if now_ns - self._checked_ns >= _STALLED_NS:
+            self._lock.check()
+            self._checked_ns = now_ns
 
     def close(self) -> None:
         try:

@@ -166,6 +166,11 @@ class JournalWriter:
             self._awaited = min(self._awaited, sequence)
             await self._progress.wait()
 
+    @property
+    def has_room(self) -> bool:
+        is_open = self.failure is None and not self._closing
+        return is_open and self._lanes.message_bytes < self._limits.message_queue_bytes
+
     async def room(self) -> None:
         while self._lanes.message_bytes >= self._limits.message_queue_bytes:
             self._check_open()
