@@ -70,19 +70,19 @@ def dbos(folder: Path) -> Iterator[Write]:
     }
     DBOS(config=config)
 
-    @DBOS.step()
     def step(payload: str) -> str:
         return payload
 
-    @DBOS.workflow()
     def flow(rounds: int) -> None:
         for _ in range(rounds):
-            step("AAAAAAAAAAAAAAAAAAAAAA==")
+            recorded_step("AAAAAAAAAAAAAAAAAAAAAA==")
 
+    recorded_step: Callable[[str], str] = DBOS.step()(step)
+    recorded_flow: Write = DBOS.workflow()(flow)
     logging.getLogger("dbos").setLevel(logging.CRITICAL)
     DBOS.launch()
     try:
-        yield flow
+        yield recorded_flow
     finally:
         DBOS.destroy()
 
