@@ -19,7 +19,7 @@ from ringflow.cli.comparing import chunk_differences
 from ringflow.storage import Checkpoint, CheckpointBuilder
 from ringflow.storage.blocks import BLOCK_BYTES
 from tests.cli.program import program
-from tests.engine.kernels import adder
+from tests.engine.kernels import Add, adder
 from tests.engine.story import send_all
 
 Capture = pytest.CaptureFixture[str]
@@ -28,10 +28,10 @@ Capture = pytest.CaptureFixture[str]
 async def _work(folder: Path) -> None:
     async with ringflow.open_engine(folder) as engine:
         kernel = await engine.launch(adder())
-        await send_all(kernel, range(10))
-        await engine.checkpoint("adder", name="before")
-        await send_all(kernel, range(10))
-        await engine.checkpoint("adder", name="after")
+        for name in ("before", "after"):
+            await send_all(kernel, range(9))
+            await (await kernel.send(Add(9))).done()  # a checkpoint holds what is done by then
+            await engine.checkpoint("adder", name=name)
         await engine.retire_checkpoint("adder", "before", actor="ops", reason="space")
         await engine.launch(adder("second"))
 
