@@ -216,10 +216,6 @@ class NotFoundError(StorageError):
     """The named thing is not in the store."""
 
 
-class TornRecordError(StorageError):
-    """A record runs past the end of the last segment; the tail may be cut."""
-
-
 class CorruptError(StorageError):
     """Stored bytes contradict their digest or format; never cut or repaired by itself."""
 
