@@ -1,4 +1,4 @@
-"""Kernels of the device tests: compiled by clang once a process, loaded on the host device."""
+"""Kernels of the device tests: compiled once a process for each target, and loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ringflow.device.api import Device
-from ringflow.device.compiler.api import HOST, CompiledCode, compile_source
+from ringflow.device.compiler.api import HOST, CompiledCode, CompileTarget, compile_source
 from ringflow.device.resident import ResidentKernel
 from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region
 
@@ -52,12 +52,12 @@ def spec(name: str, *, block: Dim3 = (32, 1, 1), **changes: Any) -> KernelSpec:
 
 
 @functools.cache
-def compiled(name: str) -> CompiledCode:
-    """Return a test kernel as clang's PTX."""
+def compiled(name: str, target: CompileTarget = HOST) -> CompiledCode:
+    """Return a test kernel as a device's code, by default clang's PTX."""
     return compile_source(
         source(name),
         entry_point=ENTRY_POINTS.get(name, name),
-        target=HOST,
+        target=target,
         name=f"{name}.cu",
         cache=None,
     )
@@ -76,7 +76,7 @@ def resident(
     """Return a test kernel on a device, not yet launched."""
     return ResidentKernel(
         device,
-        device.load(compiled(name)),
+        device.load(compiled(name, device.target)),
         spec(name, block=block, **changes),
         grid=grid,
         base_sequence=base_sequence,
