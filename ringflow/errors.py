@@ -360,16 +360,48 @@ class DeviceError(RingflowError):
         super().__init__(message)
 
 
-class DeviceMemoryError(DeviceError):
-    """The device has not enough free memory."""
+class DeviceLostError(DeviceError):
+    """A device's context is lost, and with it every kernel and all memory there.
 
-    def __init__(self, device: str, wanted_bytes: int, free_bytes: int) -> None:
+    Attributes:
+        device: its name.
+    """
+
+    def __init__(self, device: str, reason: str, *, call: str = "", code: str = "") -> None:
+        self.device = device
+        super().__init__(
+            f"device {device!r} is lost: {reason}; restore its kernels on another device, and "
+            "restart the process to use it again",
+            call=call,
+            code=code,
+        )
+
+
+class DeviceMemoryError(DeviceError):
+    """The device has not enough free memory.
+
+    Attributes:
+        largest_bytes: the largest piece that is free, where that is less than all that is.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        wanted_bytes: int,
+        free_bytes: int,
+        *,
+        largest_bytes: int | None = None,
+        what: str = "",
+        advice: str = "migrate a kernel away or raise the device's limit",
+    ) -> None:
         self.device = device
         self.wanted_bytes = wanted_bytes
         self.free_bytes = free_bytes
+        self.largest_bytes = free_bytes if largest_bytes is None else largest_bytes
+        pieces = "" if largest_bytes is None else f", {largest_bytes} of them in one piece"
         super().__init__(
-            f"device {device!r} has {free_bytes} bytes free, {wanted_bytes} were asked for; "
-            "migrate a kernel away or raise the device's limit",
+            f"device {device!r} has {free_bytes} bytes {what and what + ' '}free{pieces}, "
+            f"{wanted_bytes} were asked for; {advice}",
             call="allocate",
             code="out of memory",
         )

@@ -1,0 +1,286 @@
+"""A GPU's primary context, as ringflow holds it from the opening of a device to its close.
+
+- Limits whose change would wait for running kernels are set once, when it is made.
+- A thread has the context only within ``current``, so that other libraries keep theirs.
+- Nothing ever waits for the whole context; ``await_event`` waits for one event, with a deadline.
+- After an error that kills the context, every call raises ``DeviceLostError``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, Final, final
+
+import attrs
+
+from ringflow.device.cuda import driver
+from ringflow.errors import DeviceError, DeviceLostError, UnknownDeviceError
+
+LOCAL_MEMORY_BYTES: Final = 1024
+PRINTF_BYTES: Final = 1 << 20
+HEAP_BYTES: Final = 8 << 20
+_SPIN_S: Final = 50e-6
+_NAP_S: Final = (20e-6, 1e-3)
+_NAME: Final = re.compile(r"cuda:(?:(0|[1-9]\d{0,3})|((?:GPU|MIG)-[0-9A-Fa-f-]{36}))\Z")
+KNOWN_FORMS: Final = ("cuda:0", "cuda:1", "cuda:N", "cuda:GPU-UUID")
+
+
+@attrs.frozen(kw_only=True)
+class Attributes:
+    """What the driver says of a GPU, as far as ringflow asks.
+
+    Attributes:
+        architecture: ``"sm_90"``.
+        sm_count: its multiprocessors.
+        memory_bytes: all of its memory.
+        max_shared_bytes: shared memory that a block may ask for.
+        kills_long_kernels: it has a display, and the driver ends kernels that run for seconds.
+        writes_values: a stream can write a word by itself (``cuStreamWriteValue32``).
+    """
+
+    name: str
+    uuid: str
+    architecture: str
+    sm_count: int
+    memory_bytes: int
+    max_shared_bytes: int
+    max_threads: int
+    maps_host_memory: bool
+    launches_cooperatively: bool
+    has_unified_addresses: bool
+    kills_long_kernels: bool
+    writes_values: bool
+
+
+def ordinal_of(name: str) -> int:
+    """Return the driver's ordinal of ``"cuda:N"`` or ``"cuda:GPU-UUID"``; starts CUDA.
+
+    Raises:
+        UnknownDeviceError: no device has this name.
+        DeviceError: CUDA does not start.
+    """
+    found = _NAME.match(name)
+    if not found:
+        raise UnknownDeviceError(name, KNOWN_FORMS, advice="name one of these forms")
+    driver.start()
+    count: int = driver.call("cuDeviceGetCount")
+    if found[1] is not None:
+        ordinals = [int(found[1])] if int(found[1]) < count else []
+    else:
+        wanted = found[2].lower()
+        ordinals = [i for i in range(count) if uuid_of(i).lower() == wanted]
+    if not ordinals:
+        known = [f"cuda:{i} ({uuid_of(i)})" for i in range(count)]
+        raise UnknownDeviceError(
+            name,
+            tuple(known),
+            advice="correct the name, or look at CUDA_VISIBLE_DEVICES, which hides devices",
+        )
+    return ordinals[0]
+
+
+def uuid_of(ordinal: int) -> str:
+    """Return a device's UUID as nvidia-smi writes it: ``GPU-`` and 36 characters."""
+    handle = driver.call("cuDeviceGet", ordinal)
+    digits = bytes(driver.call("cuDeviceGetUuid", handle).bytes).hex()
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return f"GPU-{'-'.join(parts)}"
+
+
+def attributes_of(ordinal: int) -> Attributes:
+    """Ask the driver about a device; makes no context."""
+    handle = driver.call("cuDeviceGet", ordinal)
+    names = driver.bindings().CUdevice_attribute
+
+    def number(attribute: str) -> int:
+        value: int = driver.call(
+            "cuDeviceGetAttribute", getattr(names, f"CU_DEVICE_ATTRIBUTE_{attribute}"), handle
+        )
+        return value
+
+    name: bytes = driver.call("cuDeviceGetName", 256, handle)
+    return Attributes(
+        name=name.split(b"\0")[0].decode(errors="replace"),
+        uuid=uuid_of(ordinal),
+        architecture=f"sm_{number('COMPUTE_CAPABILITY_MAJOR')}{number('COMPUTE_CAPABILITY_MINOR')}",
+        sm_count=number("MULTIPROCESSOR_COUNT"),
+        memory_bytes=int(driver.call("cuDeviceTotalMem", handle)),
+        max_shared_bytes=number("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+        max_threads=number("MAX_THREADS_PER_BLOCK"),
+        maps_host_memory=bool(number("CAN_MAP_HOST_MEMORY")),
+        launches_cooperatively=bool(number("COOPERATIVE_LAUNCH")),
+        has_unified_addresses=bool(number("UNIFIED_ADDRESSING")),
+        kills_long_kernels=bool(number("KERNEL_EXEC_TIMEOUT")),
+        writes_values=bool(number("CAN_USE_64_BIT_STREAM_MEM_OPS")),
+    )
+
+
+def refusal_of(attributes: Attributes) -> tuple[str, str]:
+    """Return why persistent kernels can't run on a device, and a code for it; empty if they can."""
+    if attributes.kills_long_kernels:
+        return (
+            "its display driver ends kernels that run for seconds (KERNEL_EXEC_TIMEOUT); use a "
+            "GPU without a display, or switch the driver's watchdog off",
+            "kernel timeout",
+        )
+    lacking = {
+        "mapped host memory": attributes.maps_host_memory,
+        "cooperative launches": attributes.launches_cooperatively,
+        "unified addresses": attributes.has_unified_addresses,
+    }
+    lacks = [what for what, there in lacking.items() if not there]
+    if lacks:
+        return f"it has no {' and no '.join(lacks)}; use a GPU that has", "not supported"
+    return "", ""
+
+
+@final
+class CudaContext:
+    """The primary context of one GPU.
+
+    Attributes:
+        name: of the device, in errors.
+        lost: the error that has killed the context, None while it lives.
+        local_memory_bytes: what a thread may use without a launch that waits for running kernels.
+    """
+
+    def __init__(
+        self, ordinal: int, *, name: str = "", local_memory_bytes: int = LOCAL_MEMORY_BYTES
+    ) -> None:
+        """Retain the context and set its limits.
+
+        Raises:
+            DeviceError: the GPU can't run persistent kernels, or the driver refuses.
+        """
+        driver.start()
+        self.ordinal = ordinal
+        self.name = name or f"cuda:{ordinal}"
+        self.attributes = attributes_of(ordinal)
+        self.lost: DeviceLostError | None = None
+        self.local_memory_bytes = local_memory_bytes
+        reason, code = refusal_of(self.attributes)
+        if reason:
+            raise DeviceError(
+                f"{self.name!r} ({self.attributes.name}) can't run persistent kernels: {reason}",
+                call="open",
+                code=code,
+            )
+        self.device = self.call("cuDeviceGet", ordinal)
+        self.handle: Any = self.call("cuDevicePrimaryCtxRetain", self.device)
+        self._streams: list[Any] = []
+        try:
+            with self.current():
+                self._set_limits()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def uuid(self) -> str:
+        return self.attributes.uuid
+
+    def _set_limits(self) -> None:
+        limits = driver.bindings().CUlimit
+        for limit, value in (
+            (limits.CU_LIMIT_STACK_SIZE, self.local_memory_bytes),
+            (limits.CU_LIMIT_PRINTF_FIFO_SIZE, PRINTF_BYTES),
+            (limits.CU_LIMIT_MALLOC_HEAP_SIZE, HEAP_BYTES),
+        ):
+            if int(self.call("cuCtxGetLimit", limit)) < value:
+                self.call("cuCtxSetLimit", limit, value)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the context the calling thread's for the block."""
+        self.call("cuCtxPushCurrent", self.handle)
+        try:
+            yield
+        finally:
+            driver.call("cuCtxPopCurrent")
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call the driver, as ``driver.call``; most calls need ``current`` around them.
+
+        Raises:
+            DeviceLostError: this call or one before it has found the context dead.
+            DeviceError: the call failed otherwise.
+        """
+        self.check()
+        try:
+            return driver.call(name, *arguments)
+        except DeviceError as error:
+            raise self.noted(error) from error
+
+    def ask(self, name: str, *arguments: Any) -> bool:
+        """Ask whether something has ended, as ``driver.ask``; errors as ``call``."""
+        self.check()
+        try:
+            return driver.ask(name, *arguments)
+        except DeviceError as error:
+            raise self.noted(error) from error
+
+    def check(self) -> None:
+        """Raise ``DeviceLostError`` if the context is dead."""
+        if self.lost is not None:
+            raise DeviceLostError(
+                self.name, str(self.lost.__cause__), call=self.lost.call, code=self.lost.code
+            ) from self.lost.__cause__
+
+    def noted(self, error: DeviceError) -> DeviceError:
+        """Return an error of the driver, as ``DeviceLostError`` if it kills the context."""
+        if not driver.is_lost(error):
+            return error
+        lost = DeviceLostError(self.name, str(error), call=error.call, code=error.code)
+        lost.__cause__ = error
+        self.lost = self.lost or lost
+        return lost
+
+    # Streams and events
+
+    def make_stream(self) -> Any:
+        """Return a stream that never waits for the legacy one; it lives as long as the context."""
+        flag = driver.bindings().CUstream_flags.CU_STREAM_NON_BLOCKING
+        stream = self.call("cuStreamCreate", flag)
+        self._streams.append(stream)
+        return stream
+
+    def make_event(self) -> Any:
+        """Return an event without a time; whoever makes it destroys it."""
+        flag = driver.bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING
+        return self.call("cuEventCreate", flag)
+
+    def await_event(self, event: Any, timeout_s: float, *, what: str) -> None:
+        """Block until all before an event has ended; ``current`` is not needed.
+
+        Raises:
+            DeviceError: the time is up (code ``"timeout"``), or the context is lost.
+        """
+        start_s = time.monotonic()
+        nap_s = _NAP_S[0]
+        while not self.ask("cuEventQuery", event):
+            passed_s = time.monotonic() - start_s
+            if passed_s > timeout_s:
+                raise DeviceError(
+                    f"{what} on {self.name!r} has not ended within {timeout_s:g} s; a kernel holds "
+                    "what it needs, or the GPU hangs: look at nvidia-smi, give kernels smaller "
+                    "grids, and keep other streams of this process off the device",
+                    call=what,
+                    code="timeout",
+                )
+            if passed_s > _SPIN_S:
+                time.sleep(nap_s)
+                nap_s = min(2 * nap_s, _NAP_S[1])
+
+    def close(self) -> None:
+        """Destroy the streams and give the context back; a dead one is given back too."""
+        with contextlib.suppress(DeviceError):
+            driver.call("cuCtxPushCurrent", self.handle)
+            while self._streams:
+                with contextlib.suppress(DeviceError):
+                    driver.call("cuStreamDestroy", self._streams.pop())
+            driver.call("cuCtxPopCurrent")
+        with contextlib.suppress(DeviceError):
+            driver.call("cuDevicePrimaryCtxRelease", self.device)
