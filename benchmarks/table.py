@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ class Choices:
 
     quick: bool
     json: Path | None
+    markdown: Path | None = None
 
 
 def choices(description: str) -> Choices:
@@ -56,8 +58,11 @@ def choices(description: str) -> Choices:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small form; its goals say little")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="append the table to FILE, dated"
+    )
     given = parser.parse_args()
-    return Choices(given.quick, given.json)
+    return Choices(given.quick, given.json, given.markdown)
 
 
 def finish(title: str, rows: Sequence[Row], given: Choices) -> int:
@@ -69,10 +74,28 @@ def finish(title: str, rows: Sequence[Row], given: Choices) -> int:
     table.add_column("unit")
     table.add_column("met")
     for row in rows:
-        goal = "" if row.goal is None else f"{row.goal:g}"
-        met = "" if row.goal is None else ("yes" if row.met else "NO")
+        goal, met = _goal_of(row)
         table.add_row(row.name, f"{row.value:.4g}", goal, row.unit, met)
     Console().print(table)
     if given.json:
         given.json.write_bytes(orjson.dumps([attrs.asdict(row) for row in rows]))
+    if given.markdown:
+        with given.markdown.open("a", encoding="utf-8") as file:
+            file.write(as_markdown(title, rows))
     return 0 if given.quick or all(row.met for row in rows) else 1
+
+
+def as_markdown(title: str, rows: Sequence[Row]) -> str:
+    """Return the table as a section of a document, with today's date."""
+    lines = [f"\n## {title}", f"{datetime.date.today()}", ""]
+    lines += ["| what | value | goal | unit | met |", "|---|---:|---:|---|---|"]
+    for row in rows:
+        goal, met = _goal_of(row)
+        lines.append(f"| {row.name} | {row.value:.4g} | {goal} | {row.unit} | {met} |")
+    return "\n".join(lines) + "\n"
+
+
+def _goal_of(row: Row) -> tuple[str, str]:
+    if row.goal is None:
+        return "", ""
+    return f"{row.goal:g}", "yes" if row.met else "NO"
