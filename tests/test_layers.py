@@ -50,6 +50,7 @@ ONLY_IN = {
     "cuda": ("device/compiler/nvrtc.py", "device/cuda/"),
     "llvmlite": ("device/host/",),
     "ziglang": ("device/compiler/clang.py",),
+    "pynvml": ("device/cuda/topology.py",),
     "matplotlib": ("demo/",),
     "typer": ("cli/",),
     "rich": ("cli/", "demo/"),
