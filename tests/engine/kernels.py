@@ -41,7 +41,12 @@ class Hop:
     left: ringflow.u64
 
 
-MESSAGES: Final = (Add, Total, Spin, Trap)
+@ringflow.message(6)
+class Wait:
+    """Stay in this message, away from any boundary, until the test calls ``open_gate``."""
+
+
+MESSAGES: Final = (Add, Total, Spin, Trap, Wait)
 
 
 def code(name: str = "adder_v1") -> ringflow.KernelCodeSource:
@@ -53,7 +58,8 @@ def code(name: str = "adder_v1") -> ringflow.KernelCodeSource:
 def adder(kernel_id: str = "adder", **changes: Any) -> ringflow.KernelSpec:
     """Return the spec of a kernel that folds numbers into ``state`` and counts in ``log``.
 
-    ``state``: uint64[4]: order-dependent hash, sum, count, launches. ``cells``: float32[4096].
+    ``state``: uint64[4]: order-dependent hash, sum, count, gate (see ``Wait``).
+    ``cells``: float32[4096].
     """
     options: dict[str, Any] = {
         "kernel_id": kernel_id,

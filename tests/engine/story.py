@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Final
 
 import anyio
 import attrs
 
 import ringflow
+from ringflow.device.native import native
+from ringflow.engine.operations import Operation
 from ringflow.engine.waiting import Condition
 from tests.engine.kernels import Add, Total
+
+GATE_OPEN: Final = (1).to_bytes(8, "little")
 
 
 async def send_all(kernel: ringflow.KernelHandle, values: Iterable[int]) -> int:
@@ -18,6 +23,27 @@ async def send_all(kernel: ringflow.KernelHandle, values: Iterable[int]) -> int:
     for value in values:
         sequence = (await kernel.send(Add(value))).sequence
     return sequence
+
+
+def open_gate(engine: ringflow.Engine, kernel_id: str = "adder") -> None:
+    """Let a kernel that is in a ``Wait`` go on."""
+    resident = engine._core.runtimes[kernel_id].instance.resident
+    resident.device.copy_in(resident.regions["state"], GATE_OPEN, offset_bytes=3 * 8)
+    native().ring_workers(native().room)  # nobody else tells a sleeping worker
+
+
+async def cancel_in_its_wait(engine: ringflow.Engine, operation: Operation[Any]) -> None:
+    """Cancel an operation whose kernel is in a ``Wait``, then open the gate."""
+    asked = anyio.Event()
+
+    async def cancel() -> None:
+        asked.set()  # whoever waits for it goes on when the line below waits
+        assert await operation.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel)
+        await asked.wait()
+        open_gate(engine)
 
 
 async def state_of(kernel: ringflow.KernelHandle) -> tuple[int, ...]:

@@ -11,8 +11,15 @@ import pytest
 import ringflow
 from ringflow.engine.runtime import KernelRuntime
 from tests.engine.doubles import FaultyDevice
-from tests.engine.kernels import Add, Spin, Total, adder, expected_state
-from tests.engine.story import Producer, Recorder, cells_of, send_all, state_of
+from tests.engine.kernels import Add, Spin, Total, Wait, adder, expected_state
+from tests.engine.story import (
+    Producer,
+    Recorder,
+    cancel_in_its_wait,
+    cells_of,
+    send_all,
+    state_of,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -106,12 +113,12 @@ async def test_each_failing_step_leaves_the_kernel_on_the_source(
 async def test_a_cancelled_migration_leaves_the_kernel_at_work(engine: ringflow.Engine) -> None:
     """Cancelling before the commit point ends with the source running."""
     kernel = await engine.launch(adder(), device="host:0")
-    await kernel.send(Spin(100_000))
+    await kernel.send(Wait())
     operation = engine.start_migration("adder", to="host:1")
     async for event in operation.events():
         if event.wire_name == "migration.target_prepared.v1":
             break
-    assert await operation.cancel()
+    await cancel_in_its_wait(engine, operation)
     with pytest.raises(ringflow.OperationCancelledError):
         await operation.result()
     assert engine.kernels()[0].device == "host:0"

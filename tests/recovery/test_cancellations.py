@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ import anyio
 import pytest
 
 import ringflow
-from tests.engine.kernels import Add, Spin, adder, code, expected_state
-from tests.engine.story import send_all, state_of
+from tests.engine.kernels import Add, Wait, adder, code, expected_state
+from tests.engine.story import open_gate, send_all, state_of
 from tests.recovery.crashes import events_of
 
 pytestmark = pytest.mark.anyio
 Request = Callable[[ringflow.Engine], Coroutine[Any, Any, object]]
 
-SLOW = 100_000  # rounds of a message that takes far longer than a cancellation
 OPERATIONS: dict[str, Request] = {
     "migrate": lambda engine: engine.migrate("adder", to="host:1"),
     "reload": lambda engine: engine.reload("adder", code("adder_double")),
@@ -30,7 +30,14 @@ OPERATIONS: dict[str, Request] = {
 }
 
 
-async def _cancel_with_anyio(call: Awaitable[object], ready: anyio.Event) -> None:
+def _nothing() -> None:
+    pass
+
+
+async def _cancel_with_anyio(
+    call: Awaitable[object], ready: anyio.Event, then: Callable[[], None] = _nothing
+) -> None:
+    """Cancel once ``ready``; ``then`` is called before the cancellation can have come out."""
     async with anyio.create_task_group() as tasks:
 
         async def run() -> None:
@@ -39,13 +46,17 @@ async def _cancel_with_anyio(call: Awaitable[object], ready: anyio.Event) -> Non
         tasks.start_soon(run)
         await ready.wait()
         tasks.cancel_scope.cancel()
+        then()
 
 
-async def _cancel_with_asyncio(call: Coroutine[Any, Any, object], ready: anyio.Event) -> None:
+async def _cancel_with_asyncio(
+    call: Coroutine[Any, Any, object], ready: anyio.Event, then: Callable[[], None]
+) -> None:
     """What ``asyncio.wait_for`` does when its time is up."""
     task = asyncio.ensure_future(call)
     await ready.wait()
     task.cancel()
+    then()
     with pytest.raises(asyncio.CancelledError):
         await task
 
@@ -61,13 +72,10 @@ async def test_a_cancelled_request_is_over_and_the_kernel_works_on(
     async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
         kernel = await engine.launch(adder(), device="host:0")
         await send_all(kernel, [1, 2, 3])
-        await kernel.send(Spin(SLOW))  # the kernel obeys no command before it is done
+        await kernel.send(Wait())  # the kernel obeys no command before the gate opens
         async with told(engine, "kernel.quiesce_started.v1", "kernel.hold_started.v1") as ready:
-            call = OPERATIONS[name](engine)
-            if cancelled_by == "anyio":
-                await _cancel_with_anyio(call, ready)
-            else:
-                await _cancel_with_asyncio(call, ready)
+            cancel = _cancel_with_anyio if cancelled_by == "anyio" else _cancel_with_asyncio
+            await cancel(OPERATIONS[name](engine), ready, partial(open_gate, engine))
             assert not engine.is_busy("adder")
             assert engine.health()["running_operations"] == 0
         (status,) = engine.kernels()
@@ -201,16 +209,22 @@ async def test_leaving_the_block_ends_what_is_under_way(folder: Path) -> None:
         except ringflow.RingflowError as error:
             failures.append(error)
 
+    async def open_once_closing(engine: ringflow.Engine) -> None:
+        while not engine._core.closing:
+            await anyio.lowlevel.checkpoint()
+        open_gate(engine)
+
     async with (
         anyio.create_task_group() as tasks,
         ringflow.open_engine(folder, devices=["host:0"]) as engine,
     ):
         kernel = await engine.launch(adder(), device="host:0")
         await send_all(kernel, [1, 2])
-        await kernel.send(Spin(SLOW))
+        await kernel.send(Wait())
         async with told(engine, "kernel.quiesce_started.v1") as resting:
             tasks.start_soon(roll_back, engine)
             await resting.wait()
+        tasks.start_soon(open_once_closing, engine)
     assert [type(error) for error in failures] == [ringflow.EngineClosedError]
     async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
         assert (await state_of(engine.kernel("adder")))[:3] == expected_state([1, 2])

@@ -33,6 +33,12 @@ extern "C" __global__ void adder(ringflow::control* control, unsigned long long*
             if (self.leader()) self.reply(m, state[2]);
             break;
         }
+        case Wait::id:
+            if (self.leader()) {
+                while (*static_cast<volatile unsigned long long*>(&state[3]) == 0) __nanosleep(10000);
+            }
+            self.sync();
+            break;
         case Trap::id:
             __trap();
             break;
