@@ -130,6 +130,18 @@ class Device(Protocol):
     def memory_bytes(self) -> int: ...
     @property
     def free_bytes(self) -> int: ...
+    @property
+    def rings(self) -> bool:
+        """Whether its kernels' news wake the host; else whoever waits looks again and again."""
+
+    @property
+    def loads_while_running(self) -> bool:
+        """Whether code can be loaded while a grid runs; else the grids have to return first."""
+
+    @property
+    def lost(self) -> str:
+        """Why the device, and all that was on it, is lost until the process ends; empty if not."""
+
     def allocate(self, size_bytes: int, *, label: str) -> Allocation:
         """Take zeroed memory; raises ``DeviceMemoryError``."""
 

@@ -218,6 +218,7 @@ class KernelMemory:
         self._put_entry("replies", "Q", self._replies[1])
         self._put_entry("room", "Q", self._native.room)
         self._put_entry("key", "I", key)
+        self._put_entry("polled", "I", not self.device.rings)
         self._put_entry("message_slots", "I", spec.ring_slots)
         self._put_entry("reply_slots", "I", spec.reply_slots)
         self._put_entry("slot_bytes", "I", spec.slot_bytes)

@@ -50,7 +50,7 @@ def pump_server(pump: Pump, devices: Sequence[Device], on_report: OnReport) -> P
     """Return what serves a pump for kernels on these devices."""
     if (turns := turns_taken()) is not None:
         return PumpByTurns(pump, on_report, turns)
-    if any(stepping_of(device) is not None for device in devices):
+    if any(stepping_of(device) is not None or not device.rings for device in devices):
         return PumpThread(pump, on_report)
     return PumpListener(pump, on_report)
 

@@ -59,6 +59,18 @@ class SimulatedDevice:
         return self._device.target
 
     @property
+    def rings(self) -> bool:
+        return self._device.rings
+
+    @property
+    def loads_while_running(self) -> bool:
+        return self._device.loads_while_running
+
+    @property
+    def lost(self) -> str:
+        return self._device.lost
+
+    @property
     def memory_bytes(self) -> int:
         return self._device.memory_bytes
 

@@ -26,8 +26,9 @@ class PlayedCode:
 class PlayedLaunch:
     """The kernel's side of the ABI, one step at a time."""
 
-    def __init__(self, control: int) -> None:
+    def __init__(self, control: int, *, rings: bool = True) -> None:
         self.control = control
+        self._rings = rings
         self.detail = "played trap"
         self.log = ""
         self.outputs = 0
@@ -65,7 +66,8 @@ class PlayedLaunch:
     def ring(self) -> None:
         """What the host device's scheduler does after a kernel's news."""
         functions = native()
-        functions.ring_host(functions.room)
+        if self._rings:
+            functions.ring_host(functions.room)
 
     def end(self, status: LaunchStatus) -> None:
         native().store_u32(self.status_address, status)
@@ -88,7 +90,17 @@ class PlayedLaunch:
 
 
 class PlayedDevice(HostDevice):  # type: ignore[misc]  # final for users, not for this double
-    """A host device that hands launches to the test."""
+    """A host device that hands launches to the test.
+
+    Attributes:
+        rings_: whether its kernels' news wake who waits for them.
+    """
+
+    rings_ = True
+
+    @property
+    def rings(self) -> bool:
+        return self.rings_
 
     def launch(  # type: ignore[override]
         self,
@@ -102,7 +114,7 @@ class PlayedDevice(HostDevice):  # type: ignore[misc]  # final for users, not fo
         memory: object = None,
     ) -> PlayedLaunch:
         (control,) = struct.unpack("<Q", parameters[0])
-        self.played = PlayedLaunch(control)
+        self.played = PlayedLaunch(control, rings=self.rings_)
         return self.played
 
 

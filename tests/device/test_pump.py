@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -21,8 +22,9 @@ DEADLINE_S = 20.0
 class Played:
     """A resident kernel whose device side is the test's."""
 
-    def __init__(self, **spec: int) -> None:
+    def __init__(self, *, rings: bool = True, **spec: int) -> None:
         self.device = PlayedDevice("host:9")
+        self.device.rings_ = rings
         self.kernel = ResidentKernel(
             self.device,
             PlayedCode(),
@@ -70,6 +72,25 @@ def test_first_report_says_the_launch_state(played: Played, pump: Pump) -> None:
     assert (report.key, report.state, report.done_sequence) == (key, KernelState.RUNNING, 10)
     assert (report.status, report.outputs) == (LaunchStatus.RUNNING, ())
     assert pump.wait(0.0) == []
+
+
+def test_a_kernel_that_nobody_rings_for_is_looked_after(pump: Pump) -> None:
+    """Whoever waits for its news, by the pump or by a command, does not sleep for long."""
+    played = Played(rings=False)
+    pump.register(played.kernel)
+    pump.wait(0.0)
+    silence = threading.Timer(0.1, played.side.reply, (11, b"a"))
+    silence.start()
+    assert only(pump.wait(DEADLINE_S)).outputs == (Output(11, 0, 1, 0, b"a"),)
+    silence.join()
+    generation = played.kernel.command(Command.HOLD)
+    report = threading.Timer(0.1, played.side.report, (generation, KernelState.HELD))
+    started_s = time.monotonic()
+    report.start()
+    assert played.kernel.await_generation(generation, DEADLINE_S) is KernelState.HELD
+    assert time.monotonic() - started_s < DEADLINE_S / 2
+    report.join()
+    played.close()
 
 
 def test_outputs_arrive_once_in_order_with_their_done_mark(played: Played, pump: Pump) -> None:

@@ -227,6 +227,18 @@ class HostDevice:
         return self._arena.free_bytes
 
     @property
+    def rings(self) -> bool:
+        return True
+
+    @property
+    def loads_while_running(self) -> bool:
+        return True
+
+    @property
+    def lost(self) -> str:
+        return ""
+
+    @property
     def _pool(self) -> Pool:
         return self._own_pool or shared_pool()
 

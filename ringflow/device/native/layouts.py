@@ -58,6 +58,7 @@ ENTRY: Final = Layout(
         u64("posted", 64, "messages posted since the launch"),
         u64("credited", 72, "messages done whose outputs have all been taken"),
         u64("withheld", 80, "what credited becomes once the arrays are copied"),
+        u32("polled", 88, "1: nobody rings for its news"),
         u64("seen_done", 128, "done_sequence last reported"),
         u64("seen_state", 136, "state last reported"),
         u32("seen_status", 144, "status last reported"),

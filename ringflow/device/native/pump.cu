@@ -31,7 +31,8 @@ struct alignas(64) entry {
     unsigned long long posted;  // messages posted since the launch
     unsigned long long credited;  // messages done whose outputs have all been taken
     unsigned long long withheld;  // what credited becomes once the arrays are copied
-    unsigned char reserved_88[40];
+    unsigned int polled;  // 1: nobody rings for its news
+    unsigned char reserved_92[36];
     unsigned long long seen_done;  // done_sequence last reported
     unsigned long long seen_state;  // state last reported
     unsigned int seen_status;  // status last reported
@@ -53,6 +54,7 @@ static_assert(__builtin_offsetof(entry, holding) == 60, "holding");
 static_assert(__builtin_offsetof(entry, posted) == 64, "posted");
 static_assert(__builtin_offsetof(entry, credited) == 72, "credited");
 static_assert(__builtin_offsetof(entry, withheld) == 80, "withheld");
+static_assert(__builtin_offsetof(entry, polled) == 88, "polled");
 static_assert(__builtin_offsetof(entry, seen_done) == 128, "seen_done");
 static_assert(__builtin_offsetof(entry, seen_state) == 136, "seen_state");
 static_assert(__builtin_offsetof(entry, seen_status) == 144, "seen_status");
@@ -240,7 +242,7 @@ __device__ __forceinline__ unsigned await(entry* kernel, u64 timeout_ns, Reached
         bool over = result != AWAIT_TIMEOUT || passed_ns >= timeout_ns;
         if (sleeping) {
             u64 longest_ns = timeout_ns - passed_ns;
-            if (!kernel->status && longest_ns > UNRUNG_SLEEP_NS) longest_ns = UNRUNG_SLEEP_NS;
+            if (kernel->polled && longest_ns > UNRUNG_SLEEP_NS) longest_ns = UNRUNG_SLEEP_NS;
             if (!over) sleep(where, &where->host_bell, heard, longest_ns);
             add(&where->host_sleepers, ~0u);
         }
@@ -254,7 +256,7 @@ __device__ __forceinline__ u64 longest_sleep_ns(pump* pump, u64 wanted_ns) {
     entry* const* entries = reinterpret_cast<entry* const*>(pump->entries);
 #pragma unroll 1
     for (unsigned i = 0; i < pump->count; ++i)
-        if (!entries[i]->status && wanted_ns > UNRUNG_SLEEP_NS) wanted_ns = UNRUNG_SLEEP_NS;
+        if (entries[i]->polled && wanted_ns > UNRUNG_SLEEP_NS) wanted_ns = UNRUNG_SLEEP_NS;
     unlock(pump);
     return wanted_ns;
 }
