@@ -41,7 +41,7 @@ def archive(
     import attrs
 
     from ringflow.engine.archiving import archive_folder
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
 
     work = partial(
         archive_folder,

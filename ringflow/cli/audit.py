@@ -41,7 +41,7 @@ def explain(
     from ringflow.cli.explain import find_operation
     from ringflow.cli.operations import operations_of
     from ringflow.cli.story import timestamp
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
     from ringflow.journal.reader import read_records
 
     operations = operations_of(read_records(path))
@@ -79,7 +79,7 @@ def export(
 
 
 def _jsonl(path: Path) -> Iterator[str]:
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
     from ringflow.journal.reader import read_records
     from ringflow.journal.record import plain_record
 
@@ -89,7 +89,7 @@ def _jsonl(path: Path) -> Iterator[str]:
 
 def _chrome(path: Path) -> Iterator[str]:
     from ringflow.cli.trace import trace_events
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
     from ringflow.journal.reader import read_records
 
     before = '{"displayTimeUnit":"ms","traceEvents":['

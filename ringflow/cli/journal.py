@@ -104,7 +104,7 @@ def verify(
     import attrs
 
     from ringflow.errors import CorruptJournalError
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
     from ringflow.journal.reader import verify as verify_journal
 
     wanted = _hash_of(head) if head else None
@@ -151,7 +151,7 @@ def head(path: Annotated[Path, PATH], as_json: Annotated[bool, _JSON] = False) -
     Kept elsewhere, the hash proves later that nothing before it was rewritten: give this output,
     or a file that holds it, to `ringflow journal verify --head`.
     """
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
     from ringflow.journal.reader import verify as verify_journal
 
     report = verify_journal(path)
@@ -207,7 +207,7 @@ def _print(records: Iterator[RawRecord], *, every_record: bool, as_json: bool) -
     from ringflow.journal.record import plain_record
 
     if as_json:
-        from ringflow.events.codec import canonical_json
+        from ringflow.events.values import canonical_json
 
         for record in records:
             typer.echo(canonical_json(plain_record(record)))

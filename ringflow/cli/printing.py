@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ringflow.events.codec import canonical_json, dump_integer
+from ringflow.events.values import canonical_json, dump_integer
 
 
 def printable(text: str, *, limit: int = 0, keep: str = "") -> str:

@@ -33,7 +33,7 @@ def repair(
     """
     import attrs
 
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
     from ringflow.journal.repair import plan_repair
     from ringflow.journal.repair import repair as repair_journal
 

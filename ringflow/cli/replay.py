@@ -77,7 +77,7 @@ def _print_report(report: ReplayReport) -> None:
 
 
 def _events(events: tuple[Event, ...]) -> str:
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
 
     return (
         "\n                  ".join(
@@ -141,6 +141,6 @@ def _print_rerun(report: RerunReport) -> None:
 
 
 def _print_json(value: object) -> None:
-    from ringflow.events.codec import canonical_json
+    from ringflow.events.values import canonical_json
 
     typer.echo(canonical_json(value))

@@ -19,10 +19,11 @@ from ringflow.engine.folding import Fold
 from ringflow.engine.state import EngineState
 from ringflow.engine.state_snapshots import StateSnapshots
 from ringflow.errors import StorageError, UsageError
-from ringflow.events.codec import EventCodec, load_integer
+from ringflow.events.codec import EventCodec
 from ringflow.events.engine import JournalArchived
 from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted
 from ringflow.events.registry import default_codec
+from ringflow.events.values import load_integer
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.api import Journal
 from ringflow.journal.archive import (

@@ -15,8 +15,9 @@ from typing import Any, Final, final
 from ringflow.engine.state import EngineState
 from ringflow.engine.state_codec import decode_state, encode_state, state_shape
 from ringflow.errors import CorruptError, EventFormatError
-from ringflow.events.codec import CODEC_MEMBER, EventCodec, load_integer
+from ringflow.events.codec import CODEC_MEMBER, EventCodec
 from ringflow.events.messages import MessagesAccepted
+from ringflow.events.values import load_integer
 from ringflow.journal.foundation import Foundation, Place
 from ringflow.journal.record import RawRecord
 from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot

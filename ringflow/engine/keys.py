@@ -16,7 +16,7 @@ import attrs
 from ringflow.engine.core import Core
 from ringflow.engine.operations import Operation
 from ringflow.errors import IdempotencyConflictError, UsageError
-from ringflow.events.codec import canonical_json
+from ringflow.events.values import canonical_json
 
 R = TypeVar("R")
 KEY_CHARACTERS_MAX: Final = 256

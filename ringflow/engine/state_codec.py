@@ -22,7 +22,7 @@ import orjson
 
 from ringflow.engine.state import EngineState, Operation
 from ringflow.errors import CorruptError
-from ringflow.events.codec import canonical_json, dump_integer, load_integer
+from ringflow.events.values import canonical_json, dump_integer, load_integer
 from ringflow.statemachines.hot_reload import Reload
 from ringflow.statemachines.migration import Migration
 from ringflow.statemachines.snapshot import Snapshot

@@ -1,32 +1,26 @@
 """The form of events on disk: canonical JSON objects with an explicit ``type``.
 
 - Equal events have equal bytes: keys sorted, no spaces, one form for each value.
-- Nothing is coerced: what was written as an int is read as an int or refused.
-- Integers beyond 2**53 are decimal strings, bytes are base64 strings, NaN and the infinities are
-  the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
 - An event that can be written can be read: values of the wrong type are refused on both ways.
+- ``generated`` has the quick way for what nearly every event holds, ``values`` the one for all.
 """
 
 from __future__ import annotations
 
-import binascii
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from typing import Any, ClassVar, Final, Protocol, final, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, partial
+from typing import Any, ClassVar, Final, Protocol, final
 
 import attrs
-import cattrs
-import cattrs.gen
 import orjson
 
 from ringflow.errors import EventFormatError, UnknownEventError, UsageError
+from ringflow.events.generated import Reader, Writer, reader_of, writer_of
 from ringflow.events.payloads import PayloadCodec, brought_back
 from ringflow.events.upcasters import Upcaster, check_upcasters, upcast
+from ringflow.events.values import canonical_json, new_converter
 
-SAFE_INTEGER: Final = 2**53
 CODEC_MEMBER: Final = "codec"  # beside ``type``: the codec of an event's payloads
-_SPECIAL: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Event(Protocol):
@@ -35,122 +29,9 @@ class Event(Protocol):
     wire_name: ClassVar[str]
 
 
-def dump_integer(value: int) -> int | str:
-    """Return ``value``, as a string if it is beyond 2**53 (other readers round it)."""
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is not an int")
-    return value if -SAFE_INTEGER <= value <= SAFE_INTEGER else str(value)
-
-
-def load_integer(value: object) -> int:
-    """Return the int that ``dump_integer`` wrote; raises ``ValueError`` for any other form."""
-    if type(value) is int and -SAFE_INTEGER <= value <= SAFE_INTEGER:
-        return value
-    if type(value) is str:
-        number = int(value)
-        if str(number) == value and not -SAFE_INTEGER <= number <= SAFE_INTEGER:
-            return number
-    raise ValueError(f"{value!r} is not an integer in its canonical form")
-
-
-def _dump_float(value: float) -> float | str:
-    if type(value) is bool or not isinstance(value, (float, int)):
-        raise TypeError(f"{value!r} is not a float")
-    number = float(value)
-    if math.isfinite(number):
-        return number
-    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
-
-
-def _load_float(value: object, _: object) -> float:
-    if type(value) is float:
-        return value
-    if type(value) is str and value in _SPECIAL:
-        return _SPECIAL[value]
-    raise ValueError(f"{value!r} is not a float in its canonical form")
-
-
-def _dump_bytes(value: bytes) -> str:
-    return binascii.b2a_base64(value, newline=False).decode("ascii")
-
-
-def _load_bytes(value: object, _: object) -> bytes:
-    if type(value) is not str:
-        raise ValueError(f"{value!r} is not a base64 string")
-    return binascii.a2b_base64(value, strict_mode=True)
-
-
 def _fields(kind: type[Any]) -> tuple[attrs.Attribute[Any], ...]:
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(kind)
     return fields
-
-
-def _exactly(kind: type) -> Callable[[Any], Any]:
-    def dump(value: Any) -> Any:
-        if type(value) is not kind:
-            raise TypeError(f"{value!r} is not a {kind.__name__}")
-        return value
-
-    return dump
-
-
-def _load_exactly(kind: type) -> Callable[[Any, Any], Any]:
-    def load(value: Any, _: Any) -> Any:
-        if type(value) is not kind:
-            raise ValueError(f"{value!r} is not a {kind.__name__}")
-        return value
-
-    return load
-
-
-def _is_tuple(kind: Any) -> bool:
-    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
-
-
-def _tuple_loader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    item = get_args(kind)[0]
-    load = converter.get_structure_hook(item)
-
-    def load_tuple(value: Any, _: Any) -> Any:
-        if type(value) is not list:
-            raise ValueError(f"{value!r} is not a list")
-        return tuple([load(one, item) for one in value])
-
-    return load_tuple
-
-
-def _tuple_dumper(kind: Any, converter: cattrs.Converter) -> Callable[[Any], Any]:
-    item = get_args(kind)[0]
-    dump = converter.get_unstructure_hook(item)
-
-    def dump_tuple(value: Any) -> Any:
-        if type(value) is not tuple:
-            raise TypeError(f"{value!r} is not a tuple")
-        if item is int:  # records of messages are full of these: no call for each
-            low, high = -SAFE_INTEGER, SAFE_INTEGER
-            return [
-                one if type(one) is int and low <= one <= high else dump_integer(one)
-                for one in value
-            ]
-        return [dump(one) for one in value]
-
-    return dump_tuple
-
-
-def _new_converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-    converter.register_structure_hook(int, lambda value, _: load_integer(value))
-    converter.register_unstructure_hook(int, dump_integer)
-    converter.register_structure_hook(float, _load_float)
-    converter.register_unstructure_hook(float, _dump_float)
-    converter.register_structure_hook(bytes, _load_bytes)
-    converter.register_unstructure_hook(bytes, _dump_bytes)
-    for kind in (str, bool):
-        converter.register_structure_hook(kind, _load_exactly(kind))
-        converter.register_unstructure_hook(kind, _exactly(kind))
-    converter.register_structure_hook_factory(_is_tuple)(_tuple_loader)
-    converter.register_unstructure_hook_factory(_is_tuple)(_tuple_dumper)
-    return converter
 
 
 _Hooks = dict[type[Event], Callable[..., Any]]
@@ -158,8 +39,11 @@ _Hooks = dict[type[Event], Callable[..., Any]]
 
 @cache
 def _hooks(types: tuple[type[Event], ...]) -> tuple[_Hooks, _Hooks]:
-    """Return how to unstructure and structure each type; made once, for that takes 0.1 s."""
-    converter = _new_converter()
+    """Return how to unstructure and structure each type; made once, for that takes 0.1 s.
+
+    It is put off until an event needs it: few journals hold one.
+    """
+    converter = new_converter()
     return (
         {kind: converter.get_unstructure_hook(kind) for kind in types},
         {kind: converter.get_structure_hook(kind) for kind in types},
@@ -191,8 +75,24 @@ class EventCodec:
         for kind in types:
             self._add(kind)
         check_upcasters(self._upcasters, frozenset(self._types))
-        self._dumps, by_kind = _hooks(tuple(self._types.values()))
-        self._loads = {name: by_kind[kind] for name, kind in self._types.items()}
+        self._writers = dict(self._quick_writers())
+        self._readers = dict(self._quick_readers())
+
+    @cached_property
+    def _hooks(self) -> tuple[_Hooks, _Hooks]:
+        return _hooks(tuple(self._types.values()))
+
+    def _quick_writers(self) -> Iterator[tuple[type[Event], Writer]]:
+        for kind in self._types.values():
+            if self._payloads is not None and _payload_fields(kind):
+                continue
+            if (writer := writer_of(kind)) is not None:
+                yield kind, writer
+
+    def _quick_readers(self) -> Iterator[tuple[str, Reader]]:
+        for name, kind in self._types.items():
+            if (reader := reader_of(kind)) is not None:
+                yield name, reader
 
     @property
     def types(self) -> tuple[type[Event], ...]:
@@ -222,7 +122,7 @@ class EventCodec:
 
     def to_plain(self, event: Event) -> dict[str, Any]:
         """Return the JSON object of ``event``; raises ``UsageError`` for what can't be written."""
-        dump = self._dumps.get(type(event))
+        dump = self._hooks[0].get(type(event))
         if dump is None:
             raise UsageError(
                 f"{type(event).__name__} is not among the journal's event types; "
@@ -251,17 +151,29 @@ class EventCodec:
             UnknownEventError: no event type and no upcaster has this name.
             EventFormatError: a field is missing, unknown or of another type.
         """
+        name = plain.get("type")
+        if type(name) is str and (read := self._readers.get(name)) is not None:
+            try:
+                event: Event | None = read(plain)
+            except (ValueError, UsageError):  # the general way says what is wrong
+                event = None
+            if event is not None:
+                return event
+        return self._read(plain)
+
+    def _read(self, plain: Mapping[str, Any]) -> Event:
         fields: Mapping[str, Any] = dict(plain)
         name = fields.pop("type", None)  # type: ignore[attr-defined]
         if type(name) is not str:
             raise EventFormatError("", "the object has no 'type'")
         codec = fields.pop(CODEC_MEMBER, None)  # type: ignore[attr-defined]
         name, fields = upcast(self._upcasters, name, fields)
-        load = self._loads.get(name)
-        if load is None:
+        kind = self._types.get(name)
+        if kind is None:
             raise UnknownEventError(name)
+        load = self._hooks[1][kind]
         try:
-            event: Event = load(fields, self._types[name])
+            event: Event = load(fields, kind)
         except Exception as error:  # cattrs and the events' own validators raise many kinds
             raise EventFormatError(name, str(error) or type(error).__name__) from error
         return event if codec is None else self._opened(event, codec)
@@ -277,8 +189,13 @@ class EventCodec:
 
     def encode(self, events: Sequence[Event]) -> bytes:
         """Return the canonical JSON array of ``events``; raises ``UsageError``."""
+        plain = []
+        for event in events:
+            write = self._writers.get(type(event))
+            one = None if write is None else write(event)
+            plain.append(self.to_plain(event) if one is None else one)
         try:
-            return canonical_json([self.to_plain(event) for event in events])
+            return canonical_json(plain)
         except TypeError as error:  # a str with a lone surrogate
             raise UsageError(f"events can't be written: {error}; mend the text") from error
 
@@ -291,7 +208,7 @@ class EventCodec:
         return tuple([self.from_plain(one) for one in plain])
 
 
-def _payload_fields(event: Event) -> tuple[str, ...]:
+def _payload_fields(event: Event | type[Event]) -> tuple[str, ...]:
     return getattr(event, "payload_fields", ())
 
 
@@ -308,8 +225,3 @@ def _changed(event: Event, names: Sequence[str], change: Callable[[bytes], bytes
         )
     changed: Event = attrs.evolve(event, **values)  # type: ignore[misc]
     return changed
-
-
-def canonical_json(value: object) -> bytes:
-    """Return ``value`` as JSON with sorted keys and no spaces; the one form that is hashed."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -18,7 +18,7 @@ import orjson
 
 from ringflow.errors import CorruptError
 from ringflow.events.chain import seal, unseal
-from ringflow.events.codec import canonical_json, dump_integer, load_integer
+from ringflow.events.values import canonical_json, dump_integer, load_integer
 
 FORMAT: Final = "ringflow-foundation-1"
 _BASE_NAME: Final = re.compile(r"base-([0-9]{16})\.json")

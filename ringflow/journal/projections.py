@@ -23,7 +23,7 @@ import orjson
 
 from ringflow.errors import ConflictError, CorruptError, NotFoundError, UsageError
 from ringflow.events.chain import seal, unseal
-from ringflow.events.codec import canonical_json
+from ringflow.events.values import canonical_json
 from ringflow.files import FileSystem, SystemFiles, ensure_folder, write_atomic
 from ringflow.journal.api import Journal, Record, Subscription
 from ringflow.journal.selection import Streams, Types

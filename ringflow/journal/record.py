@@ -19,14 +19,8 @@ import orjson
 
 from ringflow.errors import CorruptError, EventFormatError
 from ringflow.events.chain import seal, unseal
-from ringflow.events.codec import (
-    SAFE_INTEGER,
-    Event,
-    EventCodec,
-    canonical_json,
-    dump_integer,
-    load_integer,
-)
+from ringflow.events.codec import Event, EventCodec
+from ringflow.events.values import SAFE_INTEGER, canonical_json, dump_integer, load_integer
 
 FORMAT: Final = "ringflow-journal-1"
 

@@ -19,8 +19,9 @@ import orjson
 
 from ringflow.clock import Clock, SystemClock
 from ringflow.errors import CorruptError, CorruptJournalError, UsageError
-from ringflow.events.codec import EventCodec, canonical_json
+from ringflow.events.codec import EventCodec
 from ringflow.events.engine import JournalRepaired
+from ringflow.events.values import canonical_json
 from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
 from ringflow.journal.api import Append
 from ringflow.journal.lanes import Pending

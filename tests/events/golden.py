@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ringflow.events.codec import Event, canonical_json
+from ringflow.events.codec import Event
 from ringflow.events.registry import EVENT_TYPES, default_codec
+from ringflow.events.values import canonical_json
 from tests.events.test_registry import filled
 
 FOLDER = Path(__file__).parents[1] / "golden" / "events"

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringflow.errors import EventFormatError, UnknownEventError, UsageError
-from ringflow.events.codec import EventCodec, canonical_json
+from ringflow.events.codec import EventCodec
 from ringflow.events.upcasters import Upcaster
+from ringflow.events.values import canonical_json
 
 
 class Colour(enum.Enum):

@@ -9,7 +9,7 @@ import pytest
 
 from ringflow.errors import CorruptJournalError, StorageError
 from ringflow.events.chain import seal
-from ringflow.events.codec import canonical_json
+from ringflow.events.values import canonical_json
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.reader import verify
 from ringflow.journal.repair import plan_repair, repair
