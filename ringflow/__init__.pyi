@@ -106,6 +106,7 @@ from .ports import (
     SelfMigratingKernel,
     SelfReloadingKernel,
 )
+from .rates import TransferEstimate
 from .results import MigrationResult, ReloadResult, RollbackResult
 from .routing import Connection
 from .spec import CodeFormat, KernelCodeSource, KernelSpec, Region, Route
@@ -239,6 +240,7 @@ __all__ = [
     "Subscription",
     "SystemClock",
     "SystemFiles",
+    "TransferEstimate",
     "UnknownDeviceError",
     "UnknownKernelError",
     "UnknownMessageError",

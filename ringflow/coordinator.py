@@ -34,6 +34,7 @@ from ringflow.placement import (
     check_room,
     choose_device,
 )
+from ringflow.rates import TransferRates
 from ringflow.results import MigrationResult
 from ringflow.statemachines.migration import MigrationState
 
@@ -86,30 +87,6 @@ class _Placement:
     size_bytes: int
 
 
-@attrs.frozen
-class _Link:
-    """The smallest and the largest transfer between two devices: (bytes, seconds) each."""
-
-    path: str
-    smallest: tuple[int, float]
-    largest: tuple[int, float]
-
-    def with_transfer(self, path: str, size_bytes: int, taken_s: float) -> _Link:
-        new = (size_bytes, taken_s)
-        if path != self.path:
-            return _Link(path, new, new)
-        smallest = new if size_bytes <= self.smallest[0] else self.smallest
-        return _Link(path, smallest, new if size_bytes >= self.largest[0] else self.largest)
-
-    def bandwidth_and_latency(self) -> tuple[float, float]:
-        """Return the line through both transfers; through one and zero where they give none."""
-        (small, small_s), (large, large_s) = self.smallest, self.largest
-        if large > small and large_s > small_s:
-            bandwidth = (large - small) / (large_s - small_s)
-            return bandwidth, max(0.0, small_s - small / bandwidth)
-        return large / large_s, 0.0
-
-
 @attrs.frozen(kw_only=True)
 class MultiGpuBuilder:
     """Collects a coordinator's configuration; each method but ``build`` returns a new builder."""
@@ -155,7 +132,7 @@ class MultiGpuCoordinator:
         self._routes: dict[str, _Placement] = {}
         self._leases: dict[str, str] = {}
         self._migrations: dict[str, MigrationRequest] = {}
-        self._links: dict[tuple[str, str], _Link] = {}
+        self._rates = TransferRates()
         self._turn = 0
 
     # Devices
@@ -178,7 +155,7 @@ class MultiGpuCoordinator:
         if kernels:
             raise DeviceInUseError(name, kernels)
         del self._devices[name]
-        self._links = {pair: link for pair, link in self._links.items() if name not in pair}
+        self._rates.forget(name)
 
     def devices(self) -> tuple[DeviceLoad, ...]:
         """Return all devices in the order of their registration."""
@@ -266,8 +243,7 @@ class MultiGpuCoordinator:
         """
         placed = self._placement(kernel_id)
         self._check_migration(kernel_id, placed.device, target_device)
-        link = self._links.get((placed.device, target_device))
-        bandwidth, latency = link.bandwidth_and_latency() if link else (None, None)
+        measured = self._rates.estimate(placed.device, target_device)
         return MigrationRequest(
             operation_id=self._ids.new("mig"),
             kernel_id=kernel_id,
@@ -275,9 +251,9 @@ class MultiGpuCoordinator:
             target_device=target_device,
             actor=actor,
             reason=reason,
-            path=link.path if link else "",
-            estimated_bandwidth=bandwidth,
-            estimated_latency=latency,
+            path=measured.path if measured else "",
+            estimated_bandwidth=measured.bandwidth if measured else None,
+            estimated_latency=measured.latency_s if measured else None,
         )
 
     def migrations(self) -> tuple[MigrationRequest, ...]:
@@ -320,12 +296,13 @@ class MultiGpuCoordinator:
 
     def record_transfer(self, result: MigrationResult) -> None:
         """Learn from a migration how fast the two devices exchange state."""
-        if result.state_bytes <= 0 or result.transfer_s <= 0:
-            return
-        pair = (result.source_device, result.target_device)
-        new = (result.state_bytes, result.transfer_s)
-        link = self._links.get(pair, _Link(result.path, new, new))
-        self._links[pair] = link.with_transfer(result.path, *new)
+        self._rates.record(
+            result.source_device,
+            result.target_device,
+            path=result.path,
+            size_bytes=result.state_bytes,
+            taken_s=result.transfer_s,
+        )
 
     # Checks
 

@@ -20,7 +20,7 @@ LAYERS = (
     "device",
     "results",
     "ports",
-    "stepping transit placement routing",
+    "stepping transit placement rates routing",
     "reload_values",
     "coordinator reload_steps",
     "migration hot_reload checkpointing kernel",

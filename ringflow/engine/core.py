@@ -38,6 +38,7 @@ from ringflow.files import FileSystem
 from ringflow.ids import Ids
 from ringflow.journal.api import Append, DurableMark, Journal
 from ringflow.limits import EngineLimits
+from ringflow.rates import TransferRates
 from ringflow.spec import KernelSpec, decode_spec
 from ringflow.statemachines.lifecycle import LifecycleState
 from ringflow.storage import CheckpointStorage, ObjectStore
@@ -62,6 +63,7 @@ class Core:
 
     Attributes:
         after_crash: the engine before this one was not closed in order.
+        rates: how fast migrations have moved state since the engine was opened.
     """
 
     folder: Path
@@ -78,6 +80,7 @@ class Core:
     limits: EngineLimits
     tasks: TaskGroup
     runtimes: dict[str, KernelRuntime] = attrs.field(factory=dict)
+    rates: TransferRates = attrs.field(factory=TransferRates)
     busy: dict[str, str] = attrs.field(factory=dict)
     stranded: dict[str, str] = attrs.field(factory=dict)
     rested: Condition = attrs.field(factory=Condition)

@@ -42,6 +42,7 @@ from ringflow.kernel import (
     CheckpointInfo,
     KernelHandle,
 )
+from ringflow.rates import TransferEstimate
 from ringflow.results import MigrationResult, ReloadResult, RollbackResult
 from ringflow.routing import Connection
 from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
@@ -447,6 +448,17 @@ class Engine(HandleService):
 
     def devices(self) -> tuple[Device, ...]:
         return tuple(self._core.devices.values())
+
+    def estimate_transfer(self, kernel_id: str, to: str) -> TransferEstimate | None:
+        """Return how fast a kernel's state would go to a device; None where none went there yet.
+
+        It is measured: from the migrations between the two devices since the engine was opened.
+
+        Raises:
+            UnknownKernelError, UnknownDeviceError: there is none of this name.
+        """
+        source = self._core.runtime(kernel_id).instance.device.name
+        return self._core.rates.estimate(source, self._core.device(to).name)
 
     @property
     def epoch(self) -> int:

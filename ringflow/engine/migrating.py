@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from ringflow.clock import NS_PER_S
 from ringflow.device.abi import Command, KernelState
 from ringflow.engine import checkpoints, instances
 from ringflow.engine.core import Core
@@ -107,10 +108,18 @@ class MigrationPerformer:
         return source.resident.state_bytes
 
     async def _transfer(self) -> tuple[str, int]:
-        names = frozenset(self._source.resident.regions)
-        return await self._core.in_thread(
-            lambda: instances.transfer(self._source, self._prepared, names)
+        core, source, target = self._core, self._source, self._prepared
+        names = frozenset(source.resident.regions)
+        start_ns = core.clock.monotonic_ns()
+        path, size_bytes = await core.in_thread(lambda: instances.transfer(source, target, names))
+        core.rates.record(
+            source.device.name,
+            target.device.name,
+            path=path,
+            size_bytes=size_bytes,
+            taken_s=(core.clock.monotonic_ns() - start_ns) / NS_PER_S,
         )
+        return path, size_bytes
 
     async def _restore(self) -> dict[str, str]:
         core, target = self._core, self._prepared

@@ -59,6 +59,21 @@ async def test_the_source_gives_its_memory_back(engine: ringflow.Engine) -> None
     assert after == [before[0], before[1] - used]
 
 
+async def test_a_migration_teaches_the_next_ones_estimate(engine: ringflow.Engine) -> None:
+    """Only what was measured is said: nothing of the way back, nor of a device that isn't there."""
+    await engine.launch(adder(), device="host:0")
+    assert engine.estimate_transfer("adder", to="host:1") is None
+    there = await engine.migrate("adder", to="host:1")
+    assert engine.estimate_transfer("adder", to="host:0") is None
+    back = await engine.migrate("adder", to="host:0")
+    estimate = engine.estimate_transfer("adder", to="host:1")
+    assert estimate is not None
+    assert estimate.path == there.path == back.path == "host"
+    assert 0 < estimate.transfer_s(there.state_bytes) <= there.transfer_s
+    with pytest.raises(ringflow.UnknownDeviceError):
+        engine.estimate_transfer("adder", to="host:7")
+
+
 async def test_messages_park_in_the_pause_and_keep_their_order(engine: ringflow.Engine) -> None:
     """A long message holds the quiesce up; what is sent meanwhile comes after it."""
     kernel = await engine.launch(adder(), device="host:0")
