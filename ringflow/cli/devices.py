@@ -55,14 +55,12 @@ def host_facts() -> dict[str, Any]:
 
 
 def cuda_facts() -> dict[str, Any]:
-    """Return driver and GPUs, what is missing, and whether ``open_device`` takes them."""
+    """Return driver and GPUs, and what is missing."""
     import attrs
 
     from ringflow.device.cuda.probe import probe
-    from ringflow.device.registry import KNOWN_FORMS
 
-    is_taken = any(form.startswith("cuda:") for form in KNOWN_FORMS)
-    return {**attrs.asdict(probe()), "is_taken": is_taken}
+    return attrs.asdict(probe())
 
 
 def lines(host: dict[str, Any], cuda: dict[str, Any]) -> list[str]:
@@ -78,9 +76,4 @@ def lines(host: dict[str, Any], cuda: dict[str, Any]) -> list[str]:
         said.append(f"cuda:{number}  {printable(name)}, driver for CUDA {cuda['driver']}")
     if cuda["missing"]:
         said.append(f"cuda    none: {printable(cuda['missing'])}")
-    if not cuda["is_taken"]:
-        said.append(
-            "cuda    this version of ringflow compiles and checks kernels for GPUs, and runs them "
-            "on host devices only"
-        )
     return said

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator
 from typing import Any, Final, final
@@ -17,6 +16,7 @@ from typing import Any, Final, final
 import attrs
 
 from ringflow.device.cuda import driver
+from ringflow.device.registry import CUDA_NAME, KNOWN_FORMS
 from ringflow.errors import DeviceError, DeviceLostError, UnknownDeviceError
 
 LOCAL_MEMORY_BYTES: Final = 1024
@@ -24,8 +24,6 @@ PRINTF_BYTES: Final = 1 << 20
 HEAP_BYTES: Final = 8 << 20
 _SPIN_S: Final = 50e-6
 _NAP_S: Final = (20e-6, 1e-3)
-_NAME: Final = re.compile(r"cuda:(?:(0|[1-9]\d{0,3})|((?:GPU|MIG)-[0-9A-Fa-f-]{36}))\Z")
-KNOWN_FORMS: Final = ("cuda:0", "cuda:1", "cuda:N", "cuda:GPU-UUID")
 
 
 @attrs.frozen(kw_only=True)
@@ -62,9 +60,9 @@ def ordinal_of(name: str) -> int:
         UnknownDeviceError: no device has this name.
         DeviceError: CUDA does not start.
     """
-    found = _NAME.match(name)
+    found = CUDA_NAME.match(name)
     if not found:
-        raise UnknownDeviceError(name, KNOWN_FORMS, advice="name one of these forms")
+        raise UnknownDeviceError(name, KNOWN_FORMS)
     driver.start()
     count: int = driver.call("cuDeviceGetCount")
     if found[1] is not None:

@@ -1,0 +1,142 @@
+"""Copies between programs' memory and a GPU's, through pinned buffers.
+
+- Two buffers for each way: while the one is filled or emptied, the GPU copies the other.
+- Only copies by DMA: none of it needs an SM, so it works beside grids that fill the GPU.
+- Every wait has a deadline. A buffer whose copy has not ended is not touched before it has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import Final, final
+
+from ringflow.device.cuda.context import CudaContext
+from ringflow.files import Buffer
+
+PIECE_BYTES: Final = 4 << 20
+ZERO_BYTES: Final = 1 << 20
+ZEROED_A_WAIT: Final = 64
+COPY_DEADLINE_S: Final = 30.0
+"""For one piece; a PCIe link of the slowest kind needs a hundredth of a second."""
+STAGING_BYTES: Final = 4 * PIECE_BYTES + ZERO_BYTES
+"""Pinned memory that staging needs."""
+
+
+class _Lane:
+    """One way: a stream, two pinned buffers, and an event for each that says it is free."""
+
+    def __init__(self, context: CudaContext, buffers: tuple[int, int]) -> None:
+        self.lock = threading.Lock()
+        self.context = context
+        self.buffers = buffers
+        self.stream = context.make_stream()
+        self.events = [context.make_event(), context.make_event()]
+
+    def record(self, which: int) -> None:
+        self.context.call("cuEventRecord", self.events[which], self.stream)
+
+    def wait(self, which: int, what: str) -> None:
+        self.context.await_event(self.events[which], COPY_DEADLINE_S, what=what)
+
+    def close(self) -> None:
+        for event in self.events:
+            self.context.call("cuEventDestroy", event)
+
+
+@final
+class Staging:
+    """A device's copies in and out. Calls of one way wait for each other."""
+
+    def __init__(self, context: CudaContext, pinned: int) -> None:
+        """Make the streams; ``current`` is needed.
+
+        Args:
+            pinned: address of ``STAGING_BYTES`` of pinned memory.
+        """
+        self._context = context
+        buffers = [pinned + index * PIECE_BYTES for index in range(4)]
+        self._zeros = pinned + 4 * PIECE_BYTES
+        ctypes.memset(self._zeros, 0, ZERO_BYTES)
+        self._in = _Lane(context, (buffers[0], buffers[1]))
+        self._out = _Lane(context, (buffers[2], buffers[3]))
+
+    def copy_in(self, address: int, data: Buffer) -> None:
+        """Copy bytes to device memory; raises ``DeviceError``."""
+        import numpy as np
+
+        source = np.frombuffer(data, np.uint8)
+        lane = self._in
+        with lane.lock, self._context.current():
+            for number, start in enumerate(range(0, len(source), PIECE_BYTES)):
+                which = number % 2
+                size_bytes = min(PIECE_BYTES, len(source) - start)
+                lane.wait(which, "cuMemcpyHtoDAsync")
+                ctypes.memmove(lane.buffers[which], source.ctypes.data + start, size_bytes)
+                self._context.call(
+                    "cuMemcpyHtoDAsync",
+                    address + start,
+                    lane.buffers[which],
+                    size_bytes,
+                    lane.stream,
+                )
+                lane.record(which)
+            lane.wait(0, "cuMemcpyHtoDAsync")
+            lane.wait(1, "cuMemcpyHtoDAsync")
+
+    def copy_out(self, address: int, size_bytes: int) -> memoryview:
+        """Return a copy of device memory: uint8[size_bytes]; raises ``DeviceError``."""
+        import numpy as np
+
+        target = np.empty(size_bytes, np.uint8)
+        lane = self._out
+        starts = range(0, size_bytes, PIECE_BYTES)
+
+        def begin(number: int) -> None:
+            start = starts[number]
+            self._context.call(
+                "cuMemcpyDtoHAsync",
+                lane.buffers[number % 2],
+                address + start,
+                min(PIECE_BYTES, size_bytes - start),
+                lane.stream,
+            )
+            lane.record(number % 2)
+
+        with lane.lock, self._context.current():
+            for which in (0, 1):
+                lane.wait(which, "cuMemcpyDtoHAsync")  # of a copy that was given up
+            for number in range(min(2, len(starts))):
+                begin(number)
+            for number, start in enumerate(starts):
+                which = number % 2
+                lane.wait(which, "cuMemcpyDtoHAsync")
+                piece_bytes = min(PIECE_BYTES, size_bytes - start)
+                ctypes.memmove(target.ctypes.data + start, lane.buffers[which], piece_bytes)
+                if number + 2 < len(starts):
+                    begin(number + 2)
+        return target.data
+
+    def zero(self, address: int, size_bytes: int) -> None:
+        """Zero device memory by copies, since a memset may need an SM; raises ``DeviceError``."""
+        lane = self._in
+        with lane.lock, self._context.current():
+            for number, start in enumerate(range(0, size_bytes, ZERO_BYTES)):
+                if number % ZEROED_A_WAIT == 0:
+                    lane.wait(1, "cuMemcpyHtoDAsync")
+                self._context.call(
+                    "cuMemcpyHtoDAsync",
+                    address + start,
+                    self._zeros,
+                    min(ZERO_BYTES, size_bytes - start),
+                    lane.stream,
+                )
+                if number % ZEROED_A_WAIT == ZEROED_A_WAIT - 1:
+                    lane.record(1)
+            lane.record(1)
+            lane.wait(1, "cuMemcpyHtoDAsync")
+
+    def close(self) -> None:
+        """Destroy the events; ``current`` is needed. The streams are the context's."""
+        self._in.close()
+        self._out.close()
