@@ -1,5 +1,6 @@
 """ringflow: persistent GPU kernels that are checkpointed, migrated and reloaded while they work."""
 
+from .arrays import DeviceArray, on_stream
 from .clock import Clock, ManualClock, SystemClock
 from .coordinator import MigrationRequest, MultiGpuBuilder, MultiGpuCoordinator
 from .device.api import Device
@@ -56,6 +57,7 @@ from .errors import (
 )
 from .events.payloads import PayloadCodec
 from .files import FileSystem, SystemFiles
+from .held import HeldRegion, HeldState
 from .hot_reload import (
     HotReloadConfig,
     HotReloadManager,
@@ -76,8 +78,6 @@ from .journal.reader import read_journal
 from .journal.record import Record
 from .kernel import (
     CheckpointInfo,
-    HeldRegion,
-    HeldState,
     KernelHandle,
     Receipt,
     Reply,
@@ -155,6 +155,7 @@ __all__ = [
     "CorruptJournalError",
     "DataChunk",
     "Device",
+    "DeviceArray",
     "DeviceError",
     "DeviceLostError",
     "DeviceMemoryError",
@@ -255,6 +256,7 @@ __all__ = [
     "i32",
     "i64",
     "message",
+    "on_stream",
     "open_device",
     "open_engine",
     "read_journal",

@@ -6,22 +6,23 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, final
 
 import attrs
 
+from ringflow.held import HeldState
 from ringflow.messages import pack, pack_many, unpack
 from ringflow.results import MigrationResult, ReloadResult
 from ringflow.routing import Connection
-from ringflow.storage import Checkpoint, block_digests, region_digest
+from ringflow.storage import Checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ringflow.spec import KernelCodeSource, KernelSpec, Region
-    from ringflow.storage.blocks import ArrayOrBytes
+    from ringflow.arrays import ArrayLike
+    from ringflow.spec import KernelCodeSource, KernelSpec
 
 T = TypeVar("T")
 OnFull = Literal["wait", "raise"]
@@ -91,46 +92,6 @@ class Consumer(Protocol):
 
 
 @final
-@attrs.frozen
-class HeldRegion:
-    """A region of a held kernel; the view ends with the hold."""
-
-    region: Region
-    _view: memoryview
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """Return the region as a read-only array of its dtype and shape; copy what you keep."""
-        import numpy as np
-
-        array = np.frombuffer(self._view, dtype=self.region.dtype).reshape(self.region.shape)
-        array.flags.writeable = False
-        return array
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) over the region's block digests."""
-        return region_digest(block_digests(self._view))
-
-
-@final
-class HeldState(Mapping[str, HeldRegion]):
-    """All regions of a held kernel by name, after the message ``applied_sequence``."""
-
-    def __init__(self, regions: Mapping[str, HeldRegion], applied_sequence: int) -> None:
-        self._regions = dict(regions)
-        self.applied_sequence = applied_sequence
-
-    def __getitem__(self, name: str) -> HeldRegion:
-        return self._regions[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._regions)
-
-    def __len__(self) -> int:
-        return len(self._regions)
-
-
-@final
 @attrs.frozen(kw_only=True)
 class CheckpointInfo:
     """A durable checkpoint that is the kernel's newest recovery point.
@@ -160,7 +121,7 @@ class KernelHost(Protocol):
         type_id: int,
         payload: bytes,
         *,
-        data: ArrayOrBytes | None,
+        data: ArrayLike | None,
         producer: str,
         number: int,
         on_full: OnFull,
@@ -181,7 +142,7 @@ class KernelHost(Protocol):
         type_id: int,
         payload: bytes,
         *,
-        data: ArrayOrBytes | None,
+        data: ArrayLike | None,
         timeout_s: float,
     ) -> Reply: ...
     def last_number(self, kernel_id: str, producer: str) -> int: ...
@@ -226,7 +187,7 @@ class KernelHandle:
         message: object,
         payload: bytes = b"",
         *,
-        data: ArrayOrBytes | None = None,
+        data: ArrayLike | None = None,
         producer: str = "",
         number: int = 0,
         on_full: OnFull = "wait",
@@ -236,8 +197,9 @@ class KernelHandle:
         Args:
             message: an instance of a ``ringflow.message`` class, or a type number with ``payload``.
             payload: one larger than a slot is sent as ``data``.
-            data: an array or bytes of any size up to the spec's ``bulk_bytes``, contiguous in C
-                order; the kernel's ``m.bulk_data``. Don't change it until this returns.
+            data: bytes, or an array of any library, in host memory or a GPU's, of any size up to
+                the spec's ``bulk_bytes``, contiguous in C order; the kernel's ``m.bulk_data``.
+                Don't change it until this returns.
             producer, number: the sender's own name and number for the message; numbers ascend.
             on_full: wait while the kernel has too much to do, or raise ``LimitExceededError``.
         Raises:
@@ -279,7 +241,7 @@ class KernelHandle:
         message: object,
         payload: bytes = b"",
         *,
-        data: ArrayOrBytes | None = None,
+        data: ArrayLike | None = None,
         timeout_s: float,
     ) -> Reply:
         """Send a message and return its first reply; ``TimeoutError`` after ``timeout_s``.

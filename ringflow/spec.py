@@ -21,6 +21,8 @@ from ringflow.messages import MessageField, MessageLayout, layout_of
 if TYPE_CHECKING:
     import numpy as np
 
+    from ringflow.arrays import DeviceArray
+
 Dim3 = tuple[int, int, int]
 Durability = Literal["durable", "async", "volatile"]
 ReplayMode = Literal["exact", "checkpoint"]
@@ -130,19 +132,26 @@ class KernelCodeSource:
         return cls._make(CodeFormat.PTX, text.encode(), entry_point, version_id, metadata)
 
 
+def _initial(given: Any) -> np.ndarray[Any, Any] | DeviceArray | None:
+    from ringflow.arrays import taken
+
+    return None if given is None else taken(given)
+
+
 @attrs.frozen
 class Region:
     """A named array of a kernel's state in device memory.
 
     Attributes:
-        initial: array of exactly ``dtype`` and ``shape``, C order; zeros where it is ``None``.
+        initial: any library's array of exactly ``dtype`` and ``shape``; zeros where it is ``None``.
+            It is kept as it is, and read at launch: don't change it before.
     """
 
     name: str
     dtype: str = attrs.field(kw_only=True)
     shape: tuple[int, ...] = attrs.field(kw_only=True, converter=_shape)
-    initial: np.ndarray[Any, Any] | None = attrs.field(
-        default=None, kw_only=True, eq=False, repr=False
+    initial: np.ndarray[Any, Any] | DeviceArray | None = attrs.field(
+        default=None, converter=_initial, kw_only=True, eq=False, repr=False
     )
 
     def __attrs_post_init__(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ringflow"
 LAYERS = (
     "errors version",
-    "files clock ids limits messages workers",
+    "files clock ids limits messages workers dlpack",
+    "arrays",
     "spec",
     "events",
     "statemachines",
@@ -23,7 +24,8 @@ LAYERS = (
     "stepping transit placement rates routing",
     "reload_values",
     "coordinator reload_steps",
-    "migration hot_reload checkpointing kernel",
+    "migration hot_reload checkpointing held",
+    "kernel",
     "engine",
     "simulate",
     "scenario",

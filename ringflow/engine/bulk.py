@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 import attrs
 
+from ringflow.arrays import DeviceArray, taken
+from ringflow.device.arrays import read
 from ringflow.device.bulk import COPY_IN_PLACE_BYTES_MAX, Bulk, copied
 from ringflow.device.posting import Posting
 from ringflow.device.resident import ResidentKernel
@@ -23,7 +25,7 @@ from ringflow.events.payloads import check_payload
 from ringflow.storage import ObjectStore
 
 if TYPE_CHECKING:
-    from ringflow.storage.blocks import ArrayOrBytes
+    from ringflow.arrays import ArrayLike
 
 
 class InThread(Protocol):
@@ -41,22 +43,20 @@ class Kept:
     digest: str = ""
 
 
-def bytes_given(data: ArrayOrBytes) -> memoryview:
-    """Return a view of what a program sends: uint8[n].
+def bytes_given(data: ArrayLike) -> memoryview | DeviceArray:
+    """Return a view of what a program sends: uint8[n], or an array that a GPU's memory holds.
 
     Raises:
-        UsageError: it is no buffer, is not contiguous in C order, or holds objects.
+        UsageError: it is no array, is not contiguous in C order, or holds objects.
     """
     import numpy as np
 
     if isinstance(data, bytes | bytearray | memoryview):
         array = np.frombuffer(data, np.uint8) if _is_contiguous(data) else None
     else:
-        given = np.asarray(data)
-        if given.dtype.hasobject:
-            raise UsageError(
-                f"{type(data).__name__} of dtype {given.dtype} has no bytes; pass numbers"
-            )
+        given = taken(data)
+        if isinstance(given, DeviceArray):
+            return given
         array = given.reshape(-1).view(np.uint8) if given.flags.c_contiguous else None
     if array is None:
         raise UsageError("the data is not contiguous in C order; pass np.ascontiguousarray(data)")
@@ -70,22 +70,26 @@ def _is_contiguous(data: bytes | bytearray | memoryview) -> bool:
 @final
 @attrs.frozen(eq=False)
 class Outgoing:
-    """What a program sends: a slot's payload, and a view of the bulk, uint8[n].
+    """What a program sends: a slot's payload, and its bulk: a view, uint8[n], or a GPU's array.
 
     Attributes:
         fixed: nobody can change the bulk.
     """
 
     payload: bytes
-    bulk: memoryview
+    bulk: memoryview | DeviceArray
     fixed: bool
 
+    @property
+    def bulk_bytes(self) -> int:
+        return self.bulk.size_bytes if isinstance(self.bulk, DeviceArray) else len(self.bulk)
 
-def outgoing(payload: bytes, data: ArrayOrBytes | None, *, slot_bytes_max: int) -> Outgoing:
+
+def outgoing(payload: bytes, data: ArrayLike | None, *, slot_bytes_max: int) -> Outgoing:
     """Return payload and bulk; a payload that no slot carries is bulk, if there is no other.
 
     Raises:
-        UsageError: ``data`` is no buffer, not contiguous in C order, or holds objects.
+        UsageError: ``data`` is no array, not contiguous in C order, or holds objects.
     """
     if data is None and len(payload) > slot_bytes_max:
         payload, data = b"", payload
@@ -98,17 +102,23 @@ async def keep(message: Outgoing, *, in_thread: InThread, objects: ObjectStore |
     """Own the bulk: copied unless it can't change; durable if ``objects`` is given.
 
     Raises:
-        StorageError: the bytes could not be stored; nothing was recorded.
+        DeviceError: an array of a GPU could not be read; nothing was recorded, so for the next.
+        StorageError: the bytes could not be stored.
     """
-    view = owned = message.bulk
-    if message.fixed:
-        pass
-    elif len(view) <= COPY_IN_PLACE_BYTES_MAX:
-        owned = copied(view)
-    else:
-        owned = await in_thread(lambda: copied(view))
+    owned = await _owned(message, in_thread)
     digest = await in_thread(lambda: objects.put(owned)) if objects is not None else ""
     return Kept(Bulk.of(owned), digest)
+
+
+async def _owned(message: Outgoing, in_thread: InThread) -> memoryview:
+    bulk = message.bulk
+    if isinstance(bulk, DeviceArray):
+        return cast(memoryview, await in_thread(lambda: read(bulk)))
+    if message.fixed:
+        return bulk
+    if len(bulk) <= COPY_IN_PLACE_BYTES_MAX:
+        return copied(bulk)
+    return cast(memoryview, await in_thread(lambda: copied(bulk)))
 
 
 def posting_of(event: BulkMessageAccepted, objects: ObjectStore) -> Posting:

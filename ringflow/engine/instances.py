@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 
 from ringflow.device.api import Device, LaunchStatus, LoadedCode
+from ringflow.device.arrays import read
 from ringflow.device.compiler.api import CompiledCode, code_from_ptx, compile_source
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.compiler.headers import spec_headers
@@ -115,11 +116,14 @@ def create(
 
 
 def write_initial(instance: Instance, *, only: frozenset[str] | None = None) -> None:
-    """Write the regions' initial arrays; memory without one is zero already."""
+    """Write the regions' initial arrays; memory without one is zero already.
+
+    Raises:
+        DeviceError: an array of another library's can't be read.
+    """
     for region in instance.spec.regions:
         if region.initial is not None and (only is None or region.name in only):
-            data = memoryview(region.initial.tobytes())
-            instance.resident.write_region(region.name, data)
+            instance.resident.write_region(region.name, read(region.initial))
 
 
 def region_digests(instance: Instance) -> dict[str, str]:

@@ -39,7 +39,7 @@ from ringflow.journal.api import Append
 from ringflow.kernel import OnFull, Reply
 
 if TYPE_CHECKING:
-    from ringflow.storage.blocks import ArrayOrBytes
+    from ringflow.arrays import ArrayLike
 
 MESSAGES_A_RECORD: Final = 1024
 ROUSE_MAX_S: Final = 5e-4  # for a disk that takes longer, waking a thread takes no time
@@ -89,7 +89,7 @@ async def send(
     type_id: int,
     payload: bytes,
     *,
-    data: ArrayOrBytes | None = None,
+    data: ArrayLike | None = None,
     producer: str = "",
     number: int = 0,
     on_full: OnFull = "wait",
@@ -104,11 +104,11 @@ async def send(
 
 
 def _checked(
-    runtime: KernelRuntime, type_id: int, payload: bytes, data: ArrayOrBytes | None
+    runtime: KernelRuntime, type_id: int, payload: bytes, data: ArrayLike | None
 ) -> Outgoing:
     """Return what is sent; raises as ``check_message``, and ``UsageError`` for data of no use."""
     message = outgoing(payload, data, slot_bytes_max=runtime.spec.payload_bytes_max)
-    check_message(runtime, type_id, message.payload, bulk_bytes=len(message.bulk))
+    check_message(runtime, type_id, message.payload, bulk_bytes=message.bulk_bytes)
     return message
 
 
@@ -121,15 +121,15 @@ async def _admitted(
     number: int = 0,
 ) -> Kept | None:
     """Wait for room for a message, and own its bulk; all that is left is to accept it."""
-    if not len(message.bulk):
+    if not message.bulk_bytes:
         if not _is_at_ease(core, runtime):
             await _until_room(core, runtime, on_full)
         return None
-    await _until_room(core, runtime, on_full, bulk_bytes=len(message.bulk))
+    await _until_room(core, runtime, on_full, bulk_bytes=message.bulk_bytes)
     _check_number(core, runtime.kernel_id, producer, number)  # before anything is stored
     objects = None if runtime.spec.durability == "volatile" else core.objects
     kept = await keep(message, in_thread=core.in_thread, objects=objects)
-    await _until_room(core, runtime, on_full, bulk_bytes=len(message.bulk))
+    await _until_room(core, runtime, on_full, bulk_bytes=message.bulk_bytes)
     return kept
 
 
@@ -353,7 +353,7 @@ async def call(
     type_id: int,
     payload: bytes,
     *,
-    data: ArrayOrBytes | None = None,
+    data: ArrayLike | None = None,
     timeout_s: float,
 ) -> Reply:
     """Send a message and return its first reply, which comes only once the message is durable."""

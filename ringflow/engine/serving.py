@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ringflow.engine import checkpoints, instances, messaging, rewinding
+from ringflow.engine import checkpoints, messaging, rewinding
 from ringflow.engine.core import Core
 from ringflow.engine.quiescing import held
-from ringflow.kernel import HeldRegion, HeldState, OnFull, Reply
+from ringflow.held import HeldRegion, HeldState, Hold
+from ringflow.kernel import OnFull, Reply
 from ringflow.spec import KernelSpec
 from ringflow.storage import Checkpoint
 
 if TYPE_CHECKING:
-    from ringflow.storage.blocks import ArrayOrBytes
+    from ringflow.arrays import ArrayLike
 
 
 class HandleService:
@@ -29,7 +30,7 @@ class HandleService:
         type_id: int,
         payload: bytes,
         *,
-        data: ArrayOrBytes | None = None,
+        data: ArrayLike | None = None,
         producer: str = "",
         number: int = 0,
         on_full: OnFull = "wait",
@@ -75,7 +76,7 @@ class HandleService:
         type_id: int,
         payload: bytes,
         *,
-        data: ArrayOrBytes | None = None,
+        data: ArrayLike | None = None,
         timeout_s: float,
     ) -> Reply:
         """Send raw bytes and wait for the reply; see ``KernelHandle.call``."""
@@ -102,8 +103,17 @@ class HandleService:
         core.check_free(kernel_id)
         with core.lease(kernel_id, "held()"):
             async with held(core, runtime, purpose="held") as applied:
-                views = await core.in_thread(lambda: _views(runtime.instance))
-                yield HeldState(views, applied)
+                instance = runtime.instance
+                resident = instance.resident
+                hold = Hold(kernel_id, instance.device)
+                regions = [
+                    HeldRegion(region, hold, resident.regions[region.name])
+                    for region in resident.layout
+                ]
+                try:
+                    yield HeldState(regions, applied)
+                finally:
+                    hold.end()
 
     async def take_checkpoint(self, kernel_id: str) -> Checkpoint:
         core = self._core
@@ -118,12 +128,3 @@ class HandleService:
 
     def is_busy(self, kernel_id: str) -> bool:
         return kernel_id in self._core.busy or kernel_id in self._core.state.leases
-
-
-def _views(instance: instances.Instance) -> dict[str, HeldRegion]:
-    views = {}
-    for region in instance.resident.layout:
-        allocation = instance.resident.regions[region.name]
-        view = instance.device.view(allocation) or instance.device.copy_out(allocation)
-        views[region.name] = HeldRegion(region, view.toreadonly())
-    return views

@@ -77,6 +77,7 @@ def test_a_kernel_is_read_back_as_it_was() -> None:
     assert gaps == []
     for region in again.regions:
         initial = region.initial if region.initial is not None else np.zeros(3, "int8")
+        assert isinstance(initial, np.ndarray)
         assert initial.tobytes() == arrays[region.name].tobytes()
 
 

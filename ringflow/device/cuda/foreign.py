@@ -1,0 +1,110 @@
+"""Arrays of other libraries in GPUs' memory, copied to the host.
+
+- The stream that makes an array is waited for by an event, with a deadline; nothing waits for a
+  whole context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ringflow.arrays import DeviceArray
+from ringflow.device.cuda import driver
+from ringflow.errors import DeviceError
+
+_NAP_S: Final = 1e-4
+READY_DEADLINE_S: Final = 60.0
+"""For what a program has queued on its stream before it passed an array."""
+
+
+def copy_out(array: DeviceArray) -> memoryview:
+    """Return a copy of an array's bytes: uint8[n]; it blocks.
+
+    Raises:
+        DeviceError: the address is in no GPU's memory, its stream does not come to an end, or the
+            driver refuses the copy.
+    """
+    if not array.size_bytes:
+        return memoryview(b"")
+    driver.start()
+    with _current(_ordinal_of(array)):
+        if array.stream:
+            _await(array.stream, f"the stream of the array of {array.library}")
+        return _copied(array)
+
+
+def _ordinal_of(array: DeviceArray) -> int:
+    """Return which GPU an address belongs to: addresses are unique in a process."""
+    attribute = driver.bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    used = [ordinal for ordinal in range(driver.call("cuDeviceGetCount")) if _is_used(ordinal)]
+    try:
+        if not used:
+            raise DeviceError("no GPU is in use here", call="cuDevicePrimaryCtxGetState")
+        with _current(used[0]):
+            return int(driver.call("cuPointerGetAttribute", attribute, array.address))
+    except DeviceError as error:
+        raise DeviceError(
+            f"the array of {array.library} at {array.address:#x} is in no GPU's memory that this "
+            f"process has ({error}); pass one that was made here and not freed",
+            call=error.call,
+            code=error.code,
+        ) from error
+
+
+def _is_used(ordinal: int) -> bool:
+    _, active = driver.call("cuDevicePrimaryCtxGetState", driver.call("cuDeviceGet", ordinal))
+    return bool(active)
+
+
+@contextlib.contextmanager
+def _current(ordinal: int) -> Iterator[None]:
+    """Make a GPU's primary context the thread's for the block."""
+    device = driver.call("cuDeviceGet", ordinal)
+    context = driver.call("cuDevicePrimaryCtxRetain", device)
+    try:
+        driver.call("cuCtxPushCurrent", context)
+        try:
+            yield
+        finally:
+            driver.call("cuCtxPopCurrent")
+    finally:
+        driver.call("cuDevicePrimaryCtxRelease", device)
+
+
+def _copied(array: DeviceArray) -> memoryview:
+    import numpy as np
+
+    target = np.empty(array.size_bytes, np.uint8)
+    flags = driver.bindings().CUstream_flags
+    stream = driver.call("cuStreamCreate", flags.CU_STREAM_NON_BLOCKING)
+    try:
+        driver.call(
+            "cuMemcpyDtoHAsync", target.ctypes.data, array.address, array.size_bytes, stream
+        )
+        _await(stream, "cuMemcpyDtoHAsync")
+    finally:
+        driver.call("cuStreamDestroy", stream)
+    return target.data
+
+
+def _await(stream: Any, what: str) -> None:
+    """Block until all that is on a stream by now has ended."""
+    flags = driver.bindings().CUevent_flags
+    event = driver.call("cuEventCreate", flags.CU_EVENT_DISABLE_TIMING)
+    try:
+        driver.call("cuEventRecord", event, stream)
+        deadline_s = time.monotonic() + READY_DEADLINE_S
+        while not driver.ask("cuEventQuery", event):
+            if time.monotonic() > deadline_s:
+                raise DeviceError(
+                    f"{what} has not come to its end within {READY_DEADLINE_S:g} s; look for a "
+                    "kernel on it that waits for something",
+                    call="cuEventQuery",
+                    code="timeout",
+                )
+            time.sleep(_NAP_S)
+    finally:
+        driver.call("cuEventDestroy", event)
