@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, final
 
 from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAllocation
@@ -24,9 +25,13 @@ from ringflow.device.cuda import driver
 from ringflow.device.cuda.arena import CudaAllocation, CudaArena, rounded
 from ringflow.device.cuda.code import CudaCode, load_library
 from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordinal_of
+from ringflow.device.cuda.digests import DIGEST_BUFFER_BYTES, DigestKernel, compile_digests
 from ringflow.device.cuda.launches import Launches
 from ringflow.device.cuda.ledger import Ledger
+from ringflow.device.cuda.loading import loads_while_running
+from ringflow.device.cuda.peers import Member, shared_peers
 from ringflow.device.cuda.staging import STAGING_BYTES, Staging
+from ringflow.device.cuda.topology import HOST_PATH, STAGED
 from ringflow.errors import DeviceError
 from ringflow.files import Buffer
 from ringflow.spec import Dim3
@@ -35,6 +40,8 @@ from ringflow.storage.blocks import block_digests
 MEMORY_SHARE: Final = 0.9
 """Of the memory that is free when the device is opened, unless a limit is given."""
 MAPPED_LIMIT_BYTES: Final = 256 << 20
+THROUGH_HOST_BYTES: Final = 64 << 20
+"""What passes through the host's memory at a time."""
 EXIT_DEADLINE_S: Final = 5.0
 
 _open_lock = threading.RLock()
@@ -80,7 +87,9 @@ class CudaDevice:
         self._staging: Staging | None = None
         self._launches: Launches | None = None
         self._codes: list[CudaCode] = []
-        self._loads_while_running = False
+        self._digests: DigestKernel | None = None
+        self._peer: Member | None = None
+        self._loads_while_running = loads_while_running(ordinal).works
         with _open_lock:
             _refuse_beside(ordinal, name, "open")
             self.context = CudaContext(
@@ -123,10 +132,24 @@ class CudaDevice:
         ledger = Ledger(self._name, sm_count=sm_count, queue_count=queues)
         self._staging = Staging(context, host_address + mapped_bytes)
         self._launches = Launches(context, ledger, self._mapped)
+        self._digests = self._make_digests()
+        self._peer = shared_peers().join(context, while_idle=self._launches.idle)
+
+    def _make_digests(self) -> DigestKernel | None:
+        """Load the digest kernel while nothing runs; without a compiler digests are the host's."""
+        compiled = compile_digests(self.target)
+        if compiled is None:
+            return None
+        code = load_library(self.context, compiled)
+        self._codes.append(code)
+        buffer = self._mapped.take(DIGEST_BUFFER_BYTES, label="digests")
+        return DigestKernel(self.context, self.launches, code, buffer)
 
     def _release(self) -> None:
         """Give back what there is, in the order that the driver needs; errors are of no use now."""
         context = self.context
+        if self._peer is not None:
+            shared_peers().leave(self._peer)
         if self._launches is not None:
             self._launches.close()
         with contextlib.suppress(DeviceError), context.current():
@@ -262,7 +285,11 @@ class CudaDevice:
         return memoryview((ctypes.c_ubyte * at.size_bytes).from_address(at.host_address)).cast("B")
 
     def copy_to_peer(self, source: Allocation, peer: Device, target: Allocation) -> str:
-        """Copy a whole allocation to another device; return the path that it took."""
+        """Copy a whole allocation to another device; return the path that it took.
+
+        Between two GPUs it is theirs (``"nvlink"``, ``"pcie peer"``), or ``"staged"``: by way of
+        the host's memory, as always within one GPU. ``"host"``: the peer is the host.
+        """
         if source.size_bytes != target.size_bytes:
             raise DeviceError(
                 f"{source.label!r} has {source.size_bytes} bytes, {target.label!r} on "
@@ -270,12 +297,48 @@ class CudaDevice:
                 call="copy_to_peer",
                 code="size",
             )
-        peer.copy_in(target, self.copy_out(source))
-        return "staged"
+        if not isinstance(peer, CudaDevice):
+            return self._copy_through_host(source, peer, target, path=HOST_PATH)
+        at = self._checked(source, 0, source.size_bytes, "copy_to_peer")
+        there = peer._checked(target, 0, target.size_bytes, "copy_to_peer")
+        if peer.uuid == self.uuid or at.host_address or there.host_address:
+            # Within one GPU a copy may need its SMs, which a grid may hold for ever.
+            return self._copy_through_host(source, peer, target, path=STAGED)
+        assert self._peer is not None, "the device is closed"
+        assert peer._peer is not None, "the peer is closed"
+        return shared_peers().copy(
+            self._peer, at.address, peer._peer, there.address, source.size_bytes
+        )
+
+    def _copy_through_host(
+        self, source: Allocation, peer: Device, target: Allocation, *, path: str
+    ) -> str:
+        for start in range(0, source.size_bytes, THROUGH_HOST_BYTES):
+            size_bytes = min(THROUGH_HOST_BYTES, source.size_bytes - start)
+            data = self.copy_out(source, offset_bytes=start, size_bytes=size_bytes)
+            peer.copy_in(target, data, offset_bytes=start)
+        return path
 
     def digest_blocks(self, source: Allocation) -> bytes:
-        """Return the 16-byte xxh3-128 of each 64 KiB block, read from the device's memory."""
-        return block_digests(self.copy_out(source))
+        """Return the 16-byte xxh3-128 of each 64 KiB block, read from the device's memory.
+
+        A kernel reads it there if there is room for one beside what runs, else it is copied out.
+        """
+        at = self._checked(source, 0, source.size_bytes, "digest_blocks")
+        if self._digests is not None and not at.host_address:
+            digests = self._digests.digest(at.address, at.size_bytes)
+            if digests is not None:
+                return digests
+        return self._digests_through_host(source)
+
+    def _digests_through_host(self, source: Allocation) -> bytes:
+        digests = bytearray()
+        for start in range(0, source.size_bytes, THROUGH_HOST_BYTES):
+            size_bytes = min(THROUGH_HOST_BYTES, source.size_bytes - start)
+            digests += block_digests(
+                self.copy_out(source, offset_bytes=start, size_bytes=size_bytes)
+            )
+        return bytes(digests)
 
     def _checked(
         self, allocation: Allocation, offset_bytes: int, size_bytes: int, call: str
@@ -323,12 +386,17 @@ class CudaDevice:
                 call="load",
                 code="target",
             )
-        if self.loads_while_running:
-            loaded = self._load(code)
-        else:
-            loaded = self.launches.idle(lambda: self._load(code), what="load")
+        with self._beside_digests():
+            if self.loads_while_running:
+                loaded = self._load(code)
+            else:
+                loaded = self.launches.idle(lambda: self._load(code), what="load")
         self._codes.append(loaded)
         return loaded
+
+    def _beside_digests(self) -> AbstractContextManager[object]:
+        """Wait for digests, which are short but take room; none begin in the block."""
+        return contextlib.nullcontext() if self._digests is None else self._digests.alone
 
     def _load(self, code: CompiledCode) -> CudaCode:
         with self.context.current():
@@ -377,7 +445,7 @@ class CudaDevice:
         """
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         claims = None if memory is None else frozenset(one.address for one in memory)
-        with self.context.current():
+        with self._beside_digests(), self.context.current():
             return self.launches.launch(
                 code,
                 code.kernel(entry_point),

@@ -21,6 +21,8 @@ from ringflow.errors import DeviceError
 NVLINK: Final = "nvlink"
 PCIE_PEER: Final = "pcie peer"
 STAGED: Final = "staged"
+HOST_PATH: Final = "host"
+"""Not between two GPUs: one end is the host's memory."""
 
 _ATTRIBUTE: Final = "CU_DEVICE_P2P_ATTRIBUTE_"
 # NVML's nearest common ancestor of two GPUs, by nvmlGpuTopologyLevel_t.
