@@ -1,4 +1,4 @@
-"""Readable names of variables, from the ones that C++ compilers give them. Pure."""
+"""Variables in compiled code: readable names, and types as numpy names them. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from collections.abc import Iterable
 from typing import Final
 
 _BUILTIN: Final = "vwbcahstijlmxynofdgez"
-_ANONYMOUS: Final = re.compile(r"_GLOBAL__N_\w*\Z")
+_ANONYMOUS: Final = re.compile(r"(_GLOBAL__N_|_INTERNAL_)\w*\Z")
 _LENGTH: Final = re.compile(r"L?(\d+)")
 _PARAMETERS: Final = re.compile(rf"[{_BUILTIN}PKR]*E")
+
+
+_DTYPES: Final = {
+    **{f"{kind}{bits}": f"uint{bits}" for kind in "bu" for bits in (8, 16, 32, 64)},
+    **{f"s{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
+}
+
+
+def dtype_of(type_name: str) -> str:
+    """Return numpy's name for a PTX type; ``uint8`` for what has none."""
+    return _DTYPES.get(type_name, "uint8")
 
 
 def readable_names(names: Iterable[str]) -> dict[str, str]:

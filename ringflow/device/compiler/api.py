@@ -18,6 +18,7 @@ import attrs
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.compiler.entries import cubin_kernels, missing_entry, ptx_kernels
 from ringflow.device.compiler.headers import cuda_names_texts, shipped_headers
+from ringflow.device.compiler.state import state_of_source, teller_of_state, with_state
 from ringflow.errors import CompileError, SpecError
 
 FloatMode = Literal["reproducible", "fast"]
@@ -178,7 +179,7 @@ def compile_uncached(
         return ptx.encode(), log
     from ringflow.device.compiler.nvrtc import compile_to_cubin
 
-    return compile_to_cubin(
+    cubin, log = compile_to_cubin(
         source,
         architecture=target.name,
         name=name,
@@ -186,6 +187,8 @@ def compile_uncached(
         float_mode=float_mode,
         deadline_s=deadline_s,
     )
+    state = state_of_source(cubin, source, name=name, headers=headers, deadline_s=deadline_s)
+    return with_state(cubin, state), log
 
 
 def _digest(
@@ -203,6 +206,7 @@ def _digest(
         from ringflow.device.compiler import nvrtc
 
         parts += [nvrtc.nvrtc_version(), *nvrtc.FLAGS, *nvrtc.CONTRACTION.values()]
+        parts += [teller_of_state()]
     for texts in (shipped_headers(), headers):
         parts += [part for item in sorted(texts.items()) for part in item]
     return _sha256_of(parts)

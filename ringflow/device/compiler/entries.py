@@ -18,7 +18,12 @@ _PARAMETER: Final = re.compile(
     r"(?:\.ptr\s+(?:\.(?:global|const|local|shared)\s+)?(?:\.align\s+\d+\s+)?)?([\w$%]+)(?:\s*\[(\d+)\])?"
 )
 _COMMENT: Final = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
-_CONSTANTS_OF: Final = b".nv.constant0."
+_CONSTANTS_OF: Final = ".nv.constant0."
+_GLOBALS: Final = (".nv.global", ".nv.global.init")
+_SECTION: Final = struct.Struct("<IIQQQQI")  # name, type, flags, address, offset, size, link
+_SYMBOL: Final = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
+_SYMBOL_TABLE: Final = 2
+_OBJECT: Final = 1
 
 
 @attrs.frozen
@@ -60,24 +65,70 @@ def cubin_kernels(cubin: bytes) -> tuple[str, ...]:
     Raises:
         CorruptError: the bytes are not a 64-bit little-endian ELF file with sections.
     """
+    return tuple(
+        section.name.removeprefix(_CONSTANTS_OF)
+        for section in _sections(cubin)
+        if section.name.startswith(_CONSTANTS_OF)
+    )
+
+
+def cubin_variables(cubin: bytes) -> dict[str, int]:
+    """Return the sizes in bytes of a cubin's ``__device__`` variables, by symbol.
+
+    Those in memory that the code may write to, read-only ones among them; ``__constant__`` ones
+    and shared memory are others. Raises ``CorruptError`` as ``cubin_kernels``.
+    """
+    sections = _sections(cubin)
+    found = {}
+    try:
+        for table in sections:
+            if table.type != _SYMBOL_TABLE:
+                continue
+            names_offset = sections[table.link].offset
+            for offset in range(table.offset, table.offset + table.size_bytes, _SYMBOL.size):
+                name, info, _, index, _, size_bytes = _SYMBOL.unpack_from(cubin, offset)
+                is_object = info & 0xF == _OBJECT and 0 < index < len(sections)
+                if is_object and sections[index].name in _GLOBALS:
+                    found[_text_at(cubin, names_offset + name)] = size_bytes
+    except (struct.error, IndexError, ValueError) as error:
+        raise _damaged(error) from error
+    return found
+
+
+@attrs.frozen
+class _Section:
+    name: str
+    type: int
+    offset: int
+    size_bytes: int
+    link: int
+
+
+def _sections(cubin: bytes) -> list[_Section]:
     if cubin[:6] != b"\x7fELF\x02\x01":
         raise CorruptError("the cubin is not a 64-bit ELF file; compile it again")
     try:
         (table_offset,) = struct.unpack_from("<Q", cubin, 40)
         entry_bytes, count, names_index = struct.unpack_from("<HHH", cubin, 58)
-        places = [table_offset + entry_bytes * index for index in range(count)]
-        (names_offset,) = struct.unpack_from("<Q", cubin, places[names_index] + 24)
-        starts = [names_offset + struct.unpack_from("<I", cubin, place)[0] for place in places]
-        names = [cubin[start : cubin.index(b"\0", start)] for start in starts]
+        rows = [
+            _SECTION.unpack_from(cubin, table_offset + entry_bytes * index)
+            for index in range(count)
+        ]
+        names_offset = rows[names_index][4]
+        return [
+            _Section(_text_at(cubin, names_offset + row[0]), row[1], row[4], row[5], row[6])
+            for row in rows
+        ]
     except (struct.error, IndexError, ValueError) as error:
-        raise CorruptError(
-            f"the cubin's sections are damaged: {error}; compile it again"
-        ) from error
-    return tuple(
-        name.removeprefix(_CONSTANTS_OF).decode()
-        for name in names
-        if name.startswith(_CONSTANTS_OF)
-    )
+        raise _damaged(error) from error
+
+
+def _text_at(cubin: bytes, offset: int) -> str:
+    return cubin[offset : cubin.index(b"\0", offset)].decode()
+
+
+def _damaged(error: Exception) -> CorruptError:
+    return CorruptError(f"the cubin's sections are damaged: {error}; compile it again")
 
 
 def missing_entry(entry_point: str, kernels: tuple[str, ...], where: str) -> EntryPointError:

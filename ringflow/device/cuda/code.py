@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final, final
 
@@ -15,6 +16,7 @@ import attrs
 from ringflow.device.api import DeviceGlobal
 from ringflow.device.compiler.api import CompiledCode
 from ringflow.device.compiler.entries import cubin_kernels
+from ringflow.device.compiler.state import CodeVariable, split_state
 from ringflow.device.cuda import driver
 from ringflow.device.cuda.context import CudaContext
 from ringflow.errors import DeviceError, EntryPointError
@@ -67,9 +69,16 @@ class CudaKernel:
 class CudaCode:
     """A loaded library and its kernels."""
 
-    def __init__(self, library: Any, kernels: Mapping[str, CudaKernel], unlisted: str) -> None:
+    def __init__(
+        self,
+        library: Any,
+        kernels: Mapping[str, CudaKernel],
+        variables: tuple[DeviceGlobal, ...],
+        unlisted: str,
+    ) -> None:
         self.library = library
         self.kernels = kernels
+        self._variables = variables
         self._unlisted = unlisted
 
     @property
@@ -78,7 +87,7 @@ class CudaCode:
 
     @property
     def globals(self) -> tuple[DeviceGlobal, ...]:
-        return ()
+        return self._variables
 
     @property
     def unlisted(self) -> str:
@@ -103,15 +112,22 @@ def load_library(context: CudaContext, code: CompiledCode) -> CudaCode:
     Raises:
         DeviceError: the driver refuses the code; nothing stays loaded.
     """
-    library = context.call("cuLibraryLoadData", code.code, [], [], 0, [], [], 0)
+    cubin, state = split_state(code.code)
+    library = context.call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
     try:
-        kernels = {
-            name: _loaded_kernel(context, library, name) for name in cubin_kernels(code.code)
-        }
+        kernels = {name: _loaded_kernel(context, library, name) for name in cubin_kernels(cubin)}
+        variables = tuple(_variable(context, library, one) for one in state.variables)
     except BaseException:
-        context.call("cuLibraryUnload", library)
+        with contextlib.suppress(DeviceError):
+            context.call("cuLibraryUnload", library)
         raise
-    return CudaCode(library, kernels, "")
+    return CudaCode(library, kernels, variables, state.unlisted)
+
+
+def _variable(context: CudaContext, library: Any, variable: CodeVariable) -> DeviceGlobal:
+    address, size_bytes = context.call("cuLibraryGetGlobal", library, variable.symbol.encode())
+    assert size_bytes == variable.size_bytes, f"{variable.name} has {size_bytes} bytes"
+    return DeviceGlobal(variable.name, size_bytes, int(address), variable.dtype)
 
 
 def _loaded_kernel(context: CudaContext, library: Any, name: str) -> CudaKernel:

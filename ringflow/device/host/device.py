@@ -37,7 +37,7 @@ from ringflow.device.host.pieces import piece_or_pages
 from ringflow.device.host.pool import Pool, PoolLaunch, shared_pool
 from ringflow.device.host.stepper import CLOCK, Stepper, clocks_as_timers
 from ringflow.device.host.translate import Program, default_cache, translate
-from ringflow.device.symbols import readable_names
+from ringflow.device.symbols import dtype_of, readable_names
 from ringflow.errors import DeviceError, EntryPointError, KernelStalledError, UsageError
 from ringflow.files import Buffer
 from ringflow.spec import Dim3
@@ -49,11 +49,6 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(r"host:\d+\Z")
 MEMCHECK_GAP_BYTES: Final = 1 << 20
 """Addresses between two pieces of memory, so that who leaves the one doesn't meet the other."""
-_DTYPES: Final = {
-    **{f"{kind}{bits}": f"uint{bits}" for kind in "bu" for bits in (8, 16, 32, 64)},
-    **{f"s{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
-    **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
-}
 _UUID_SPACE: Final = uuid.UUID("b5d1d9a6-6b0b-5f0e-9a55-0b5e3f2f7c11")
 
 
@@ -78,7 +73,7 @@ class HostCode:
                 named[variable.name],
                 variable.size_bytes,
                 variable.address,
-                _DTYPES.get(variable.type, "uint8"),
+                dtype_of(variable.type),
             )
             for variable in state
         )
