@@ -27,6 +27,7 @@ from ringflow.device.native.layouts import PUMP, REPORT
 from ringflow.errors import DeviceError, LimitExceededError
 
 if TYPE_CHECKING:
+    from ringflow.device.grid import KernelGrid
     from ringflow.device.resident import ResidentKernel
 
 KERNELS_MAX: Final = 4096
@@ -178,8 +179,8 @@ class Pump:
         """
         with self._lock:
             key = self._last_key + 1
-            resident.attach(self, key)
-            if not self._native.register(self._memory.address, resident.entry_address):
+            watched = resident.attach(self, key)
+            if watched and not self._native.register(self._memory.address, resident.entry_address):
                 resident.detach()
                 raise LimitExceededError(
                     "the number of kernels on one pump",
@@ -210,11 +211,11 @@ class Pump:
         arrays_bytes = sum(spec.reply_shares * spec.reply_share_bytes for spec in specs)
         self.copies_much = arrays_bytes > COPIED_BYTES
 
-    def suspend(self, resident: ResidentKernel) -> None:
-        """Leave a kernel's entry alone until ``resume``; for ``launch``, which rewrites it."""
+    def suspend(self, resident: KernelGrid) -> None:
+        """Leave a kernel's entry alone until ``resume``; while its grid is launched or parked."""
         self._native.unregister(self._memory.address, resident.entry_address)
 
-    def resume(self, resident: ResidentKernel) -> None:
+    def resume(self, resident: KernelGrid) -> None:
         self._native.register(self._memory.address, resident.entry_address)
 
     def wait(self, timeout_s: float) -> list[PumpReport]:

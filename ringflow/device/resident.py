@@ -10,44 +10,37 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ringflow.device import abi
-from ringflow.device.abi import CONTROL, Command, KernelState
+from ringflow.device.abi import CONTROL
 from ringflow.device.api import (
     Device,
-    Launch,
     LaunchStatus,
     LoadedCode,
-    Stepping,
-    stepping_of,
 )
 from ringflow.device.dirty import DirtyMarks, no_marks
-from ringflow.device.kernel_memory import KernelMemory
+from ringflow.device.grid import KernelGrid
 from ringflow.device.native import timeout_ns
-from ringflow.device.native.layouts import AWAIT_ENDED, AWAIT_REACHED, AWAIT_TIMEOUT
-from ringflow.device.parameters import check_parameters
+from ringflow.device.native.layouts import AWAIT_ENDED, AWAIT_REACHED
 from ringflow.device.posting import Posting, check_bulk_size, encode_slots
 from ringflow.device.pump import PumpReport, parse_reports
 from ringflow.errors import (
-    DeviceError,
-    KernelStalledError,
     KernelStateError,
-    KernelTrappedError,
 )
 from ringflow.spec import Dim3, KernelSpec
 
 if TYPE_CHECKING:
-    from ringflow.device.pump import Pump
+    pass
 
 COLLECT_BYTES: Final = 1 << 16
 _SEQUENCE: Final = struct.Struct("<Q")
 assert abi.MESSAGE_SLOT["sequence"] == 0
 
 
-class ResidentKernel(KernelMemory):
-    """A persistent kernel's memory on a device, and its launch."""
+class ResidentKernel(KernelGrid):
+    """A persistent kernel on a device: its memory, its grid and its messages."""
 
     def __init__(
         self,
@@ -69,70 +62,10 @@ class ResidentKernel(KernelMemory):
             EntryPointError: the kernel's parameters are not the spec's.
             DeviceMemoryError: the device is full.
         """
-        check_parameters(spec, code)
-        super().__init__(device, code, spec)
-        self.grid = grid
-        self._stepping = stepping_of(device)
-        self._launch: Launch | None = None
-        self._pump: Pump | None = None
-        self._key = 0
+        super().__init__(device, code, spec, grid=grid, base_sequence=base_sequence, epoch=epoch)
         self._collected: ctypes.Array[ctypes.c_char] | None = None
         self._collected_address = 0
-        self._base_sequence, self._epoch = base_sequence, epoch
         self._posted_sequence = base_sequence
-        self._output_index = 0
-
-    # Launches
-
-    def launch(self, *, gate_open: bool, timeout_s: float) -> None:
-        """Launch the grid, and wait until all of its blocks have arrived at their first boundary.
-
-        Args:
-            gate_open: if not, the kernel is held there, before any message; ``RUN`` opens it.
-        Raises:
-            KernelTrappedError: it trapped before.
-            KernelStalledError: it did not arrive in time, or ended; it has been stopped.
-        """
-        if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
-            raise KernelStateError(self.spec.kernel_id, "launched", "ended")
-        if self._pump is not None:
-            self._pump.suspend(self)
-        try:
-            generation = self.prepare(
-                Command.RUN if gate_open else Command.HOLD,
-                key=self._key,
-                base_sequence=self._base_sequence,
-                epoch=self._epoch,
-                output_index=self._output_index,
-            )
-            self._launch = self._start()
-            self._put_entry("status", "Q", self._launch.status_address)
-        finally:
-            if self._pump is not None:
-                self._pump.resume(self)
-        try:
-            self.await_generation(generation, timeout_s)
-        except KernelStalledError:
-            self._launch.abort()
-            raise
-        started = self._load("started")
-        assert started == self._epoch, f"started word is {started}, the epoch {self._epoch}"
-
-    def _start(self) -> Launch:
-        spec = self.spec
-        declared = (self.regions[region.name].address for region in spec.regions)
-        addresses = [self._control, *declared]
-        parameters = [struct.pack("<Q", address) for address in addresses]
-        parameters += [argument.value for argument in spec.arguments]
-        return self.device.launch(
-            self.code,
-            spec.code.entry_point,
-            grid=self.grid,
-            block=spec.block,
-            parameters=tuple(parameters),
-            dynamic_shared_bytes=spec.dynamic_shared_bytes,
-            memory=tuple(self._allocations),
-        )
 
     def relaunch(
         self,
@@ -230,76 +163,6 @@ class ResidentKernel(KernelMemory):
         if self._stepping is None:
             self._native.rouse(self._entry_address, timeout_ns(within_s))
 
-    def command(self, command: Command) -> int:
-        """Give a command; return the generation under which the kernel will report."""
-        generation = self._native.command(self._entry_address, command)
-        self._rouse()
-        return generation
-
-    def ping(self, value: int) -> None:
-        """Ask for a sign of life: while it waits for messages the kernel answers in ``echo``."""
-        self._native.ping(self._entry_address, value)
-        self._rouse()
-
-    def _rouse(self) -> None:
-        """On a device that is moved by the pump, let a waiting pump move it."""
-        if self._stepping is not None and self._pump is not None:
-            self._pump.wake()
-
-    def await_generation(self, generation: int, timeout_s: float) -> KernelState:
-        """Block until the kernel reports under a generation; return the state.
-
-        Raises:
-            KernelTrappedError: it trapped.
-            KernelStalledError: the time is up, or it ended otherwise.
-        """
-        result = self._await(self._native.await_generation, generation, timeout_s)
-        if result == AWAIT_REACHED:
-            return self.state
-        raise self._unreached(result, timeout_s)
-
-    def _unreached(self, result: int, timeout_s: float) -> DeviceError:
-        """Return the error for a wait that has ended in something else."""
-        name = self.spec.kernel_id
-        if result == AWAIT_TIMEOUT:
-            return KernelStalledError(
-                f"kernel {name!r} did not reach a message boundary within {timeout_s:g} s; look "
-                "for a loop that does not end or a collective call that not all threads make",
-                call="await",
-                code="timeout",
-            )
-        if self.status is LaunchStatus.TRAPPED:
-            return KernelTrappedError(
-                f"kernel {name!r} trapped: {self.detail}; restore it from its recovery point",
-                call="await",
-                code=self.fault.name.lower(),
-            )
-        return KernelStalledError(
-            f"kernel {name!r} ended ({self.status.name.lower()}) before it answered; it must "
-            "call receive or step until that returns false",
-            call="await",
-            code="ended",
-        )
-
-    def _await(
-        self, native_await: Callable[[int, int, int], int], number: int, timeout_s: float
-    ) -> int:
-        def look(longest_ns: int) -> int:
-            return native_await(self._entry_address, number, longest_ns)
-
-        if self._stepping is None:
-            return look(timeout_ns(timeout_s))
-        self._stepping.run_until(lambda: look(0) != AWAIT_TIMEOUT, timeout_s)
-        return look(0)
-
-    def wait_ended(self, timeout_s: float) -> LaunchStatus:
-        """Block until the grid has ended or the time is up; return the launch's status."""
-        return self._launched().wait(timeout_s)
-
-    def abort(self) -> None:
-        """Stop the grid where it is; its regions are then not to be trusted."""
-        self._launched().abort()
-
     # Dirty marks
 
     def request_dirty_swap(self) -> int:
@@ -346,26 +209,6 @@ class ResidentKernel(KernelMemory):
     # What the kernel says, for code that has no pump running
 
     @property
-    def launched(self) -> bool:
-        return self._launch is not None
-
-    @property
-    def status(self) -> LaunchStatus:
-        return self._launched().status
-
-    @property
-    def detail(self) -> str:
-        """What trapped and where."""
-        fault = self.fault
-        detail = self._launched().detail
-        return f"{fault.name.lower().replace('_', ' ')}, {detail}" if fault else detail
-
-    @property
-    def log(self) -> str:
-        """What the kernel has printed in this launch, as far as it is kept."""
-        return self._launched().log
-
-    @property
     def posted_sequence(self) -> int:
         """The last message posted in this launch, or its base sequence."""
         return self._posted_sequence
@@ -391,17 +234,7 @@ class ResidentKernel(KernelMemory):
         self.release_arrays()
         return report
 
-    def _launched(self) -> Launch:
-        if self._launch is None:
-            raise KernelStateError(self.spec.kernel_id, "not launched", "launched")
-        return self._launch
-
     # The pump's side
-
-    @property
-    def stepping(self) -> Stepping | None:
-        """What has to move the kernel's device; ``None`` if it goes on by itself."""
-        return self._stepping
 
     def take_array(self, handle: int) -> memoryview:
         """Return a copy of an output's array: uint8[n]; raises ``DeviceError`` once closed."""
@@ -413,17 +246,6 @@ class ResidentKernel(KernelMemory):
             if is_open:
                 self._native.release(self._entry_address)
 
-    def attach(self, pump: Pump, key: int) -> None:
-        """Note the pump that watches the kernel; for ``Pump.register``."""
-        if self._pump is not None:
-            raise KernelStateError(self.spec.kernel_id, "on a pump", "without one")
-        self._pump, self._key = pump, key
-        self._put_entry("key", "I", key)
-
-    def detach(self) -> None:
-        """Forget the pump; for ``Pump.unregister``."""
-        self._pump, self._key = None, 0
-
     def close(self) -> None:
         """Stop the grid if it runs, and free everything; the second time nothing happens.
 
@@ -433,12 +255,3 @@ class ResidentKernel(KernelMemory):
         """
         self.end()
         self.free()
-
-    def end(self) -> None:
-        """Stop the grid if it runs; raises ``DeviceError`` if that can't be."""
-        if self._pump is not None:
-            self._pump.unregister(self._key)
-        if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
-            self._launch.abort()
-            if self._launch.status is LaunchStatus.RUNNING:
-                raise DeviceError(f"kernel {self.spec.kernel_id!r} cannot be stopped", call="abort")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 from ringflow.device import abi
 from ringflow.device.abi import CONTROL, REPLY_SLOT, Command, KernelState
@@ -12,6 +13,8 @@ from ringflow.device.api import DeviceGlobal, LaunchStatus
 from ringflow.device.host.device import HostDevice
 from ringflow.device.host.memory import HostAllocation
 from ringflow.device.native import native
+from ringflow.device.parking import lot_of
+from ringflow.errors import DeviceError
 from ringflow.spec import Dim3, KernelCodeSource, KernelSpec
 
 
@@ -128,3 +131,36 @@ def played_spec(*, ring_slots: int = 8, reply_slots: int = 8, max_replies: int =
         reply_slots=reply_slots,
         max_replies=max_replies,
     )
+
+
+class ParkingDevice(HostDevice):  # type: ignore[misc]  # final for users, not for this double
+    """A host device that can't load code while a grid runs, as some GPUs' drivers.
+
+    Attributes:
+        beside: how many grids ran at each load.
+    """
+
+    def __init__(self, name: str = "host:0", **options: Any) -> None:
+        super().__init__(name, **options)
+        self.beside: list[int] = []
+        self.launches: list[Any] = []
+        self.refuses = ""
+
+    @property
+    def loads_while_running(self) -> bool:
+        return False
+
+    def load(self, code: Any) -> Any:
+        lot = lot_of(self)
+        assert lot is not None
+        with lot.quiet(self.name, "load"):
+            states = [launch.status for launch in self.launches]
+            self.beside.append(states.count(LaunchStatus.RUNNING))
+            return super().load(code)
+
+    def launch(self, *arguments: Any, **options: Any) -> Any:
+        if self.refuses:
+            raise DeviceError(self.refuses)
+        launch = super().launch(*arguments, **options)
+        self.launches.append(launch)
+        return launch

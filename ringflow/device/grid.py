@@ -1,0 +1,321 @@
+"""A persistent kernel's grid: its launches, its commands, and what waits for their answers.
+
+- Memory outlives launches: after RETURN the regions hold the state, and a new launch goes on.
+- Where grids are parked (``parking``) whoever launches or ends one has the context's lock.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Final
+
+from ringflow.device import abi
+from ringflow.device.abi import Command, KernelState
+from ringflow.device.api import Device, Launch, LaunchStatus, LoadedCode, Stepping, stepping_of
+from ringflow.device.kernel_memory import KernelMemory
+from ringflow.device.native import timeout_ns
+from ringflow.device.native.layouts import AWAIT_REACHED, AWAIT_TIMEOUT
+from ringflow.device.parameters import check_parameters
+from ringflow.device.parking import AbortedLaunch, lot_of
+from ringflow.errors import DeviceError, KernelStalledError, KernelStateError, KernelTrappedError
+from ringflow.spec import Dim3, KernelSpec
+
+if TYPE_CHECKING:
+    from ringflow.device.pump import Pump
+
+WITHDRAWN_S: Final = 1.0
+_RETURNS: Final = (Command.RETURN, Command.RETURN_DRAINED)
+
+
+class KernelGrid(KernelMemory):
+    """A persistent kernel's memory on a device, and its launch."""
+
+    def __init__(
+        self,
+        device: Device,
+        code: LoadedCode,
+        spec: KernelSpec,
+        *,
+        grid: Dim3,
+        base_sequence: int,
+        epoch: int,
+    ) -> None:
+        """Allocate everything; see ``ResidentKernel``."""
+        check_parameters(spec, code)
+        super().__init__(device, code, spec)
+        self.grid = grid
+        self._stepping = stepping_of(device)
+        self._launch: Launch | None = None
+        self._pump: Pump | None = None
+        self._key = 0
+        self._base_sequence, self._epoch = base_sequence, epoch
+        self._output_index = 0
+        self._commands = threading.Lock()  # never held while something is waited for
+        self._command = Command.RUN
+        self._parked = False
+        self._sent_away = 0
+        self._lot = lot_of(device)
+        if self._lot is not None:
+            self._lot.enter(self)
+
+    # Launches
+
+    def launch(self, *, gate_open: bool, timeout_s: float) -> None:
+        """Launch the grid, and wait until all of its blocks have arrived at their first boundary.
+
+        Args:
+            gate_open: if not, the kernel is held there, before any message; ``RUN`` opens it.
+        Raises:
+            KernelTrappedError: it trapped before.
+            KernelStalledError: it did not arrive in time, or ended; it has been stopped.
+        """
+        with self._exclusively():
+            self._launch_and_await(gate_open=gate_open, timeout_s=timeout_s)
+
+    def _launch_and_await(self, *, gate_open: bool, timeout_s: float) -> None:
+        if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
+            raise KernelStateError(self.spec.kernel_id, "launched", "ended")
+        self._command = Command.RUN if gate_open else Command.HOLD
+        if self._pump is not None:
+            self._pump.suspend(self)
+        try:
+            generation = self.prepare(
+                self._command,
+                key=self._key,
+                base_sequence=self._base_sequence,
+                epoch=self._epoch,
+                output_index=self._output_index,
+            )
+            self._launch = self._start()
+            self._put_entry("status", "Q", self._launch.status_address)
+        finally:
+            if self._pump is not None:
+                self._pump.resume(self)
+        try:
+            self.await_generation(generation, timeout_s)
+        except KernelStalledError:
+            self._launch.abort()
+            raise
+        started = self._load("started")
+        assert started == self._epoch, f"started word is {started}, the epoch {self._epoch}"
+
+    def _start(self) -> Launch:
+        spec = self.spec
+        declared = (self.regions[region.name].address for region in spec.regions)
+        addresses = [self._control, *declared]
+        parameters = [struct.pack("<Q", address) for address in addresses]
+        parameters += [argument.value for argument in spec.arguments]
+        return self.device.launch(
+            self.code,
+            spec.code.entry_point,
+            grid=self.grid,
+            block=spec.block,
+            parameters=tuple(parameters),
+            dynamic_shared_bytes=spec.dynamic_shared_bytes,
+            memory=tuple(self._allocations),
+        )
+
+    def _exclusively(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._lot is None else self._lot.lock
+
+    def end(self) -> None:
+        """Stop the grid if it runs; raises ``DeviceError`` if that can't be."""
+        with self._exclusively():
+            if self._pump is not None:
+                self._pump.unregister(self._key)
+            if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
+                self._launch.abort()
+                if self._launch.status is LaunchStatus.RUNNING:
+                    raise DeviceError(
+                        f"kernel {self.spec.kernel_id!r} cannot be stopped", call="abort"
+                    )
+
+    # Parking: without the pump and the poster, which find the rings as they left them
+
+    @property
+    def kernel_id(self) -> str:
+        return self.spec.kernel_id
+
+    def give_way(self) -> bool:
+        """Ask the grid to return, unless it was to return anyway; False if none runs."""
+        with self._commands:
+            if self._launch is None or self.status is not LaunchStatus.RUNNING:
+                return False
+            if self._command not in _RETURNS:
+                self._parked = True
+                if self._pump is not None:
+                    self._pump.suspend(self)
+                self._sent_away = self._native.command(self._entry_address, Command.RETURN)
+        return True
+
+    def await_gone(self, timeout_s: float) -> bool:
+        """Block until the grid has ended; return whether it is to go on.
+
+        Raises:
+            KernelStalledError: it has not in time; it works on.
+        """
+        if self._launched().wait(timeout_s) is not LaunchStatus.RUNNING:
+            return self._parked
+        if self._parked:
+            self._command_again()  # a grid that has seen the RETURN is about to end
+            if self._launched().wait(WITHDRAWN_S) is not LaunchStatus.RUNNING:
+                return True
+            self._unpark()
+        raise self._unreached(AWAIT_TIMEOUT, timeout_s)
+
+    def go_on(self, timeout_s: float) -> None:
+        """Launch the grid again where it was, and wait until it is there.
+
+        Raises:
+            DeviceError: it can't be launched; its status says that it was aborted.
+        """
+        try:
+            if self.status is LaunchStatus.COMPLETED:
+                generation = self._command_again()
+                self._launch = self._start()
+                self._put_entry("status", "Q", self._launch.status_address)
+                self.await_generation(generation, timeout_s)
+        except DeviceError as error:
+            self._launch = AbortedLaunch(str(error))
+            self._put_entry("status", "Q", self._launch.status_address)
+            raise
+        finally:
+            self._unpark()
+
+    def _unpark(self) -> None:
+        with self._commands:
+            self._parked = False
+            if self._pump is not None:
+                self._pump.resume(self)
+
+    def _command_again(self) -> int:
+        """Give the command again that the parking has covered, unless there is a newer one."""
+        with self._commands:
+            generation = self._load("doorbell") >> 32 & abi.GENERATION_MASK
+            if generation == self._sent_away:
+                generation = self._native.command(self._entry_address, self._command)
+            return generation
+
+    # Commands
+
+    def command(self, command: Command) -> int:
+        """Give a command; return the generation under which the kernel will report."""
+        with self._commands:
+            self._command = command
+            generation = self._native.command(self._entry_address, command)
+        self._rouse()
+        return generation
+
+    def ping(self, value: int) -> None:
+        """Ask for a sign of life: while it waits for messages the kernel answers in ``echo``."""
+        self._native.ping(self._entry_address, value)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        """On a device that is moved by the pump, let a waiting pump move it."""
+        if self._stepping is not None and self._pump is not None:
+            self._pump.wake()
+
+    def await_generation(self, generation: int, timeout_s: float) -> KernelState:
+        """Block until the kernel reports under a generation; return the state.
+
+        Raises:
+            KernelTrappedError: it trapped.
+            KernelStalledError: the time is up, or it ended otherwise.
+        """
+        result = self._await(self._native.await_generation, generation, timeout_s)
+        if result == AWAIT_REACHED:
+            return self.state
+        raise self._unreached(result, timeout_s)
+
+    def _unreached(self, result: int, timeout_s: float) -> DeviceError:
+        """Return the error for a wait that has ended in something else."""
+        name = self.spec.kernel_id
+        if result == AWAIT_TIMEOUT:
+            return KernelStalledError(
+                f"kernel {name!r} did not reach a message boundary within {timeout_s:g} s; look "
+                "for a loop that does not end or a collective call that not all threads make",
+                call="await",
+                code="timeout",
+            )
+        if self.status is LaunchStatus.TRAPPED:
+            return KernelTrappedError(
+                f"kernel {name!r} trapped: {self.detail}; restore it from its recovery point",
+                call="await",
+                code=self.fault.name.lower(),
+            )
+        return KernelStalledError(
+            f"kernel {name!r} ended ({self.status.name.lower()}) before it answered; it must "
+            "call receive or step until that returns false",
+            call="await",
+            code="ended",
+        )
+
+    def _await(
+        self, native_await: Callable[[int, int, int], int], number: int, timeout_s: float
+    ) -> int:
+        def look(longest_ns: int) -> int:
+            return native_await(self._entry_address, number, longest_ns)
+
+        if self._stepping is None:
+            return look(timeout_ns(timeout_s))
+        self._stepping.run_until(lambda: look(0) != AWAIT_TIMEOUT, timeout_s)
+        return look(0)
+
+    def wait_ended(self, timeout_s: float) -> LaunchStatus:
+        """Block until the grid has ended or the time is up; return the launch's status."""
+        return self._launched().wait(timeout_s)
+
+    def abort(self) -> None:
+        """Stop the grid where it is; its regions are then not to be trusted."""
+        self._launched().abort()
+
+    # What the kernel says
+
+    @property
+    def launched(self) -> bool:
+        return self._launch is not None
+
+    @property
+    def status(self) -> LaunchStatus:
+        return self._launched().status
+
+    @property
+    def detail(self) -> str:
+        """What trapped and where."""
+        fault = self.fault
+        detail = self._launched().detail
+        return f"{fault.name.lower().replace('_', ' ')}, {detail}" if fault else detail
+
+    @property
+    def log(self) -> str:
+        """What the kernel has printed in this launch, as far as it is kept."""
+        return self._launched().log
+
+    def _launched(self) -> Launch:
+        if self._launch is None:
+            raise KernelStateError(self.spec.kernel_id, "not launched", "launched")
+        return self._launch
+
+    # The pump's side
+
+    @property
+    def stepping(self) -> Stepping | None:
+        """What has to move the kernel's device; ``None`` if it goes on by itself."""
+        return self._stepping
+
+    def attach(self, pump: Pump, key: int) -> bool:
+        """Note the pump that watches the kernel, for ``Pump.register``; False: from later on."""
+        if self._pump is not None:
+            raise KernelStateError(self.spec.kernel_id, "on a pump", "without one")
+        with self._commands:
+            self._pump, self._key = pump, key
+            self._put_entry("key", "I", key)
+            return not self._parked
+
+    def detach(self) -> None:
+        """Forget the pump; for ``Pump.unregister``."""
+        self._pump, self._key = None, 0

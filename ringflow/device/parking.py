@@ -1,0 +1,176 @@
+"""Parking: a context's grids return for a moment, and go on as if nothing had been.
+
+- For devices that can't load or unload code beside a running grid.
+- A parked grid goes on with its rings, its message numbers and its commands: neither who posts nor
+  the pump takes part. The regions hold its state, as after any return.
+- Grids are launched, ended and parked under one lock a context, so none starts in between.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, Protocol
+
+import attrs
+
+from ringflow.device.api import Device, LaunchStatus
+from ringflow.device.native import native
+from ringflow.errors import DeviceError
+
+PARK_TIMEOUT_S: Final = 10.0
+
+
+class Parkable(Protocol):
+    """A persistent kernel, as far as it can be parked; see ``ResidentKernel``."""
+
+    @property
+    def kernel_id(self) -> str: ...
+    def give_way(self) -> bool:
+        """Ask the grid to return; False if none runs."""
+
+    def await_gone(self, timeout_s: float) -> bool:
+        """Block until the grid has returned; False if it is not to go on.
+
+        Raises:
+            KernelStalledError: it has not in time, and works on.
+        """
+
+    def go_on(self, timeout_s: float) -> None:
+        """Launch the grid again where it was."""
+
+
+@attrs.frozen(kw_only=True)
+class Pause:
+    """What a parking did.
+
+    Attributes:
+        purpose: ``"load"`` or ``"unload"``.
+        kernels: ids of the kernels whose grids were parked.
+        pause_ns: from the first return asked for until all went on.
+        failure: why the parking came to nothing; empty if it did not.
+    """
+
+    device: str
+    purpose: str
+    kernels: tuple[str, ...]
+    pause_ns: int
+    failure: str = ""
+
+
+class Lot:
+    """The persistent kernels of one context, whoever opened it.
+
+    Attributes:
+        lock: held while a grid of the context is launched or ended, and while all are parked.
+        timeout_s: until the grids must have returned, and again until they go on.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.timeout_s = PARK_TIMEOUT_S
+        self._kernels: weakref.WeakSet[Parkable] = weakref.WeakSet()
+        self._listeners: list[Callable[[Pause], None]] = []
+        self._parked = False
+
+    def enter(self, kernel: Parkable) -> None:
+        """Park a kernel with the others from now on, as long as it is there."""
+        self._kernels.add(kernel)
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[Pause], None]) -> Iterator[None]:
+        """Tell of each pause within the block, in the thread that made it."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    @contextmanager
+    def quiet(self, device: str, purpose: str) -> Iterator[None]:
+        """Keep the context free of persistent grids for the block.
+
+        Raises:
+            KernelStalledError: one has not returned in time; all work on, the block is not entered.
+        """
+        with self.lock:
+            if self._parked:
+                yield
+                return
+            self._parked = True
+            try:
+                yield from self._parking(device, purpose)
+            finally:
+                self._parked = False
+
+    def _parking(self, device: str, purpose: str) -> Iterator[None]:
+        started_ns = time.monotonic_ns()
+        asked = [kernel for kernel in tuple(self._kernels) if kernel.give_way()]
+        gone: list[Parkable] = []
+        stalled: DeviceError | None = None
+        try:
+            end_s = time.monotonic() + self.timeout_s
+            for kernel in asked:
+                try:
+                    if kernel.await_gone(max(0.0, end_s - time.monotonic())):
+                        gone.append(kernel)
+                except DeviceError as error:
+                    stalled = stalled or error
+            if stalled is not None:
+                raise stalled
+            yield
+        finally:
+            for kernel in gone:
+                with suppress(DeviceError):  # who waits for it is told by its status
+                    kernel.go_on(self.timeout_s)
+            if asked:
+                failure = str(stalled) if stalled is not None else ""
+                self._tell(device, purpose, asked, started_ns, failure)
+
+    def _tell(
+        self, device: str, purpose: str, asked: list[Parkable], started_ns: int, failure: str
+    ) -> None:
+        pause = Pause(
+            device=device,
+            purpose=purpose,
+            kernels=tuple(sorted(kernel.kernel_id for kernel in asked)),
+            pause_ns=time.monotonic_ns() - started_ns,
+            failure=failure,
+        )
+        for listener in tuple(self._listeners):
+            listener(pause)
+
+
+class AbortedLaunch:
+    """``Launch`` of a grid that was to go on and could not be launched again."""
+
+    def __init__(self, detail: str) -> None:
+        from ringflow.device.host.pieces import Piece
+
+        self._word = Piece(4, label="status")
+        native().store_u32(self._word.address, LaunchStatus.ABORTED)
+        self.status = LaunchStatus.ABORTED
+        self.status_address = self._word.address
+        self.detail = detail
+        self.log = ""
+
+    def wait(self, timeout_s: float) -> LaunchStatus:
+        return self.status
+
+    def abort(self) -> None:
+        """Nothing runs."""
+
+
+_lots: Final[dict[str, Lot]] = {}
+_lots_lock: Final = threading.Lock()
+
+
+def lot_of(device: Device) -> Lot | None:
+    """Return where a device's grids are parked; ``None`` if it loads code beside them."""
+    if device.loads_while_running:
+        return None
+    with _lots_lock:
+        return _lots.setdefault(device.uuid, Lot())

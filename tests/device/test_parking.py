@@ -1,0 +1,264 @@
+"""Grids that return for a moment, so that code can be loaded, and go on as if nothing had been."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ringflow.device.abi import Command, KernelState
+from ringflow.device.api import LaunchStatus
+from ringflow.device.parking import Lot, Pause, lot_of
+from ringflow.device.posting import Posting
+from ringflow.device.pump import Pump, PumpReport
+from ringflow.errors import KernelStalledError
+from tests.device.doubles import ParkingDevice
+from tests.device.kernels import compiled, resident
+
+DEADLINE_S = 30.0
+ADD, LATCH = 1, 7
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "little")
+
+
+def u64(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+@pytest.fixture
+def device() -> Iterator[ParkingDevice]:
+    made = ParkingDevice("host:7")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lot(device: ParkingDevice) -> Lot:
+    found = lot_of(device)
+    assert found is not None
+    return found
+
+
+class Watched:
+    """A running kernel, and what a pump has told of it."""
+
+    def __init__(self, device: ParkingDevice, name: str, *, gate_open: bool = True) -> None:
+        self.kernel = resident(device, name)
+        self.pump = Pump()
+        self.kernel.launch(gate_open=gate_open, timeout_s=DEADLINE_S)
+        self.pump.register(self.kernel)
+        self.reports: list[PumpReport] = []
+
+    def until_done(self, sequence: int) -> None:
+        while not self.reports or self.reports[-1].done_sequence < sequence:
+            taken = self.pump.wait(DEADLINE_S)
+            assert taken, f"message {sequence} is not done"
+            self.reports += taken
+
+    def until_state(self, state: KernelState) -> None:
+        while not self.reports or self.reports[-1].state is not state:
+            taken = self.pump.wait(DEADLINE_S)
+            assert taken, f"the kernel is never {state.name}"
+            self.reports += taken
+
+    def until_taken(self, sequence: int) -> None:
+        end_s = time.monotonic() + DEADLINE_S
+        while self.kernel.taken_sequence < sequence:
+            assert time.monotonic() < end_s, f"message {sequence} is not taken"
+
+    @property
+    def statuses(self) -> set[LaunchStatus]:
+        return {report.status for report in self.reports}
+
+    @property
+    def sums(self) -> list[int]:
+        outputs = [output for report in self.reports for output in report.outputs]
+        return [int.from_bytes(output.payload[:8], "little") for output in outputs]
+
+
+def test_a_kernel_goes_on_with_its_messages_as_if_nothing_had_been(
+    device: ParkingDevice, lot: Lot
+) -> None:
+    """Those before, during and after come once and in order; pump and poster take no part."""
+    counter = Watched(device, "counter")
+    postings = iter(Posting(i, ADD, u64(i)) for i in range(1, 41))
+    for turn in range(4):
+        for _ in range(5):
+            counter.kernel.post([next(postings)])
+        with lot.quiet(device.name, "load"):
+            assert counter.kernel.status is LaunchStatus.COMPLETED
+            for _ in range(5):
+                counter.kernel.post([next(postings)])
+        counter.until_done(10 * turn + 10)
+    assert counter.sums == [i * (i + 1) // 2 for i in range(1, 41)]
+    assert counter.statuses == {LaunchStatus.RUNNING}
+    counter.kernel.close()
+
+
+def test_code_is_loaded_while_no_grid_runs(device: ParkingDevice) -> None:
+    """All of the device's kernels are parked, and all work afterwards."""
+    counters = [Watched(device, "counter") for _ in range(3)]
+    device.beside.clear()
+    device.load(compiled("echo"))
+    assert device.beside == [0]
+    for counter in counters:
+        counter.kernel.post([Posting(1, ADD, u64(7))])
+        counter.until_done(1)
+        assert counter.sums == [7]
+        counter.kernel.close()
+
+
+def test_what_was_done_is_told(device: ParkingDevice, lot: Lot) -> None:
+    """Which kernels, for what and how long; nothing where none ran."""
+    told: list[Pause] = []
+    with lot.heard_by(told.append):
+        with lot.quiet(device.name, "load"):
+            pass
+        assert told == []
+        counter = Watched(device, "counter")
+        with lot.quiet(device.name, "load"):
+            pass
+    with lot.quiet(device.name, "load"):
+        pass
+    (pause,) = told
+    assert (pause.device, pause.purpose, pause.kernels) == ("host:7", "load", ("counter",))
+    assert pause.pause_ns > 0
+    assert pause.failure == ""
+    counter.kernel.close()
+
+
+def test_a_held_kernel_is_held_again(device: ParkingDevice, lot: Lot) -> None:
+    """The host may look at its regions before and after; a RUN given meanwhile is obeyed."""
+    counter = Watched(device, "counter", gate_open=False)
+    counter.kernel.post([Posting(1, ADD, u64(5))])
+    with lot.quiet(device.name, "load"):
+        pass
+    assert counter.kernel.state is KernelState.HELD
+    assert counter.kernel.done_sequence == 0
+    with lot.quiet(device.name, "load"):
+        generation = counter.kernel.command(Command.RUN)
+    counter.kernel.await_generation(generation, DEADLINE_S)
+    counter.until_done(1)
+    assert counter.sums == [5]
+    counter.kernel.close()
+
+
+def test_a_command_that_waits_for_its_answer_gets_it(device: ParkingDevice, lot: Lot) -> None:
+    """Given before the parking, obeyed after it, under its generation or a later one."""
+    counter = Watched(device, "counter")
+    generation = counter.kernel.command(Command.HOLD)
+    with lot.quiet(device.name, "load"):
+        pass
+    assert counter.kernel.await_generation(generation, DEADLINE_S) is KernelState.HELD
+    counter.until_state(KernelState.HELD)
+    counter.kernel.close()
+
+
+def test_a_return_given_meanwhile_is_obeyed(device: ParkingDevice, lot: Lot) -> None:
+    """The pump tells of the end that was asked for, and of no other."""
+    counter = Watched(device, "counter")
+    with lot.quiet(device.name, "load"):
+        counter.kernel.command(Command.RETURN)
+    assert counter.kernel.wait_ended(DEADLINE_S) is LaunchStatus.COMPLETED
+    while LaunchStatus.COMPLETED not in counter.statuses:
+        counter.reports += counter.pump.wait(DEADLINE_S)
+    with lot.quiet(device.name, "load"):
+        pass  # there is nothing to launch again
+    assert counter.kernel.status is LaunchStatus.COMPLETED
+    counter.kernel.close()
+
+
+def test_a_kernel_that_is_returning_is_left_to_return(device: ParkingDevice, lot: Lot) -> None:
+    """Who asked for that finds its grid ended."""
+    counter = Watched(device, "counter")
+    counter.kernel.command(Command.RETURN)
+    with lot.quiet(device.name, "load"):
+        assert counter.kernel.status is LaunchStatus.COMPLETED
+    assert counter.kernel.status is LaunchStatus.COMPLETED
+    counter.kernel.close()
+
+
+def test_a_kernel_that_steps_goes_on_stepping(device: ParkingDevice, lot: Lot) -> None:
+    """Its count goes on, and it still takes messages."""
+    free = Watched(device, "free")
+    with lot.quiet(device.name, "load"):
+        before = int.from_bytes(free.kernel.read_region("steps"), "little")
+    free.kernel.post([Posting(1, ADD)])
+    free.until_done(1)
+    assert free.sums[0] >= before
+    free.kernel.close()
+
+
+def test_one_that_does_not_return_keeps_no_other_away(device: ParkingDevice, lot: Lot) -> None:
+    """The load fails within its deadline, and all kernels work on, that one too."""
+    trouble, counter = Watched(device, "trouble"), Watched(device, "counter")
+    lot.timeout_s = 0.2
+    told: list[Pause] = []
+    trouble.kernel.post([Posting(1, LATCH)])
+    trouble.until_taken(1)
+    device.beside.clear()
+    with lot.heard_by(told.append), pytest.raises(KernelStalledError, match="trouble"):
+        device.load(compiled("echo"))
+    assert device.beside == []
+    assert "trouble" in told[0].failure
+    counter.kernel.post([Posting(1, ADD, u64(3))])
+    counter.until_done(1)
+    stop = bytearray(64)
+    stop[8:12] = u32(1)
+    device.copy_in(trouble.kernel.regions["stop"], stop)
+    trouble.kernel.post([Posting(2, 1, u32(9))])
+    trouble.until_done(2)
+    lot.timeout_s = DEADLINE_S
+    device.load(compiled("echo"))
+    assert device.beside == [0]
+    trouble.kernel.close()
+    counter.kernel.close()
+
+
+def test_a_grid_that_cannot_go_on_ends_as_aborted(device: ParkingDevice, lot: Lot) -> None:
+    """The pump tells, so that its kernel is restored; others go on."""
+    first, second = Watched(device, "counter"), Watched(device, "echo")
+    with lot.quiet(device.name, "load"):
+        device.refuses = "no room any more"
+    device.refuses = ""
+    for one in (first, second):
+        while LaunchStatus.ABORTED not in one.statuses:
+            one.reports += one.pump.wait(DEADLINE_S)
+        assert "no room any more" in one.kernel.detail
+        one.kernel.close()
+
+
+def test_a_launch_waits_until_code_is_loaded(device: ParkingDevice, lot: Lot) -> None:
+    """No grid starts beside a load."""
+    counter = Watched(device, "counter")
+    late = resident(device, "echo")
+    with lot.quiet(device.name, "load"):
+        thread = threading.Thread(
+            target=late.launch, kwargs={"gate_open": True, "timeout_s": DEADLINE_S}
+        )
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert not late.launched
+    thread.join(DEADLINE_S)
+    assert late.state is KernelState.RUNNING
+    late.close()
+    counter.kernel.close()
+
+
+def test_devices_of_one_context_are_parked_together(device: ParkingDevice) -> None:
+    """A load through one of them parks what runs on the other."""
+    counter = Watched(device, "counter")
+    again = ParkingDevice("host:7")
+    told: list[Pause] = []
+    shared = lot_of(again)
+    assert shared is not None
+    with shared.heard_by(told.append):
+        again.load(compiled("echo"))
+    assert [pause.kernels for pause in told] == [("counter",)]
+    again.close()
+    counter.kernel.close()
