@@ -2,8 +2,8 @@
 
 - All that makes the driver wait for running kernels is done when the device is opened: memory of
   both kinds is taken, streams are made, limits set. Later calls take pieces, and copy by DMA.
-- What must wait for kernels (unloading) is put off until none runs; what would wait and can't be
-  put off (loading, on some drivers) is refused while one does.
+- What must wait for kernels (unloading) is put off until none runs; for what would wait and can't
+  be put off (loading, on some drivers) the persistent ones are parked.
 - A lost context fails every call from then on; its launches end as trapped or aborted.
 """
 
@@ -32,6 +32,7 @@ from ringflow.device.cuda.loading import loads_while_running
 from ringflow.device.cuda.peers import Member, shared_peers
 from ringflow.device.cuda.staging import STAGING_BYTES, Staging
 from ringflow.device.cuda.topology import HOST_PATH, STAGED
+from ringflow.device.parking import lot_of
 from ringflow.errors import DeviceError
 from ringflow.files import Buffer
 from ringflow.spec import Dim3
@@ -376,8 +377,10 @@ class CudaDevice:
         """Load a cubin, and each of its kernels.
 
         Raises:
-            DeviceError: the code is for another target; or kernels run, and the driver can't load
-                beside them (code ``"busy"``): let them return first.
+            KernelStalledError: the driver can't load beside running kernels, and one did not
+                return for that; all work on.
+            DeviceError: the code is for another target; or a grid that is no persistent kernel
+                runs, and the driver can't load beside it (code ``"busy"``).
         """
         if code.target != self.target.name:
             raise DeviceError(
@@ -386,10 +389,11 @@ class CudaDevice:
                 call="load",
                 code="target",
             )
-        with self._beside_digests():
-            if self.loads_while_running:
+        if (lot := lot_of(self)) is None:
+            with self._beside_digests():
                 loaded = self._load(code)
-            else:
+        else:
+            with lot.quiet(self._name, "load"), self._beside_digests():
                 loaded = self.launches.idle(lambda: self._load(code), what="load")
         self._codes.append(loaded)
         return loaded
