@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from ringflow.device.api import Device, stepping_of
 from ringflow.device.pump import Pump, PumpReport
-from ringflow.journal.thread import Bell, LoopCaller, loop_caller
+from ringflow.journal.thread import Bell, LoopCaller
 from ringflow.workers import Turns, turns_taken
 
 _WAIT_S: Final = 5.0
@@ -152,7 +152,7 @@ class PumpThread:
         self._pump.wake()
 
     async def run(self) -> None:
-        soon = loop_caller()
+        soon = LoopCaller()
         with anyio.CancelScope(shield=True):  # it ends by ``close``, which always comes
             await anyio.to_thread.run_sync(self._serve, soon, limiter=anyio.CapacityLimiter(1))
         if self._failure is not None:

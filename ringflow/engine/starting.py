@@ -13,7 +13,7 @@ from typing import Any, final
 from anyio.abc import TaskGroup
 
 from ringflow.engine.waiting import Condition
-from ringflow.journal.thread import loop_caller
+from ringflow.journal.thread import LoopCaller
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -23,7 +23,7 @@ class Starter:
     """Has a task of its own start what others ask for, in their order; made in the event loop."""
 
     def __init__(self) -> None:
-        self._soon = loop_caller()
+        self._soon = LoopCaller()
         self._asked: deque[Work] = deque()
         self._changed = Condition()
 

@@ -69,27 +69,58 @@ class DurableMark(Protocol):
 
 
 @final
+class Commit:
+    """A batch on its way to the disk: what all waiters of its records wait for."""
+
+    __slots__ = ("_is_over", "_over")
+
+    def __init__(self) -> None:
+        self._over: anyio.Event | None = None
+        self._is_over = False
+
+    @property
+    def over(self) -> anyio.Event:
+        """Set when the batch is settled."""
+        if self._over is None:  # many batches have no waiters
+            self._over = anyio.Event()
+            if self._is_over:
+                self._over.set()
+        return self._over
+
+    def settle(self) -> None:
+        """Called by the journal, in the event loop, after the batch's records were settled."""
+        self._is_over = True
+        if self._over is not None:
+            self._over.set()
+
+
+@final
 class Append:
     """A record on its way to the disk.
 
     Attributes:
         stream, version: its stream and its number in it, counted from 1; known at once.
         sequence: its number in the journal once it is durable, None before.
+        failed: its outcome is unknown.
         mark: what is told first that the record is durable, and the number that it is told; of
             several records of a batch with one receiver only the highest number is given.
+        commit: the batch that it is in, or is to be in.
     """
 
-    __slots__ = ("_done", "_then", "failed", "mark", "sequence", "stream", "version")
+    __slots__ = ("_then", "commit", "failed", "mark", "sequence", "stream", "version")
 
     def __init__(
-        self, stream: str, version: int, mark: tuple[DurableMark, int] | None = None
+        self,
+        stream: str,
+        version: int,
+        mark: tuple[DurableMark, int] | None = None,
     ) -> None:
         self.stream = stream
         self.version = version
         self.mark = mark
         self.sequence: int | None = None
         self.failed = False
-        self._done: anyio.Event | None = None
+        self.commit: Commit | None = None
         self._then: Callable[[], None] | None = None
 
     def then(self, callback: Callable[[], None]) -> None:
@@ -104,25 +135,12 @@ class Append:
         else:
             self._then = callback
 
-    @property
-    def done(self) -> anyio.Event:
-        """Set when the record is durable or its outcome is unknown (``failed``)."""
-        if self._done is None:
-            self._done = anyio.Event()
-            if self.failed or self.sequence is not None:
-                self._done.set()
-        return self._done
-
     def settle(self, sequence: int | None) -> None:
         """Called once, by the journal: the record is durable, or None: that is unknown."""
         self.sequence = sequence
         self.failed = sequence is None
-        try:
-            if self._then is not None and not self.failed:
-                self._then()
-        finally:
-            if self._done is not None:
-                self._done.set()
+        if self._then is not None and not self.failed:
+            self._then()
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 - Control records go first; messages follow as far as the batch has room.
 - A control record of a stream that has messages waiting takes them along, in their order.
+- All that waits has one ``Commit``, which ``take`` gives to the batch: what stays gets the next.
 - The bounds are checked by the caller, nothing here waits.
 - Filled by the event loop, emptied by the writer's thread: a lock keeps each step whole.
 """
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, final
 
 from ringflow.events.codec import Event
-from ringflow.journal.api import Append
+from ringflow.journal.api import Append, Commit
 
 
 class Pending(NamedTuple):
@@ -39,6 +40,7 @@ class Lanes:
         self._control: deque[Pending] = deque()
         self._messages: deque[Pending] = deque()
         self._message_streams: Counter[str] = Counter()
+        self._commit = Commit()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -50,6 +52,7 @@ class Lanes:
             self._push(pending, control=control)
 
     def _push(self, pending: Pending, *, control: bool) -> None:
+        pending.append.commit = self._commit
         if not control:
             self._messages.append(pending)
             self._message_streams[pending.append.stream] += 1
@@ -76,6 +79,12 @@ class Lanes:
             self._forget_message_of(batch[-1].append.stream)
             self.message_bytes -= len(batch[-1].data)
             size_bytes -= len(batch[-1].data)
+        if not batch:
+            return batch
+        self._commit = Commit()
+        for lane in (self._control, self._messages):
+            for pending in lane:
+                pending.append.commit = self._commit
         return batch
 
     def _forget_message_of(self, stream: str) -> None:

@@ -3,38 +3,91 @@
 - A thread call per batch (``to_thread.run_sync``) costs two slow wake-ups, about half an
   fdatasync; a pipe costs the loop two system calls and a task switch for each answer.
 - The thread sleeps in a C queue, and has the loop call back directly.
+- trio calls back from a task of its own; there the task that waits is woken by the thread itself.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, final
 
+import anyio
 import anyio.lowlevel
 
-LoopCaller = Callable[[Callable[[], object]], None]
+_TRIO_CALL: Final = "run_sync_soon"
+_ASYNCIO_CALL: Final = "call_soon_threadsafe"
 
-_CALL_SOON: Final = ("call_soon_threadsafe", "run_sync_soon")  # asyncio's and trio's
 
+@final
+class LoopCaller:
+    """Has the event loop that it was made in call functions soon; any thread may use it.
 
-def loop_caller() -> LoopCaller:
-    """Return what has this event loop call a function soon; any thread may use it.
-
-    Functions are called in the order given, in the caller's context of now. They must not raise.
+    Functions are called in the order given, in the maker's context. They must not raise.
     ``anyio.from_thread`` would do the same, but makes the thread wait for the answer, which costs
     20 us more a call.
     """
-    token: Any = anyio.lowlevel.current_token().native_token
-    (soon,) = [getattr(token, name) for name in _CALL_SOON if hasattr(token, name)]
-    context = copy_context()
 
-    def call(function: Callable[[], object]) -> None:
-        soon(partial(context.run, function))
+    def __init__(self) -> None:
+        loop: Any = anyio.lowlevel.current_token().native_token
+        is_trio = hasattr(loop, _TRIO_CALL)
+        self._soon: Callable[[Callable[[], object]], object] = getattr(
+            loop, _TRIO_CALL if is_trio else _ASYNCIO_CALL
+        )
+        self._can_wake = is_trio and hasattr(os, "eventfd")
+        self._context = copy_context()
+        self._functions: deque[Callable[[], object]] = deque()
+        self._wakes_waiter = False
+        self._waker: int | None = None  # made for the first waiter
 
-    return call
+    def __call__(self, function: Callable[[], object]) -> None:
+        self._functions.append(function)  # first: a waiter that leaves now finds it there
+        if self._wakes_waiter and self._waker is not None:
+            os.eventfd_write(self._waker, 1)
+        else:
+            self._soon(self._called_back)
+
+    async def until(self, event: anyio.Event) -> None:
+        """Wait for an event that one of the functions sets; nobody else may set it."""
+        if not self._can_wake or self._wakes_waiter:
+            await event.wait()
+            return
+        if self._waker is None:
+            self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakes_waiter = True
+        try:
+            while not event.is_set():
+                await anyio.wait_readable(self._waker)
+                os.eventfd_read(self._waker)
+                self._call_all()
+        finally:
+            self._wakes_waiter = False
+            self._call_all()
+            if not self._can_wake:
+                self._let_go()
+
+    def close(self) -> None:
+        """Let go of what ``until`` took; in the event loop, after the last call."""
+        self._can_wake = False
+        if not self._wakes_waiter:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._waker is not None:
+            os.close(self._waker)
+            self._waker = None
+
+    def _called_back(self) -> None:
+        self._call_all()
+        if self._wakes_waiter and self._waker is not None:
+            os.eventfd_write(self._waker, 1)  # it came while this call was on its way
+
+    def _call_all(self) -> None:
+        while self._functions:
+            self._context.run(self._functions.popleft())
 
 
 @final

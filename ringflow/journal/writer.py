@@ -41,7 +41,7 @@ from ringflow.journal.record import RawRecord
 from ringflow.journal.segments import Segment
 from ringflow.journal.selection import Selection, Streams, Types
 from ringflow.journal.subscribers import CatchUp, Subscribers
-from ringflow.journal.thread import Bell, loop_caller
+from ringflow.journal.thread import Bell, LoopCaller
 from ringflow.workers import in_thread, turns_taken
 
 T = TypeVar("T")
@@ -78,6 +78,7 @@ class JournalWriter:
         self._lanes = Lanes()
         self._subscribers = Subscribers(self, limits.subscriber_records)
         self._bell = Bell()
+        self._caller: LoopCaller | None = None
         self._work: anyio.Event | None = None
         self._room: anyio.Event | None = None
         self._progress: anyio.Event | None = None
@@ -147,8 +148,9 @@ class JournalWriter:
         return append
 
     async def until_durable(self, append: Append) -> None:
-        if append.sequence is None:
-            await append.done.wait()
+        while append.sequence is None and not append.failed:
+            assert append.commit is not None
+            await self._heard(append.commit.over)  # its record may have to stay for the next batch
         if append.failed:
             raise OutcomeUnknownError(
                 f"version {append.version} of stream {append.stream!r} may or may not be durable, "
@@ -246,12 +248,18 @@ class JournalWriter:
         """Write what is appended, until ``aclose`` or the first failure; once, as a task."""
         with anyio.CancelScope(shield=True):  # acknowledged or failed, but never abandoned
             if self._in_thread:
-                soon = loop_caller()
+                self._caller = LoopCaller()
                 own = anyio.CapacityLimiter(1)  # it stays: it must not use up the default limiter
-                await anyio.to_thread.run_sync(self._serve, soon, limiter=own)
+                await anyio.to_thread.run_sync(self._serve, self._caller, limiter=own)
             else:
                 await self._serve_here()
             await self._ended.wait()
+            if self._caller is not None:
+                self._caller.close()
+
+    async def _heard(self, event: anyio.Event) -> None:
+        """Wait for an event that is set when a batch is settled."""
+        await (event.wait() if self._caller is None else self._caller.until(event))
 
     def _ring(self) -> None:
         if self._in_thread:
@@ -259,7 +267,7 @@ class JournalWriter:
         elif self._work is not None:
             self._work.set()
 
-    def _serve(self, soon: Callable[[Callable[[], object]], None]) -> None:
+    def _serve(self, soon: LoopCaller) -> None:
         """Write until the end; the thread's own function."""
         try:
             while self._write_all(soon):
@@ -320,8 +328,7 @@ class JournalWriter:
     ) -> None:
         """Tell of a durable batch, in the event loop; ``failure`` is what a mark raised."""
         if self.failure is not None:  # a callback's, while this batch was on its way
-            for pending in batch:
-                pending.append.settle(None)
+            _lose(batch)
             return
         self._durable = records[-1].sequence
         self._batches += 1
@@ -331,6 +338,7 @@ class JournalWriter:
                 pending.append.settle(record.sequence)
             except Exception as error:  # a callback's; all others still hear of their records
                 failure = failure or error
+        _wake(batch[0])
         self._subscribers.publish(records)
         if self._durable >= self._awaited:
             self._wake_progress()
@@ -372,8 +380,7 @@ class JournalWriter:
         lost = list(batch)
         while self._lanes:
             lost += self._lanes.take(self._limits.batch_bytes)
-        for pending in lost:
-            pending.append.settle(None)
+        _lose(lost)
         self._wake_room()
         self.failed.set()
         self._ring()
@@ -416,6 +423,20 @@ class JournalWriter:
             self._free_bytes = self._log.free_bytes()
         if self._free_bytes < reserve_bytes:
             raise DiskReserveError(self._free_bytes, reserve_bytes)
+
+
+def _wake(pending: Pending) -> None:
+    """Wake all that wait for a record of this one's batch."""
+    assert pending.append.commit is not None
+    pending.append.commit.settle()
+
+
+def _lose(lost: Sequence[Pending]) -> None:
+    """Tell of records whose outcome is unknown."""
+    for pending in lost:
+        pending.append.settle(None)
+    for pending in lost:
+        _wake(pending)
 
 
 def _tell_marks(batch: Sequence[Pending]) -> Exception | None:
