@@ -159,7 +159,12 @@ class Device(Protocol):
         """Return device memory itself where the host can address it, else ``None``."""
 
     def copy_to_peer(self, source: Allocation, peer: Device, target: Allocation) -> str:
-        """Copy a whole allocation to another device; return the path it took, e.g. ``"host"``."""
+        """Copy a whole allocation to a device, which may be this one; return the path it took.
+
+        ``"host"``: an end is the host's memory; ``"nvlink"``, ``"pcie peer"``: from GPU to GPU;
+        ``"device"``: within one GPU; ``"staged"``: between GPUs, or within one, by way of the
+        host's memory.
+        """
 
     def digest_blocks(self, source: Allocation) -> bytes:
         """Return the 16-byte xxh3-128 of each 64 KiB block, read from the device's memory."""

@@ -16,6 +16,7 @@ from tests.device.kernels import resident
 
 DEADLINE_S = 30.0
 MEMORY_BYTES = 64 << 20
+PATHS = ("host", "nvlink", "pcie peer", "staged")
 SCALE = """
 extern "C" __global__ void scale(float* values, float factor, unsigned length) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -128,10 +129,19 @@ def test_peer_copy_says_its_path(device: Device, peer: Device) -> None:
     data = np.random.default_rng(7).bytes(200_000)
     source, target = device.allocate(200_000, label="s"), peer.allocate(200_000, label="t")
     device.copy_in(source, data)
-    assert device.copy_to_peer(source, peer, target) in ("host", "peer", "staged")
+    assert device.copy_to_peer(source, peer, target) in PATHS
     assert bytes(peer.copy_out(target)) == data
     with pytest.raises(DeviceError):
         device.copy_to_peer(source, peer, peer.allocate(1000, label="short"))
+
+
+def test_copy_within_a_device(device: Device) -> None:
+    """A device is a peer of its own: reloads copy regions from old code's to new code's."""
+    data = np.random.default_rng(9).bytes(100_001)
+    source, target = (device.allocate(len(data), label=label) for label in "st")
+    device.copy_in(source, data)
+    assert device.copy_to_peer(source, device, target) in (*PATHS, "device")
+    assert bytes(device.copy_out(target)) == data
 
 
 def test_digests_are_those_of_the_memory(device: Device) -> None:

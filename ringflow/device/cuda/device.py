@@ -25,13 +25,17 @@ from ringflow.device.cuda import driver
 from ringflow.device.cuda.arena import CudaAllocation, CudaArena, rounded
 from ringflow.device.cuda.code import CudaCode, load_library
 from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordinal_of
-from ringflow.device.cuda.digests import DIGEST_BUFFER_BYTES, DigestKernel, compile_digests
 from ringflow.device.cuda.launches import Launches
 from ringflow.device.cuda.ledger import Ledger
 from ringflow.device.cuda.loading import loads_while_running
+from ringflow.device.cuda.memory_kernels import (
+    DIGEST_BUFFER_BYTES,
+    MemoryKernels,
+    compile_memory_kernels,
+)
 from ringflow.device.cuda.peers import Member, shared_peers
 from ringflow.device.cuda.staging import STAGING_BYTES, Staging
-from ringflow.device.cuda.topology import HOST_PATH, STAGED
+from ringflow.device.cuda.topology import HOST_PATH, STAGED, WITHIN
 from ringflow.device.parking import lot_of
 from ringflow.errors import DeviceError
 from ringflow.files import Buffer
@@ -88,7 +92,7 @@ class CudaDevice:
         self._staging: Staging | None = None
         self._launches: Launches | None = None
         self._codes: list[CudaCode] = []
-        self._digests: DigestKernel | None = None
+        self._kernels: MemoryKernels | None = None
         self._peer: Member | None = None
         self._loads_while_running = loads_while_running(ordinal).works
         with _open_lock:
@@ -133,18 +137,18 @@ class CudaDevice:
         ledger = Ledger(self._name, sm_count=sm_count, queue_count=queues)
         self._staging = Staging(context, host_address + mapped_bytes)
         self._launches = Launches(context, ledger, self._mapped)
-        self._digests = self._make_digests()
+        self._kernels = self._memory_kernels()
         self._peer = shared_peers().join(context, while_idle=self._launches.idle)
 
-    def _make_digests(self) -> DigestKernel | None:
-        """Load the digest kernel while nothing runs; without a compiler digests are the host's."""
-        compiled = compile_digests(self.target)
+    def _memory_kernels(self) -> MemoryKernels | None:
+        """Load ringflow's own kernels while nothing runs; without a compiler there are none."""
+        compiled = compile_memory_kernels(self.target)
         if compiled is None:
             return None
         code = load_library(self.context, compiled)
         self._codes.append(code)
         buffer = self._mapped.take(DIGEST_BUFFER_BYTES, label="digests")
-        return DigestKernel(self.context, self.launches, code, buffer)
+        return MemoryKernels(self.context, self.launches, code, buffer)
 
     def _release(self) -> None:
         """Give back what there is, in the order that the driver needs; errors are of no use now."""
@@ -288,8 +292,8 @@ class CudaDevice:
     def copy_to_peer(self, source: Allocation, peer: Device, target: Allocation) -> str:
         """Copy a whole allocation to another device; return the path that it took.
 
-        Between two GPUs it is theirs (``"nvlink"``, ``"pcie peer"``), or ``"staged"``: by way of
-        the host's memory, as always within one GPU. ``"host"``: the peer is the host.
+        Between two GPUs ``"nvlink"`` or ``"pcie peer"``, within one ``"device"``; ``"staged"``
+        if it went by way of the host's memory. ``"host"``: the peer is the host.
         """
         if source.size_bytes != target.size_bytes:
             raise DeviceError(
@@ -302,8 +306,12 @@ class CudaDevice:
             return self._copy_through_host(source, peer, target, path=HOST_PATH)
         at = self._checked(source, 0, source.size_bytes, "copy_to_peer")
         there = peer._checked(target, 0, target.size_bytes, "copy_to_peer")
-        if peer.uuid == self.uuid or at.host_address or there.host_address:
-            # Within one GPU a copy may need its SMs, which a grid may hold for ever.
+        if at.host_address or there.host_address:
+            return self._copy_through_host(source, peer, target, path=STAGED)
+        if peer.uuid == self.uuid:
+            # A copy of the driver's would use SMs, which grids may hold for ever.
+            if self._kernels and self._kernels.copy(at.address, there.address, at.size_bytes):
+                return WITHIN
             return self._copy_through_host(source, peer, target, path=STAGED)
         assert self._peer is not None, "the device is closed"
         assert peer._peer is not None, "the peer is closed"
@@ -326,8 +334,8 @@ class CudaDevice:
         A kernel reads it there if there is room for one beside what runs, else it is copied out.
         """
         at = self._checked(source, 0, source.size_bytes, "digest_blocks")
-        if self._digests is not None and not at.host_address:
-            digests = self._digests.digest(at.address, at.size_bytes)
+        if self._kernels is not None and not at.host_address:
+            digests = self._kernels.digest(at.address, at.size_bytes)
             if digests is not None:
                 return digests
         return self._digests_through_host(source)
@@ -390,17 +398,17 @@ class CudaDevice:
                 code="target",
             )
         if (lot := lot_of(self)) is None:
-            with self._beside_digests():
+            with self._beside_own_kernels():
                 loaded = self._load(code)
         else:
-            with lot.quiet(self._name, "load"), self._beside_digests():
+            with lot.quiet(self._name, "load"), self._beside_own_kernels():
                 loaded = self.launches.idle(lambda: self._load(code), what="load")
         self._codes.append(loaded)
         return loaded
 
-    def _beside_digests(self) -> AbstractContextManager[object]:
-        """Wait for digests, which are short but take room; none begin in the block."""
-        return contextlib.nullcontext() if self._digests is None else self._digests.alone
+    def _beside_own_kernels(self) -> AbstractContextManager[object]:
+        """Wait for ringflow's own kernels, which are short; none begins in the block."""
+        return contextlib.nullcontext() if self._kernels is None else self._kernels.alone
 
     def _load(self, code: CompiledCode) -> CudaCode:
         with self.context.current():
@@ -449,7 +457,7 @@ class CudaDevice:
         """
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         claims = None if memory is None else frozenset(one.address for one in memory)
-        with self._beside_digests(), self.context.current():
+        with self._beside_own_kernels(), self.context.current():
             return self.launches.launch(
                 code,
                 code.kernel(entry_point),

@@ -21,8 +21,9 @@ from ringflow.errors import DeviceError
 NVLINK: Final = "nvlink"
 PCIE_PEER: Final = "pcie peer"
 STAGED: Final = "staged"
+WITHIN: Final = "device"
 HOST_PATH: Final = "host"
-"""Not between two GPUs: one end is the host's memory."""
+"""These two are not between GPUs: one GPU alone, and one end in the host's memory."""
 
 _ATTRIBUTE: Final = "CU_DEVICE_P2P_ATTRIBUTE_"
 # NVML's nearest common ancestor of two GPUs, by nvmlGpuTopologyLevel_t.
