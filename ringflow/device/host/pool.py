@@ -93,14 +93,14 @@ class PoolLaunch:
             return self.status
         functions = native()
         return LaunchStatus(
-            functions.await_status(functions.room, self.status_address, timeout_ns(timeout_s))
+            functions.await_status(self._pool.room, self.status_address, timeout_ns(timeout_s))
         )
 
     def abort(self) -> LaunchStatus:
         """Ask the workers to drop the CTAs, wait until they have, and return the status."""
         functions = native()
         functions.store_u32(self._memory.address + LAUNCH["abort"], 1)
-        functions.ring_workers(functions.room)
+        functions.ring_workers(self._pool.room)
         return self.wait(STOP_DEADLINE_S)
 
     def _ended(self) -> bool:
@@ -164,24 +164,28 @@ class Pool:
     """Workers that step CTAs; with none, ``step`` does it in the calling thread.
 
     Attributes:
+        room: address of the waiting room where its workers sleep and its kernels ring.
         stepper: of a pool without workers.
     """
 
-    def __init__(self, worker_count: int, *, seed: int = 0) -> None:
+    def __init__(self, worker_count: int, *, seed: int = 0, room: int = 0) -> None:
         """Start the workers.
 
         Args:
             seed: of the order in which a pool without workers steps its CTAs.
+            room: by default the process's own. Kernels with another one don't wake its pumps,
+                which have to poll for their news as they do for a GPU's.
         """
         self._program = load_native(Path(__file__).parent / "scheduler.ptx")
         self._native = native()
+        self.room = room or self._native.room
         self._run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(
             self._program.function("ringflow_worker_run")
         )
         self._lock = threading.Lock()
         self._launches: list[PoolLaunch] = []
         self._launch_count = 0
-        self._workers = [_Worker(self._native.room) for _ in range(max(worker_count, 1))]
+        self._workers = [_Worker(self.room) for _ in range(max(worker_count, 1))]
         self.stepper: Stepper | None = None
         if worker_count == 0:
             self.stepper = Stepper(
@@ -242,7 +246,7 @@ class Pool:
                 which = min(range(len(self._workers)), key=lambda i: self._workers[i].active)
                 place = self._workers[which].add(step, context, made, index, budget)
                 made.slots.append((which, place))
-        self._native.ring_workers(self._native.room)
+        self._native.ring_workers(self.room)
         return made
 
     def step(self) -> bool:
@@ -277,7 +281,7 @@ class Pool:
             self._native.store_u32(worker.memory.address + WORKER["stop"], 1)
         for thread in self._threads:
             while thread.is_alive():
-                self._native.ring_workers(self._native.room)
+                self._native.ring_workers(self.room)
                 thread.join(0.05)
 
 

@@ -76,12 +76,10 @@ class Native:
                 code="platform",
             )
         self._program = load_native(Path(__file__).parent / "pump.ptx")
-        self._room: HostAllocation = HostAllocation(ROOM.size_bytes, label="waiting room")
+        self._room: HostAllocation = self.make_room()
         self._listeners = HostAllocation(LISTENERS_MAX * LISTENER.size_bytes, label="listeners")
         self._free_listeners: list[Listener] = []
         self._lock = threading.Lock()
-        self._put_room("I", "futex_call", FUTEX_CALLS[platform.machine()])
-        self._put_room("I", "write_call", WRITE_CALLS[platform.machine()])
         self._put_room("Q", "listeners", self._listeners.address)
         bind = self._bind
         self.load: Callable[[int], int] = bind("ringflow_load", _quick, _u64, _at)
@@ -130,6 +128,16 @@ class Native:
     def room(self) -> int:
         """The address of the waiting room."""
         return self._room.address
+
+    @staticmethod
+    def make_room() -> HostAllocation:
+        """Return a waiting room without listeners."""
+        from ringflow.device.host.memory import HostAllocation
+
+        room = HostAllocation(ROOM.size_bytes, label="waiting room")
+        struct.pack_into("=I", room.view, ROOM["futex_call"], FUTEX_CALLS[platform.machine()])
+        struct.pack_into("=I", room.view, ROOM["write_call"], WRITE_CALLS[platform.machine()])
+        return room
 
     def take_listener(self) -> Listener:
         """Return a listener for one event loop, unarmed; raises ``LimitExceededError``."""

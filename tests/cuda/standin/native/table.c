@@ -1,0 +1,298 @@
+/* Every entry point by its base name, for `cuGetProcAddress_v2`; what is not here does not exist. */
+#include <string.h>
+
+#include "standin.h"
+
+extern const char cuCtxDisablePeerAccess[];
+extern const char cuCtxEnablePeerAccess[];
+extern const char cuCtxGetApiVersion[];
+extern const char cuCtxGetCurrent[];
+extern const char cuCtxGetDevice[];
+extern const char cuCtxGetDevice_v2[];
+extern const char cuCtxGetFlags[];
+extern const char cuCtxGetId[];
+extern const char cuCtxGetLimit[];
+extern const char cuCtxGetStreamPriorityRange[];
+extern const char cuCtxPopCurrent[];
+extern const char cuCtxPushCurrent[];
+extern const char cuCtxSetCurrent[];
+extern const char cuCtxSetLimit[];
+extern const char cuCtxSynchronize[];
+extern const char cuDeviceCanAccessPeer[];
+extern const char cuDeviceGet[];
+extern const char cuDeviceGetAttribute[];
+extern const char cuDeviceGetByPCIBusId[];
+extern const char cuDeviceGetCount[];
+extern const char cuDeviceGetDefaultMemPool[];
+extern const char cuDeviceGetMemPool[];
+extern const char cuDeviceGetName[];
+extern const char cuDeviceGetP2PAttribute[];
+extern const char cuDeviceGetPCIBusId[];
+extern const char cuDeviceGetUuid[];
+extern const char cuDevicePrimaryCtxGetState[];
+extern const char cuDevicePrimaryCtxRelease[];
+extern const char cuDevicePrimaryCtxReset[];
+extern const char cuDevicePrimaryCtxRetain[];
+extern const char cuDevicePrimaryCtxSetFlags[];
+extern const char cuDeviceSetMemPool[];
+extern const char cuDeviceTotalMem[];
+extern const char cuDriverGetVersion[];
+extern const char cuEventCreate[];
+extern const char cuEventDestroy[];
+extern const char cuEventElapsedTime[];
+extern const char cuEventQuery[];
+extern const char cuEventRecord[];
+extern const char cuEventRecordWithFlags[];
+extern const char cuEventSynchronize[];
+extern const char cuFuncGetAttribute[];
+extern const char cuFuncGetModule[];
+extern const char cuFuncGetName[];
+extern const char cuFuncGetParamInfo[];
+extern const char cuFuncIsLoaded[];
+extern const char cuFuncLoad[];
+extern const char cuFuncSetAttribute[];
+extern const char cuGetErrorName[];
+extern const char cuGetErrorString[];
+extern const char cuGetExportTable[];
+extern const char cuInit[];
+extern const char cuKernelGetAttribute[];
+extern const char cuKernelGetFunction[];
+extern const char cuKernelGetLibrary[];
+extern const char cuKernelGetName[];
+extern const char cuKernelGetParamInfo[];
+extern const char cuKernelSetAttribute[];
+extern const char cuLaunchCooperativeKernel[];
+extern const char cuLaunchHostFunc[];
+extern const char cuLaunchKernel[];
+extern const char cuLaunchKernelEx[];
+extern const char cuLibraryEnumerateKernels[];
+extern const char cuLibraryGetGlobal[];
+extern const char cuLibraryGetKernel[];
+extern const char cuLibraryGetKernelCount[];
+extern const char cuLibraryGetModule[];
+extern const char cuLibraryLoadData[];
+extern const char cuLibraryUnload[];
+extern const char cuMemAlloc[];
+extern const char cuMemAllocAsync[];
+extern const char cuMemAllocFromPoolAsync[];
+extern const char cuMemAllocHost[];
+extern const char cuMemFree[];
+extern const char cuMemFreeAsync[];
+extern const char cuMemFreeHost[];
+extern const char cuMemGetAddressRange[];
+extern const char cuMemGetInfo[];
+extern const char cuMemHostAlloc[];
+extern const char cuMemHostGetDevicePointer[];
+extern const char cuMemHostGetFlags[];
+extern const char cuMemHostRegister[];
+extern const char cuMemHostUnregister[];
+extern const char cuMemPoolCreate[];
+extern const char cuMemPoolDestroy[];
+extern const char cuMemPoolGetAccess[];
+extern const char cuMemPoolGetAttribute[];
+extern const char cuMemPoolSetAccess[];
+extern const char cuMemPoolSetAttribute[];
+extern const char cuMemPoolTrimTo[];
+extern const char cuMemcpy[];
+extern const char cuMemcpyAsync[];
+extern const char cuMemcpyDtoD[];
+extern const char cuMemcpyDtoDAsync[];
+extern const char cuMemcpyDtoH[];
+extern const char cuMemcpyDtoHAsync[];
+extern const char cuMemcpyHtoD[];
+extern const char cuMemcpyHtoDAsync[];
+extern const char cuMemcpyPeer[];
+extern const char cuMemcpyPeerAsync[];
+extern const char cuMemsetD16[];
+extern const char cuMemsetD16Async[];
+extern const char cuMemsetD32[];
+extern const char cuMemsetD32Async[];
+extern const char cuMemsetD8[];
+extern const char cuMemsetD8Async[];
+extern const char cuModuleEnumerateFunctions[];
+extern const char cuModuleGetFunction[];
+extern const char cuModuleGetFunctionCount[];
+extern const char cuModuleGetGlobal[];
+extern const char cuModuleGetLoadingMode[];
+extern const char cuModuleLoadData[];
+extern const char cuModuleLoadDataEx[];
+extern const char cuModuleUnload[];
+extern const char cuOccupancyMaxActiveBlocksPerMultiprocessor[];
+extern const char cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags[];
+extern const char cuPointerGetAttribute[];
+extern const char cuPointerGetAttributes[];
+extern const char cuStreamCreate[];
+extern const char cuStreamCreateWithPriority[];
+extern const char cuStreamDestroy[];
+extern const char cuStreamGetCaptureInfo[];
+extern const char cuStreamGetCtx[];
+extern const char cuStreamGetCtx_v2[];
+extern const char cuStreamGetDevice[];
+extern const char cuStreamGetFlags[];
+extern const char cuStreamGetId[];
+extern const char cuStreamGetPriority[];
+extern const char cuStreamIsCapturing[];
+extern const char cuStreamQuery[];
+extern const char cuStreamSynchronize[];
+extern const char cuStreamWaitEvent[];
+extern const char cuStreamWaitValue32[];
+extern const char cuStreamWaitValue64[];
+extern const char cuStreamWriteValue32[];
+extern const char cuStreamWriteValue64[];
+
+static const struct {
+    const char *name;
+    int version; /* the first that has this form */
+    void *address;
+} TABLE[] = {
+    {"cuCtxDisablePeerAccess", 0, (void *)cuCtxDisablePeerAccess},
+    {"cuCtxEnablePeerAccess", 0, (void *)cuCtxEnablePeerAccess},
+    {"cuCtxGetApiVersion", 0, (void *)cuCtxGetApiVersion},
+    {"cuCtxGetCurrent", 0, (void *)cuCtxGetCurrent},
+    {"cuCtxGetDevice", 0, (void *)cuCtxGetDevice},
+    {"cuCtxGetDevice", 13000, (void *)cuCtxGetDevice_v2},
+    {"cuCtxGetFlags", 0, (void *)cuCtxGetFlags},
+    {"cuCtxGetId", 0, (void *)cuCtxGetId},
+    {"cuCtxGetLimit", 0, (void *)cuCtxGetLimit},
+    {"cuCtxGetStreamPriorityRange", 0, (void *)cuCtxGetStreamPriorityRange},
+    {"cuCtxPopCurrent", 0, (void *)cuCtxPopCurrent},
+    {"cuCtxPushCurrent", 0, (void *)cuCtxPushCurrent},
+    {"cuCtxSetCurrent", 0, (void *)cuCtxSetCurrent},
+    {"cuCtxSetLimit", 0, (void *)cuCtxSetLimit},
+    {"cuCtxSynchronize", 0, (void *)cuCtxSynchronize},
+    {"cuDeviceCanAccessPeer", 0, (void *)cuDeviceCanAccessPeer},
+    {"cuDeviceGet", 0, (void *)cuDeviceGet},
+    {"cuDeviceGetAttribute", 0, (void *)cuDeviceGetAttribute},
+    {"cuDeviceGetByPCIBusId", 0, (void *)cuDeviceGetByPCIBusId},
+    {"cuDeviceGetCount", 0, (void *)cuDeviceGetCount},
+    {"cuDeviceGetDefaultMemPool", 0, (void *)cuDeviceGetDefaultMemPool},
+    {"cuDeviceGetMemPool", 0, (void *)cuDeviceGetMemPool},
+    {"cuDeviceGetName", 0, (void *)cuDeviceGetName},
+    {"cuDeviceGetP2PAttribute", 0, (void *)cuDeviceGetP2PAttribute},
+    {"cuDeviceGetPCIBusId", 0, (void *)cuDeviceGetPCIBusId},
+    {"cuDeviceGetUuid", 0, (void *)cuDeviceGetUuid},
+    {"cuDevicePrimaryCtxGetState", 0, (void *)cuDevicePrimaryCtxGetState},
+    {"cuDevicePrimaryCtxRelease", 0, (void *)cuDevicePrimaryCtxRelease},
+    {"cuDevicePrimaryCtxReset", 0, (void *)cuDevicePrimaryCtxReset},
+    {"cuDevicePrimaryCtxRetain", 0, (void *)cuDevicePrimaryCtxRetain},
+    {"cuDevicePrimaryCtxSetFlags", 0, (void *)cuDevicePrimaryCtxSetFlags},
+    {"cuDeviceSetMemPool", 0, (void *)cuDeviceSetMemPool},
+    {"cuDeviceTotalMem", 0, (void *)cuDeviceTotalMem},
+    {"cuDriverGetVersion", 0, (void *)cuDriverGetVersion},
+    {"cuEventCreate", 0, (void *)cuEventCreate},
+    {"cuEventDestroy", 0, (void *)cuEventDestroy},
+    {"cuEventElapsedTime", 0, (void *)cuEventElapsedTime},
+    {"cuEventQuery", 0, (void *)cuEventQuery},
+    {"cuEventRecord", 0, (void *)cuEventRecord},
+    {"cuEventRecordWithFlags", 0, (void *)cuEventRecordWithFlags},
+    {"cuEventSynchronize", 0, (void *)cuEventSynchronize},
+    {"cuFuncGetAttribute", 0, (void *)cuFuncGetAttribute},
+    {"cuFuncGetModule", 0, (void *)cuFuncGetModule},
+    {"cuFuncGetName", 0, (void *)cuFuncGetName},
+    {"cuFuncGetParamInfo", 0, (void *)cuFuncGetParamInfo},
+    {"cuFuncIsLoaded", 0, (void *)cuFuncIsLoaded},
+    {"cuFuncLoad", 0, (void *)cuFuncLoad},
+    {"cuFuncSetAttribute", 0, (void *)cuFuncSetAttribute},
+    {"cuGetErrorName", 0, (void *)cuGetErrorName},
+    {"cuGetErrorString", 0, (void *)cuGetErrorString},
+    {"cuGetExportTable", 0, (void *)cuGetExportTable},
+    {"cuInit", 0, (void *)cuInit},
+    {"cuKernelGetAttribute", 0, (void *)cuKernelGetAttribute},
+    {"cuKernelGetFunction", 0, (void *)cuKernelGetFunction},
+    {"cuKernelGetLibrary", 0, (void *)cuKernelGetLibrary},
+    {"cuKernelGetName", 0, (void *)cuKernelGetName},
+    {"cuKernelGetParamInfo", 0, (void *)cuKernelGetParamInfo},
+    {"cuKernelSetAttribute", 0, (void *)cuKernelSetAttribute},
+    {"cuLaunchCooperativeKernel", 0, (void *)cuLaunchCooperativeKernel},
+    {"cuLaunchHostFunc", 0, (void *)cuLaunchHostFunc},
+    {"cuLaunchKernel", 0, (void *)cuLaunchKernel},
+    {"cuLaunchKernelEx", 0, (void *)cuLaunchKernelEx},
+    {"cuLibraryEnumerateKernels", 0, (void *)cuLibraryEnumerateKernels},
+    {"cuLibraryGetGlobal", 0, (void *)cuLibraryGetGlobal},
+    {"cuLibraryGetKernel", 0, (void *)cuLibraryGetKernel},
+    {"cuLibraryGetKernelCount", 0, (void *)cuLibraryGetKernelCount},
+    {"cuLibraryGetModule", 0, (void *)cuLibraryGetModule},
+    {"cuLibraryLoadData", 0, (void *)cuLibraryLoadData},
+    {"cuLibraryUnload", 0, (void *)cuLibraryUnload},
+    {"cuMemAlloc", 0, (void *)cuMemAlloc},
+    {"cuMemAllocAsync", 0, (void *)cuMemAllocAsync},
+    {"cuMemAllocFromPoolAsync", 0, (void *)cuMemAllocFromPoolAsync},
+    {"cuMemAllocHost", 0, (void *)cuMemAllocHost},
+    {"cuMemFree", 0, (void *)cuMemFree},
+    {"cuMemFreeAsync", 0, (void *)cuMemFreeAsync},
+    {"cuMemFreeHost", 0, (void *)cuMemFreeHost},
+    {"cuMemGetAddressRange", 0, (void *)cuMemGetAddressRange},
+    {"cuMemGetInfo", 0, (void *)cuMemGetInfo},
+    {"cuMemHostAlloc", 0, (void *)cuMemHostAlloc},
+    {"cuMemHostGetDevicePointer", 0, (void *)cuMemHostGetDevicePointer},
+    {"cuMemHostGetFlags", 0, (void *)cuMemHostGetFlags},
+    {"cuMemHostRegister", 0, (void *)cuMemHostRegister},
+    {"cuMemHostUnregister", 0, (void *)cuMemHostUnregister},
+    {"cuMemPoolCreate", 0, (void *)cuMemPoolCreate},
+    {"cuMemPoolDestroy", 0, (void *)cuMemPoolDestroy},
+    {"cuMemPoolGetAccess", 0, (void *)cuMemPoolGetAccess},
+    {"cuMemPoolGetAttribute", 0, (void *)cuMemPoolGetAttribute},
+    {"cuMemPoolSetAccess", 0, (void *)cuMemPoolSetAccess},
+    {"cuMemPoolSetAttribute", 0, (void *)cuMemPoolSetAttribute},
+    {"cuMemPoolTrimTo", 0, (void *)cuMemPoolTrimTo},
+    {"cuMemcpy", 0, (void *)cuMemcpy},
+    {"cuMemcpyAsync", 0, (void *)cuMemcpyAsync},
+    {"cuMemcpyDtoD", 0, (void *)cuMemcpyDtoD},
+    {"cuMemcpyDtoDAsync", 0, (void *)cuMemcpyDtoDAsync},
+    {"cuMemcpyDtoH", 0, (void *)cuMemcpyDtoH},
+    {"cuMemcpyDtoHAsync", 0, (void *)cuMemcpyDtoHAsync},
+    {"cuMemcpyHtoD", 0, (void *)cuMemcpyHtoD},
+    {"cuMemcpyHtoDAsync", 0, (void *)cuMemcpyHtoDAsync},
+    {"cuMemcpyPeer", 0, (void *)cuMemcpyPeer},
+    {"cuMemcpyPeerAsync", 0, (void *)cuMemcpyPeerAsync},
+    {"cuMemsetD16", 0, (void *)cuMemsetD16},
+    {"cuMemsetD16Async", 0, (void *)cuMemsetD16Async},
+    {"cuMemsetD32", 0, (void *)cuMemsetD32},
+    {"cuMemsetD32Async", 0, (void *)cuMemsetD32Async},
+    {"cuMemsetD8", 0, (void *)cuMemsetD8},
+    {"cuMemsetD8Async", 0, (void *)cuMemsetD8Async},
+    {"cuModuleEnumerateFunctions", 0, (void *)cuModuleEnumerateFunctions},
+    {"cuModuleGetFunction", 0, (void *)cuModuleGetFunction},
+    {"cuModuleGetFunctionCount", 0, (void *)cuModuleGetFunctionCount},
+    {"cuModuleGetGlobal", 0, (void *)cuModuleGetGlobal},
+    {"cuModuleGetLoadingMode", 0, (void *)cuModuleGetLoadingMode},
+    {"cuModuleLoadData", 0, (void *)cuModuleLoadData},
+    {"cuModuleLoadDataEx", 0, (void *)cuModuleLoadDataEx},
+    {"cuModuleUnload", 0, (void *)cuModuleUnload},
+    {"cuOccupancyMaxActiveBlocksPerMultiprocessor", 0, (void *)cuOccupancyMaxActiveBlocksPerMultiprocessor},
+    {"cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags", 0, (void *)cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags},
+    {"cuPointerGetAttribute", 0, (void *)cuPointerGetAttribute},
+    {"cuPointerGetAttributes", 0, (void *)cuPointerGetAttributes},
+    {"cuStreamCreate", 0, (void *)cuStreamCreate},
+    {"cuStreamCreateWithPriority", 0, (void *)cuStreamCreateWithPriority},
+    {"cuStreamDestroy", 0, (void *)cuStreamDestroy},
+    {"cuStreamGetCaptureInfo", 0, (void *)cuStreamGetCaptureInfo},
+    {"cuStreamGetCtx", 0, (void *)cuStreamGetCtx},
+    {"cuStreamGetCtx", 12050, (void *)cuStreamGetCtx_v2},
+    {"cuStreamGetDevice", 0, (void *)cuStreamGetDevice},
+    {"cuStreamGetFlags", 0, (void *)cuStreamGetFlags},
+    {"cuStreamGetId", 0, (void *)cuStreamGetId},
+    {"cuStreamGetPriority", 0, (void *)cuStreamGetPriority},
+    {"cuStreamIsCapturing", 0, (void *)cuStreamIsCapturing},
+    {"cuStreamQuery", 0, (void *)cuStreamQuery},
+    {"cuStreamSynchronize", 0, (void *)cuStreamSynchronize},
+    {"cuStreamWaitEvent", 0, (void *)cuStreamWaitEvent},
+    {"cuStreamWaitValue32", 0, (void *)cuStreamWaitValue32},
+    {"cuStreamWaitValue64", 0, (void *)cuStreamWaitValue64},
+    {"cuStreamWriteValue32", 0, (void *)cuStreamWriteValue32},
+    {"cuStreamWriteValue64", 0, (void *)cuStreamWriteValue64},
+};
+
+EXPORT CUresult cuGetProcAddress_v2(const char *name, void **into, int version, uint64_t flags,
+                                    int *status) {
+    (void)flags;
+    int best = -1;
+    for (unsigned i = 0; i < sizeof TABLE / sizeof *TABLE; ++i)
+        if (!strcmp(TABLE[i].name, name) && TABLE[i].version <= version &&
+            (best < 0 || TABLE[i].version > TABLE[best].version))
+            best = (int)i;
+    *into = best < 0 ? 0 : TABLE[best].address;
+    if (!strcmp(name, "cuGetProcAddress")) *into = (void *)cuGetProcAddress_v2;
+    if (status) *status = *into ? 0 : 1;
+    return *into ? SUCCESS : NOT_FOUND;
+}
