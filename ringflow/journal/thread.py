@@ -3,7 +3,8 @@
 - A thread call per batch (``to_thread.run_sync``) costs two slow wake-ups, about half an
   fdatasync; a pipe costs the loop two system calls and a task switch for each answer.
 - The thread sleeps in a C queue, and has the loop call back directly.
-- trio calls back from a task of its own; there the task that waits is woken by the thread itself.
+- trio calls back from a task of its own; there a task that waits alone is woken by the thread
+  itself. Many are not: the calls for it would let the thread begin with the first one's work.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class LoopCaller:
         self._context = copy_context()
         self._functions: deque[Callable[[], object]] = deque()
         self._wakes_waiter = False
+        self._waiting = self._arrivals = 0
+        self._is_crowded = False
         self._waker: int | None = None  # made for the first waiter
 
     def __call__(self, function: Callable[[], object]) -> None:
@@ -52,9 +55,21 @@ class LoopCaller:
 
     async def until(self, event: anyio.Event) -> None:
         """Wait for an event that one of the functions sets; nobody else may set it."""
-        if not self._can_wake or self._wakes_waiter:
-            await event.wait()
-            return
+        self._arrivals += 1
+        arrival, is_alone = self._arrivals, self._waiting == 0
+        self._is_crowded |= not is_alone
+        self._waiting += 1
+        try:
+            if self._can_wake and not self._is_crowded:
+                await self._be_woken(event)
+            else:
+                await event.wait()
+        finally:
+            self._waiting -= 1
+            if is_alone and self._arrivals == arrival:
+                self._is_crowded = False
+
+    async def _be_woken(self, event: anyio.Event) -> None:
         if self._waker is None:
             self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._wakes_waiter = True
