@@ -24,6 +24,7 @@ from ringflow.device.compiler import nvrtc
 from ringflow.device.compiler.api import CompiledCode, CompileTarget, compile_source
 from ringflow.device.compiler.cache import CompileCache, cache_folder
 from ringflow.device.compiler.entries import cubin_kernels
+from ringflow.device.compiler.state import split_state
 
 KEPT_S = 14 * 86400.0
 
@@ -98,7 +99,7 @@ def watch_compiler() -> None:
     @functools.wraps(get)
     def known(self: CompileCache, key: str) -> tuple[bytes, str] | None:
         kept = get(self, key)
-        if kept and kept[0].startswith(b"\x7fELF") and find(kept[0]) is None:
+        if kept and kept[0].startswith(b"\x7fELF") and find(split_state(kept[0])[0]) is None:
             return None
         return kept
 
