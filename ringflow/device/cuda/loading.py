@@ -48,11 +48,11 @@ _OVERRIDES: Final = {"yes": True, "no": False}
 SPINNER: Final = """
 extern "C" __global__ void spin(volatile unsigned* words, unsigned long long limit_ns) {
     unsigned long long start, now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(start));
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
     words[0] = 1;
     do {
         __nanosleep(1000);
-        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+        asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
     } while (!words[1] && now - start < limit_ns);
 }
 """

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import attrs
 
-from tests.cuda.standin import origins
+from ringflow.device.cuda.loading import OVERRIDE
+from tests.cuda.standin import child, origins
 from tests.cuda.standin.build import library_path
 from tests.cuda.standin.launching import Launcher
 from tests.cuda.standin.layout import (
@@ -212,6 +213,7 @@ def plug(
     faults: Sequence[Fault] = (),
     hazards: Hazard = ALL_HAZARDS,
     loads_while_running: bool = False,
+    asks_child: bool = False,
     driver_version: int = 13050,
     eager: bool | None = None,
     connections: int = 0,
@@ -223,12 +225,16 @@ def plug(
 ) -> Iterator[Standin]:
     """Plug devices in for the block; at its end they go, and what is left of them is a failure.
 
+    Child processes that use the driver have devices of the same kind, and of their own.
+
     Args:
         memory_bytes: of each device.
         peer_access: whether each may reach each, or the pairs that may (from, to).
         attributes: by name without ``CU_DEVICE_ATTRIBUTE_``, other than the usual ones.
         hazards: which calls wait for the kernels of their context.
         loads_while_running: takes the hazard of loading code out.
+        asks_child: let the library find that out by itself, in a child process; by default it is
+            told, as a user can.
         eager: module loading; by default as ``CUDA_MODULE_LOADING`` says at ``cuInit``.
         connections: hardware queues; by default as ``CUDA_DEVICE_MAX_CONNECTIONS`` says.
         fill: new memory holds garbage, as a GPU's may.
@@ -237,6 +243,7 @@ def plug(
         wait_deadline_s: for any other wait.
         check: problems fail the test.
     """
+    environment = child.environment(locals())
     library = install()
     assert 0 <= devices <= DEVICES_MAX, f"{devices} devices"
     names = [f"sm_{architecture[0]}{architecture[1]}"] * devices
@@ -252,6 +259,8 @@ def plug(
         )
     if loads_while_running:
         hazards &= ~Hazard.LOAD
+    if not asks_child:
+        environment[OVERRIDE] = "no" if hazards & Hazard.LOAD else "yes"
     given = Settings(
         device_count=devices,
         driver_version=driver_version,
@@ -268,7 +277,8 @@ def plug(
         standin = Standin(library, launcher)
         standin.arm(*faults)
         try:
-            yield standin
+            with child.environ(environment):
+                yield standin
         finally:
             library.standin_unplug()
     finally:
