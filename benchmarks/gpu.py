@@ -326,7 +326,7 @@ def measure(facts: CudaFacts, *, quick: bool) -> list[Row]:
 
 def machine(facts: CudaFacts) -> str:
     """Return what the figures are of."""
-    gpus = ", ".join(facts.gpus)
+    gpus = ", ".join(gpu.model for gpu in facts.gpus)
     return f"{gpus}; driver for CUDA {facts.driver}, {nvrtc_version()}, {platform.machine()}"
 
 

@@ -11,15 +11,18 @@ import ctypes
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from ringflow.cli.story import size_text
 from ringflow.errors import RingflowError
 from ringflow.files import NETWORK_TYPES, SystemFiles, file_system_type
+
+if TYPE_CHECKING:
+    from ringflow.device.cuda.probe import GpuFacts
 
 PYTHON_MIN: Final = (3, 11)
 _FUTEX_WAKE_PRIVATE: Final = 1 | 128
@@ -66,17 +69,31 @@ def all_checks(
         machine: the system as ``sys.platform``, and the CPU's architecture.
         folder: for an engine; no check of it if None.
     """
-    found = [
-        python(version),
-        system(*machine),
-        futex(machine[1]),
-        eventfd(),
-        clang(),
-        cache(),
-        nvrtc(),
-        driver(),
-    ]
-    return [*found, *(() if folder is None else place(folder))]
+    found: list[Check] = []
+    for name, look in (
+        ("Python", lambda: python(version)),
+        ("platform", lambda: system(*machine)),
+        ("futex", lambda: futex(machine[1])),
+        ("eventfd", eventfd),
+        ("clang", clang),
+        ("cache", cache),
+        ("NVRTC", nvrtc),
+        ("driver", gpus),
+        ("folder", lambda: [] if folder is None else place(folder)),
+    ):
+        found += _looked(name, look)
+    return found
+
+
+def _looked(name: str, look: Callable[[], Check | list[Check]]) -> list[Check]:
+    """Return what a check found; one that fails is a finding too."""
+    try:
+        checks = look()
+    except Exception as error:
+        needed = name not in ("NVRTC", "driver")
+        detail = f"the check failed: {error!r}"
+        return [Check(name=name, is_ok=False, detail=detail, is_needed=needed)]
+    return checks if isinstance(checks, list) else [checks]
 
 
 def python(version: tuple[int | str, ...]) -> Check:
@@ -159,17 +176,36 @@ def nvrtc() -> Check:
         return Check(name="NVRTC", is_ok=False, detail=str(error), is_needed=False)
 
 
-def driver() -> Check:
+def gpus() -> list[Check]:
+    """Ask the driver, which has a deadline: is it fit, and each of its GPUs."""
     from ringflow.device.cuda.probe import probe
 
     facts = probe()
-    if facts.missing:
-        advice = "install NVIDIA's driver where there is a GPU"
-        return Check(
-            name="driver", is_ok=False, detail=facts.missing, advice=advice, is_needed=False
+    found = [
+        Check(
+            name="driver",
+            is_ok=not facts.missing,
+            detail=facts.missing or f"for CUDA {facts.driver}",
+            advice=facts.advice,
+            is_needed=False,
         )
-    detail = f"for CUDA {facts.driver}: {', '.join(facts.gpus)}"
-    return Check(name="driver", is_ok=True, detail=detail, is_needed=False)
+    ]
+    found.extend(_gpu(one) for one in facts.gpus)
+    for link in facts.links:
+        told = "; ".join(one for one in (link.path, link.distance, link.unknown) if one)
+        name = "-".join(link.between)
+        found.append(Check(name=name, is_ok=True, detail=told, is_needed=False))
+    return found
+
+
+def _gpu(gpu: GpuFacts) -> Check:
+    told = f"{gpu.model}, {size_text(gpu.memory_bytes)}, {gpu.architecture}, {gpu.uuid}"
+    return Check(
+        name=gpu.name,
+        is_ok=not gpu.refusal,
+        detail=f"{told}: {gpu.refusal}" if gpu.refusal else told,
+        is_needed=False,
+    )
 
 
 def place(folder: Path) -> list[Check]:

@@ -25,6 +25,7 @@ def devices(
     """List the devices that kernels can run on here, and say what is missing for GPUs.
 
     host:0, host:1 and so on are memory domains on this machine's CPU; they share its workers.
+    GPUs can be opened by the UUID too, which stays the same when their order changes.
     """
     from ringflow.cli.printing import json_line
 
@@ -55,7 +56,7 @@ def host_facts() -> dict[str, Any]:
 
 
 def cuda_facts() -> dict[str, Any]:
-    """Return driver and GPUs, and what is missing."""
+    """Return driver, GPUs and their links, and what is missing."""
     import attrs
 
     from ringflow.device.cuda.probe import probe
@@ -72,8 +73,19 @@ def lines(host: dict[str, Any], cuda: dict[str, Any]) -> list[str]:
         f"{host['names']}  {size_text(host['memory_bytes'])} of memory, {host['workers']} workers, "
         f"{host['architecture']} {host['cpu']} ({', '.join(host['features'])})"
     ]
-    for number, name in enumerate(cuda["gpus"]):
-        said.append(f"cuda:{number}  {printable(name)}, driver for CUDA {cuda['driver']}")
+    for gpu in cuda["gpus"]:
+        said.append(
+            f"{gpu['name']}  {printable(gpu['model'])}, {size_text(gpu['memory_bytes'])} of "
+            f"memory, {gpu['architecture']}, {gpu['sm_count']} SMs, {gpu['uuid']}"
+        )
+        if gpu["refusal"]:
+            said.append(f"        can't be used: {printable(gpu['refusal'])}")
+    for link in cuda["links"]:
+        more = [link[name] for name in ("distance", "unknown") if link[name]]
+        said.append(f"{' - '.join(link['between'])}  {printable('; '.join([link['path'], *more]))}")
+    if cuda["driver"]:
+        said.append(f"cuda    driver for CUDA {cuda['driver']}, NVRTC {cuda['nvrtc'] or 'missing'}")
     if cuda["missing"]:
-        said.append(f"cuda    none: {printable(cuda['missing'])}")
+        parts = [cuda["missing"], *([cuda["advice"]] if cuda["advice"] else [])]
+        said.append(f"cuda    none can be used: {printable('; '.join(parts))}")
     return said

@@ -2,73 +2,135 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import attrs
 import orjson
 import pytest
 
 from ringflow.cli import checks
 from ringflow.cli.devices import lines
 from ringflow.device.compiler import clang
-from ringflow.device.cuda.probe import CudaFacts, probe
+from ringflow.device.cuda.probe import CudaFacts, GpuFacts, LinkFacts, ask, probe
 from ringflow.device.registry import open_device
 from tests.cli.program import program
 
+INSTALL = "install NVIDIA's driver where there is a GPU"
 Capture = pytest.CaptureFixture[str]
 
 
-class FakeDriver(types.ModuleType):
-    """The few calls of ``cuda.bindings.driver`` that the probe makes."""
+CUDA = CudaFacts(
+    driver="13.2",
+    nvrtc="13.5",
+    gpus=(
+        GpuFacts(
+            name="cuda:0",
+            model="NVIDIA H100\x1b[2J",
+            uuid="GPU-1",
+            architecture="sm_90",
+            sm_count=132,
+            memory_bytes=80 << 30,
+        ),
+        GpuFacts(
+            name="cuda:1",
+            model="Display",
+            uuid="GPU-2",
+            architecture="sm_75",
+            sm_count=40,
+            memory_bytes=8 << 30,
+            refusal="its display driver ends kernels; use another",
+        ),
+    ),
+    links=(LinkFacts(between=("cuda:0", "cuda:1"), path="staged", unknown="NVML is not there"),),
+)
 
-    CUresult = types.SimpleNamespace(CUDA_SUCCESS=0)
 
-    def __init__(self, *, start: object = 0, gpus: tuple[bytes, ...] = ()) -> None:
+def _says(text: str) -> list[str]:
+    """Return a child that says something else than the probe's."""
+    return [sys.executable, "-c", f"print({text!r})"]
+
+
+def test_the_probe_never_fails_and_never_hangs() -> None:
+    """A child that says what it should, that hangs, crashes, talks, or can't be started."""
+    said = orjson.dumps(attrs.asdict(CUDA)).decode()
+    assert probe(child=_says(said)) == CUDA
+    endless = [sys.executable, "-c", "while True: pass"]
+    assert probe(child=endless, deadline_s=0.2).missing.endswith("not answer within 0.2 s")
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"]
+    assert "ended with status -11" in probe(child=killed).missing
+    for wrong in (_says("hello"), _says("{}"), _says("[1]"), _says('{"gpus": [1], "links": []}')):
+        assert "ended with status 0" in probe(child=wrong).missing
+    assert "could not be started" in probe(child=["/no/such/program"]).missing
+
+
+def test_a_real_child_answers() -> None:
+    """Whatever this machine has, the answer is whole."""
+    facts = probe()
+    assert facts.nvrtc.startswith("13.")
+    assert bool(facts.gpus) or facts.missing
+
+
+class _FailingDriver(types.ModuleType):
+    """A driver that does not start."""
+
+    class CUresult(enum.IntEnum):
+        CUDA_ERROR_NO_DEVICE = 100
+        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH = 803
+
+    def __init__(self, outcome: object) -> None:
         super().__init__("cuda.bindings.driver")
-        self._start, self._gpus = start, gpus
+        self._outcome = outcome
 
     def cuInit(self, flags: int) -> tuple[object]:
-        if isinstance(self._start, Exception):
-            raise self._start
-        return (self._start,)
-
-    def cuDriverGetVersion(self) -> tuple[object, int]:
-        return 0, 13020
-
-    def cuDeviceGetCount(self) -> tuple[object, int]:
-        return 0, len(self._gpus)
-
-    def cuDeviceGet(self, index: int) -> tuple[object, int]:
-        return 0, index
-
-    def cuDeviceGetName(self, size: int, device: int) -> tuple[object, bytes]:
-        if self._gpus[device] == b"lost":
-            return types.SimpleNamespace(name="CUDA_ERROR_LOST"), b""
-        return 0, self._gpus[device]
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return (self._outcome,)
 
 
-def _with(monkeypatch: pytest.MonkeyPatch, driver: object) -> CudaFacts:
+def _asked(monkeypatch: pytest.MonkeyPatch, driver: object, root: Path) -> CudaFacts:
     bindings = types.ModuleType("cuda.bindings")
     bindings.driver = driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-    return probe()
+    return ask(root=root)
 
 
-def test_the_probe_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bindings, no library, a driver that refuses, one that has no GPU, one that loses it."""
-    found = _with(monkeypatch, FakeDriver(start=RuntimeError("no libcuda\nlong story")))
-    assert found.missing == "the NVIDIA driver was not found (no libcuda)"
-    refused = FakeDriver(start=types.SimpleNamespace(name="CUDA_ERROR_NO_DEVICE"))
-    assert _with(monkeypatch, refused).missing.endswith("CUDA_ERROR_NO_DEVICE")
-    assert _with(monkeypatch, FakeDriver()).missing == "the NVIDIA driver sees no GPU"
-    found = _with(monkeypatch, FakeDriver(gpus=(b"NVIDIA H100\0\0", b"B")))
-    assert found == CudaFacts(driver="13.2", gpus=("NVIDIA H100", "B"))
-    assert "CUDA_ERROR_LOST" in _with(monkeypatch, FakeDriver(gpus=(b"lost",))).missing
+def test_why_there_is_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From the error, and from what the machine shows; each with its remedy."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    absent = _FailingDriver(RuntimeError("no libcuda\nlong story"))
+    refused, mismatched = _FailingDriver(100), _FailingDriver(803)
+    found = [_asked(monkeypatch, absent, tmp_path), _asked(monkeypatch, refused, tmp_path)]
+    (tmp_path / "proc" / "driver" / "nvidia").mkdir(parents=True)
+    (tmp_path / "proc" / "driver" / "nvidia" / "version").touch()
+    found.append(_asked(monkeypatch, refused, tmp_path))
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidiactl").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)  # root may do all
+        found.append(_asked(patch, refused, tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found.append(_asked(monkeypatch, refused, tmp_path))
+    found.append(_asked(monkeypatch, mismatched, tmp_path))
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    assert "cuda-python can't be imported" in probe().missing
+    found.append(ask())
+    assert [(one.missing, one.advice) for one in found] == [
+        ("the NVIDIA driver (libcuda.so.1) was not found", INSTALL),
+        ("the NVIDIA driver's kernel module is not loaded", INSTALL),
+        ("there is no /dev/nvidiactl", "give the container its GPUs (docker run --gpus all)"),
+        ("this user has no permission for /dev/nvidiactl", "add it to the group that has"),
+        ("CUDA_VISIBLE_DEVICES='' hides the GPUs", "unset it"),
+        (
+            "the NVIDIA driver refuses to start (CUDA_ERROR_SYSTEM_DRIVER_MISMATCH)",
+            "driver and libraries are of different versions; restart the machine after an update",
+        ),
+        ("cuda-python can't be imported", "pip install cuda-python"),
+    ]
+    assert [one.is_without_gpu for one in found] == [True, True, True, False, True, False, False]
 
 
 def test_devices_tell_what_open_device_takes(capsys: Capture) -> None:
@@ -84,10 +146,10 @@ def test_devices_tell_what_open_device_takes(capsys: Capture) -> None:
     code, out, _ = program(capsys, "devices")
     assert code == 0
     assert out.startswith("host:N  ")
-    assert "\ncuda" in out
+    assert len(out.splitlines()) >= 2  # GPUs, or why there is none
 
 
-def test_a_gpu_is_named() -> None:
+def test_gpus_links_and_what_is_wrong_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     host: dict[str, Any] = {
         "names": "host:N",
         "memory_bytes": 2**30,
@@ -96,11 +158,44 @@ def test_a_gpu_is_named() -> None:
         "cpu": "znver4",
         "features": ["avx2"],
     }
-    cuda: dict[str, Any] = {"driver": "13.2", "gpus": ["G"], "missing": ""}
-    assert lines(host, cuda) == [
+    assert lines(host, attrs.asdict(CUDA)) == [
         "host:N  1.0GiB of memory, 3 workers, x86_64 znver4 (avx2)",
-        "cuda:0  G, driver for CUDA 13.2",
+        r"cuda:0  NVIDIA H100\x1b[2J, 80.0GiB of memory, sm_90, 132 SMs, GPU-1",
+        "cuda:1  Display, 8.0GiB of memory, sm_75, 40 SMs, GPU-2",
+        "        can't be used: its display driver ends kernels; use another",
+        "cuda:0 - cuda:1  staged; NVML is not there",
+        "cuda    driver for CUDA 13.2, NVRTC 13.5",
     ]
+    old = CudaFacts(driver="12.4", missing="the driver is old", advice="update it")
+    assert lines(host, attrs.asdict(old))[1:] == [
+        "cuda    driver for CUDA 12.4, NVRTC missing",
+        "cuda    none can be used: the driver is old; update it",
+    ]
+    monkeypatch.setattr("ringflow.device.cuda.probe.probe", lambda: CUDA)
+    found = {one.name: one for one in checks.gpus()}
+    assert [(name, one.verdict) for name, one in found.items()] == [
+        ("driver", "ok"),
+        ("cuda:0", "ok"),
+        ("cuda:1", "missing"),
+        ("cuda:0-cuda:1", "ok"),
+    ]
+    assert found["cuda:1"].text.endswith("use another; only GPUs need it")
+    monkeypatch.setattr("ringflow.device.cuda.probe.probe", lambda: old)
+    assert checks.gpus()[0].text == "the driver is old; update it; only GPUs need it"
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are made all the same."""
+
+    def broken() -> None:
+        raise ValueError("nobody thought of it")
+
+    monkeypatch.setattr("ringflow.device.cuda.probe.probe", broken)
+    monkeypatch.setattr(checks, "eventfd", broken)
+    found = {one.name: one for one in checks.all_checks((3, 11, 0), ("linux", "x86_64"), None)}
+    assert "nobody thought of it" in found["driver"].text
+    assert (found["driver"].is_needed, found["eventfd"].is_needed) == (False, True)
+    assert found["cache"].is_ok
 
 
 def test_doctor_is_content_here_and_leaves_nothing(tmp_path: Path, capsys: Capture) -> None:
@@ -148,6 +243,6 @@ def test_each_check_finds_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delattr(os, "eventfd")
     assert not checks.eventfd().is_ok
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    for check in (checks.nvrtc(), checks.driver()):
-        assert not check.is_ok
-        assert check.text.endswith("only GPUs need it")
+    check = checks.nvrtc()
+    assert not check.is_ok
+    assert check.text.endswith("only GPUs need it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,18 @@ from ringflow.device.cuda.probe import probe
 from ringflow.device.registry import open_device
 
 MEMORY_BYTES = 256 << 20
-NO_DEVICE = ("was not found", "NO_DEVICE", "sees no GPU")
+found = cache(probe)
 
 
 def skip_without(count: int) -> None:
     """Skip where there are fewer GPUs; whatever else keeps them from use is a failure."""
-    facts = probe()
-    if not facts.gpus:
-        if any(text in facts.missing for text in NO_DEVICE):
-            pytest.skip(f"no CUDA device: {facts.missing}")
+    facts = found()
+    if facts.is_without_gpu:
+        pytest.skip(f"no CUDA device: {facts.missing}")
+    if facts.missing:
         pytest.fail(facts.missing)
     if len(facts.gpus) < count:
-        pytest.skip(f"no CUDA device beside {facts.gpus[0]}")
+        pytest.skip(f"no CUDA device beside {facts.gpus[0].model}")
 
 
 def _opened(name: str) -> Iterator[Device]:

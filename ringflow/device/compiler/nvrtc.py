@@ -31,6 +31,12 @@ def nvrtc_version() -> str:
     return f"nvrtc {major}.{minor}"
 
 
+def known_architectures() -> tuple[str, ...]:
+    """Return what NVRTC compiles for, such as ``"sm_90"``, oldest first; raises ``DeviceError``."""
+    (numbers,) = _call("nvrtcGetSupportedArchs")
+    return tuple(f"sm_{number}" for number in numbers)
+
+
 def compile_to_cubin(
     source: str,
     *,
