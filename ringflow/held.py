@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import attrs
 
+from ringflow.device.api import gpu_of
 from ringflow.errors import UsageError
 from ringflow.spec import DTYPE_BYTES
 from ringflow.storage import region_digest
@@ -57,7 +58,9 @@ class HeldRegion:
     def __init__(self, region: Region, hold: Hold, allocation: Allocation) -> None:
         self.region = region
         self._hold, self._allocation = hold, allocation
+        self._gpu = gpu_of(hold.device)
         self._copy: np.ndarray[Any, Any] | None = None
+        self._loan: object = None
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Return the region as a read-only array of its dtype and shape; copy what you keep.
@@ -91,7 +94,7 @@ class HeldRegion:
         import numpy as np
 
         array = self.numpy()
-        if copy is False and self._on_gpu is not None:
+        if copy is False and self._gpu is not None:
             raise ValueError("the region is in a GPU's memory; numpy needs a copy of it")
         if copy or (dtype is not None and np.dtype(dtype) != array.dtype):
             return array.astype(dtype or array.dtype)
@@ -101,7 +104,7 @@ class HeldRegion:
     def __array_interface__(self) -> dict[str, Any]:
         """Version 3, of a region in host memory only."""
         self._hold.check(self.region.name)
-        if self._on_gpu is not None:
+        if self._gpu is not None:
             raise AttributeError("the region is in a GPU's memory; use __cuda_array_interface__")
         return self.numpy().__array_interface__
 
@@ -109,10 +112,11 @@ class HeldRegion:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3, on GPUs only; no stream has to be waited for."""
         self._hold.check(self.region.name)
-        if self._on_gpu is None:
+        if self._gpu is None:
             raise AttributeError("the region is in host memory; use DLPack or numpy")
         import numpy as np
 
+        self._loan = self._loan or self._lent()  # whoever reads the interface keeps this object
         return {
             "shape": self.region.shape,
             "typestr": np.dtype(self.region.dtype).str,
@@ -127,8 +131,8 @@ class HeldRegion:
         from ringflow.dlpack import DeviceType
 
         self._hold.check(self.region.name)
-        ordinal = self._on_gpu
-        return (DeviceType.CPU, 0) if ordinal is None else (DeviceType.CUDA, ordinal)
+        gpu = self._gpu
+        return (DeviceType.CPU, 0) if gpu is None else (DeviceType.CUDA, gpu.ordinal)
 
     def __dlpack__(
         self,
@@ -168,7 +172,7 @@ class HeldRegion:
             owner: object = (array := self.numpy().copy())
             address = array.ctypes.data
         else:
-            owner, address = self._memory(), self._allocation.address
+            owner, address = self._lent(), self._allocation.address
         tensor = Tensor(
             address=address,
             dtype=self.region.dtype,
@@ -179,16 +183,16 @@ class HeldRegion:
         )
         return give(tensor, owner, versioned=versioned)
 
-    @property
-    def _on_gpu(self) -> int | None:
-        """The ordinal of the GPU that the region is in, None for host memory."""
-        kind, _, number = self._hold.device.name.partition(":")
-        return int(number) if kind == "cuda" else None
-
-    def _memory(self) -> object:
-        """What keeps the region's memory from being used for something else."""
-        view = self._hold.device.view(self._allocation)
-        return self._allocation if view is None else view
+    def _lent(self) -> object:
+        """Return what keeps the region's memory from being used for something else."""
+        if self._gpu is None:
+            return self._hold.device.view(self._allocation)
+        if self.region.implicit:
+            raise BufferError(
+                f"{self.region.name!r} is a variable of the kernel's code, whose memory goes with "
+                "the code; use .numpy(), or ask for a copy in host memory"
+            )
+        return self._gpu.lend(self._allocation)
 
 
 @final

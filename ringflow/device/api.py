@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, cast
 
 import attrs
 
@@ -195,6 +195,22 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Give everything back; raises ``DeviceError`` while a launch lives."""
+
+
+class Gpu(Protocol):
+    """What other libraries need of a device to read its memory themselves."""
+
+    @property
+    def ordinal(self) -> int:
+        """The GPU's number among those that this process sees."""
+
+    def lend(self, allocation: Allocation) -> object:
+        """Keep an allocation's memory as it is, freed or not, for as long as the result lives."""
+
+
+def gpu_of(device: Device) -> Gpu | None:
+    """Return a device as the GPU that it is, ``None`` for one in host memory."""
+    return cast(Gpu, device) if hasattr(device, "lend") else None
 
 
 class Stepping(Protocol):

@@ -69,12 +69,14 @@ def test_held_memory_goes_to_nobody_until_it_is_settled() -> None:
     """Its kernel may still write there; a second free is refused all the same."""
     of = arena(1)
     piece = of.take(10, label="region")
-    of.free(piece.address, hold=True)
+    of.free(piece.address, holds=2)
     assert (of.free_bytes, of.find(piece.address)) == (0, None)
     with pytest.raises(DeviceMemoryError):
         of.take(10, label="next")
     with pytest.raises(DeviceError, match="free each one once"):
         of.free(piece.address)
+    of.settle(piece.address)
+    assert of.free_bytes == 0
     of.settle(piece.address)
     assert of.take(10, label="next").address == piece.address
 

@@ -105,7 +105,7 @@ class CudaArena:
         self._lock = threading.Lock()
         self._extents = Extents(address, self.size_bytes)
         self._taken: dict[int, CudaAllocation] = {}
-        self._held: dict[int, CudaAllocation] = {}
+        self._held: dict[int, tuple[CudaAllocation, int]] = {}
 
     @property
     def free_bytes(self) -> int:
@@ -140,8 +140,8 @@ class CudaArena:
             self._taken[address] = made
             return made
 
-    def free(self, address: int, *, hold: bool = False) -> None:
-        """Give a piece back, or hold it until ``settle``; raises ``DeviceError``."""
+    def free(self, address: int, *, holds: int = 0) -> None:
+        """Give a piece back, or hold it until so many ``settle``; raises ``DeviceError``."""
         with self._lock:
             piece = self._taken.pop(address, None)
             if piece is None:
@@ -150,16 +150,19 @@ class CudaArena:
                     call="free",
                     code="unknown allocation",
                 )
-            if hold:
-                self._held[address] = piece
+            if holds:
+                self._held[address] = piece, holds
             else:
                 self._extents.give(address, rounded(piece.size_bytes))
 
     def settle(self, address: int) -> None:
-        """Give a held piece back: nothing uses it any more."""
+        """Take one hold off a piece; after the last one nothing uses it any more."""
         with self._lock:
-            piece = self._held.pop(address)
-            self._extents.give(address, rounded(piece.size_bytes))
+            piece, holds = self._held.pop(address)
+            if holds > 1:
+                self._held[address] = piece, holds - 1
+            else:
+                self._extents.give(address, rounded(piece.size_bytes))
 
     def labels(self) -> list[str]:
         """Return the labels of the pieces that are taken, in order of allocation."""

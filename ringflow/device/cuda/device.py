@@ -28,6 +28,7 @@ from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordina
 from ringflow.device.cuda.launches import Launches
 from ringflow.device.cuda.ledger import Ledger
 from ringflow.device.cuda.loading import loads_while_running
+from ringflow.device.cuda.loans import Loan, Loans
 from ringflow.device.cuda.memory_kernels import (
     DIGEST_BUFFER_BYTES,
     MemoryKernels,
@@ -51,6 +52,8 @@ EXIT_DEADLINE_S: Final = 5.0
 
 _open_lock = threading.RLock()
 _open: weakref.WeakSet[CudaDevice] = weakref.WeakSet()
+_left_over: list[CudaDevice] = []
+"""Closed ones whose memory other libraries had still, when another was open on the same GPU."""
 
 
 @final
@@ -97,6 +100,7 @@ class CudaDevice:
         self._loads_while_running = loads_while_running(ordinal).works
         with _open_lock:
             _refuse_beside(ordinal, name, "open")
+            _release_left_over(ordinal)
             self.context = CudaContext(
                 ordinal, name=name, local_memory_bytes=local_memory_bytes or LOCAL_MEMORY_BYTES
             )
@@ -117,6 +121,7 @@ class CudaDevice:
         memory_bytes, mapped_bytes = rounded(memory_bytes), rounded(mapped_bytes)
         self._memory = context.call("cuMemAlloc", memory_bytes)
         self._arena = CudaArena(self._name, int(self._memory), memory_bytes)
+        self._loans = Loans(self._arena.settle)
         flags = driver.bindings()
         self._pinned = context.call(
             "cuMemHostAlloc",
@@ -164,10 +169,20 @@ class CudaDevice:
                 self._staging.close()
             if self._pinned is not None:
                 self._quietly("cuMemFreeHost", self._pinned)
-            if self._memory is not None:
-                self._quietly("cuMemFree", self._memory)
         self._codes.clear()
-        context.close()
+        if self._memory is None:
+            context.close()
+        else:
+            self._loans.after_all(self._release_memory)
+
+    def _release_memory(self) -> None:
+        """Give the GPU's memory back, now or once no device is open that this would wait for."""
+        if any(one.context.ordinal == self.ordinal for one in list(_open)):
+            _left_over.append(self)
+            return
+        with contextlib.suppress(DeviceError), self.context.current():
+            self._quietly("cuMemFree", self._memory)
+        self.context.close()
 
     def _quietly(self, name: str, *arguments: Any) -> None:
         with contextlib.suppress(DeviceError):
@@ -193,6 +208,7 @@ class CudaDevice:
 
     @property
     def free_bytes(self) -> int:
+        self._loans.collect()
         return self._arena.free_bytes
 
     @property
@@ -223,11 +239,17 @@ class CudaDevice:
         assert self._launches is not None, "the device is closed"
         return self._launches
 
+    @property
+    def ordinal(self) -> int:
+        """The GPU's number among those that this process sees."""
+        return self.context.ordinal
+
     # Memory
 
     def allocate(self, size_bytes: int, *, label: str) -> Allocation:
         """Take zeroed memory of the GPU; raises ``DeviceMemoryError``."""
         self.context.check()
+        self._loans.collect()
         made = self._arena.take(size_bytes, label=label)
         try:
             self.staging.zero(made.address, size_bytes)
@@ -243,8 +265,17 @@ class CudaDevice:
         ctypes.memset(made.host_address, 0, size_bytes)
         return made
 
+    def lend(self, allocation: Allocation) -> Loan:
+        """Keep an allocation's memory as it is, freed or not, for as long as the result lives.
+
+        Raises:
+            DeviceError: it is not this device's own memory.
+        """
+        self._checked(allocation, 0, allocation.size_bytes, "lend")
+        return self._loans.lend(allocation.address)
+
     def free(self, allocation: Allocation) -> None:
-        """Give memory back; what a live grid may use is kept until that has ended.
+        """Give memory back; what a live grid, or another library, may use is kept until it ends.
 
         Raises:
             DeviceError: it is not this device's, or was freed before.
@@ -252,7 +283,8 @@ class CudaDevice:
         address = allocation.address
         arena = self._mapped if self._mapped.has(address) else self._arena
         user = self.launches.user_of(address)
-        arena.free(address, hold=user is not None)
+        with self._loans.freeing(address) as is_lent:
+            arena.free(address, holds=(user is not None) + is_lent)
         if user is not None:
             user.when_ended.append(lambda: arena.settle(address))
 
@@ -484,6 +516,19 @@ class CudaDevice:
             self._closed = True
             _open.discard(self)
             self._release()
+            _release_left_over(self.ordinal)
+
+
+def opened_on(ordinal: int) -> CudaDevice | None:
+    """Return a device of this process that is open on a GPU."""
+    return next((one for one in list(_open) if one.ordinal == ordinal), None)
+
+
+def _release_left_over(ordinal: int) -> None:
+    """Give back what closed devices of a GPU had to keep; no kernel runs there now."""
+    for device in [one for one in _left_over if one.ordinal == ordinal]:
+        _left_over.remove(device)
+        device._release_memory()
 
 
 def _refuse_beside(ordinal: int, name: str, call: str, *, but: CudaDevice | None = None) -> None:

@@ -2,6 +2,7 @@
 
 - The stream that makes an array is waited for by an event, with a deadline; nothing waits for a
   whole context.
+- On a GPU that is open here the device's pinned buffers and stream are used, beside whatever runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from ringflow.arrays import DeviceArray
 from ringflow.device.cuda import driver
+from ringflow.device.cuda.device import opened_on
 from ringflow.errors import DeviceError
 
 _NAP_S: Final = 1e-4
@@ -30,10 +32,20 @@ def copy_out(array: DeviceArray) -> memoryview:
     if not array.size_bytes:
         return memoryview(b"")
     driver.start()
-    with _current(_ordinal_of(array)):
-        if array.stream:
-            _await(array.stream, f"the stream of the array of {array.library}")
+    ordinal = _ordinal_of(array)
+    device = opened_on(ordinal)
+    if device is not None:
+        with device.context.current():
+            _await_producer(array)
+        return device.staging.copy_out(array.address, array.size_bytes)
+    with _current(ordinal):
+        _await_producer(array)
         return _copied(array)
+
+
+def _await_producer(array: DeviceArray) -> None:
+    if array.stream:
+        _await(array.stream, f"what makes the array of {array.library}, on its stream,")
 
 
 def _ordinal_of(array: DeviceArray) -> int:
