@@ -1,5 +1,7 @@
-"""Code on a GPU: a cubin, loaded as a library, each of its kernels ready before it is launched.
+"""Code on a GPU: a cubin, loaded as a module, each of its kernels ready before it is launched.
 
+- A module is its context's. A library, the newer form, is loaded eagerly into all contexts that
+  there are, and would wait for the kernels of every GPU of the process.
 - Loading is eager: every kernel is put on the device here, none at its first launch, which would
   wait for the kernels that run.
 - Unloading waits for all that runs in the context, so it is put off until nothing does.
@@ -67,16 +69,16 @@ class CudaKernel:
 
 @final
 class CudaCode:
-    """A loaded library and its kernels."""
+    """A loaded module and its kernels."""
 
     def __init__(
         self,
-        library: Any,
+        module: Any,
         kernels: Mapping[str, CudaKernel],
         variables: tuple[DeviceGlobal, ...],
         unlisted: str,
     ) -> None:
-        self.library = library
+        self.module = module
         self.kernels = kernels
         self._variables = variables
         self._unlisted = unlisted
@@ -106,33 +108,32 @@ class CudaCode:
         return found
 
 
-def load_library(context: CudaContext, code: CompiledCode) -> CudaCode:
+def load_module(context: CudaContext, code: CompiledCode) -> CudaCode:
     """Load a cubin and all of its kernels; ``current`` is needed.
 
     Raises:
         DeviceError: the driver refuses the code; nothing stays loaded.
     """
     cubin, state = split_state(code.code)
-    library = context.call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
+    module = context.call("cuModuleLoadData", cubin)
     try:
-        kernels = {name: _loaded_kernel(context, library, name) for name in cubin_kernels(cubin)}
-        variables = tuple(_variable(context, library, one) for one in state.variables)
+        kernels = {name: _loaded_kernel(context, module, name) for name in cubin_kernels(cubin)}
+        variables = tuple(_variable(context, module, one) for one in state.variables)
     except BaseException:
         with contextlib.suppress(DeviceError):
-            context.call("cuLibraryUnload", library)
+            context.call("cuModuleUnload", module)
         raise
-    return CudaCode(library, kernels, variables, state.unlisted)
+    return CudaCode(module, kernels, variables, state.unlisted)
 
 
-def _variable(context: CudaContext, library: Any, variable: CodeVariable) -> DeviceGlobal:
-    address, size_bytes = context.call("cuLibraryGetGlobal", library, variable.symbol.encode())
+def _variable(context: CudaContext, module: Any, variable: CodeVariable) -> DeviceGlobal:
+    address, size_bytes = context.call("cuModuleGetGlobal", module, variable.symbol.encode())
     assert size_bytes == variable.size_bytes, f"{variable.name} has {size_bytes} bytes"
     return DeviceGlobal(variable.name, size_bytes, int(address), variable.dtype)
 
 
-def _loaded_kernel(context: CudaContext, library: Any, name: str) -> CudaKernel:
-    kernel = context.call("cuLibraryGetKernel", library, name.encode())
-    function = context.call("cuKernelGetFunction", kernel)
+def _loaded_kernel(context: CudaContext, module: Any, name: str) -> CudaKernel:
+    function = context.call("cuModuleGetFunction", module, name.encode())
     context.call("cuFuncLoad", function)
     names = driver.bindings().CUfunction_attribute
     local_bytes, shared_bytes = (
@@ -149,15 +150,15 @@ def _loaded_kernel(context: CudaContext, library: Any, name: str) -> CudaKernel:
         names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
         dynamic_bytes,
     )
-    sizes = _parameter_sizes(context, kernel)
+    sizes = _parameter_sizes(context, function)
     return CudaKernel(name, function, sizes, local_bytes, dynamic_bytes)
 
 
-def _parameter_sizes(context: CudaContext, kernel: Any) -> tuple[int, ...]:
+def _parameter_sizes(context: CudaContext, function: Any) -> tuple[int, ...]:
     sizes: list[int] = []
     while True:
         try:
-            _, size_bytes = context.call("cuKernelGetParamInfo", kernel, len(sizes))
+            _, size_bytes = context.call("cuFuncGetParamInfo", function, len(sizes))
         except DeviceError as error:
             if error.code == _INVALID_VALUE:  # there is none of this number
                 return tuple(sizes)

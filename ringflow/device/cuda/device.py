@@ -23,7 +23,7 @@ from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAl
 from ringflow.device.compiler.api import CompiledCode, CompileTarget
 from ringflow.device.cuda import driver
 from ringflow.device.cuda.arena import CudaAllocation, CudaArena, rounded
-from ringflow.device.cuda.code import CudaCode, load_library
+from ringflow.device.cuda.code import CudaCode, load_module
 from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordinal_of
 from ringflow.device.cuda.launches import Launches
 from ringflow.device.cuda.ledger import Ledger
@@ -150,7 +150,7 @@ class CudaDevice:
         compiled = compile_memory_kernels(self.target)
         if compiled is None:
             return None
-        code = load_library(self.context, compiled)
+        code = load_module(self.context, compiled)
         self._codes.append(code)
         buffer = self._mapped.take(DIGEST_BUFFER_BYTES, label="digests")
         return MemoryKernels(self.context, self.launches, code, buffer)
@@ -164,7 +164,7 @@ class CudaDevice:
             self._launches.close()
         with contextlib.suppress(DeviceError), context.current():
             for code in self._codes:
-                self._quietly("cuLibraryUnload", code.library)
+                self._quietly("cuModuleUnload", code.module)
             if self._staging is not None:
                 self._staging.close()
             if self._pinned is not None:
@@ -444,7 +444,7 @@ class CudaDevice:
 
     def _load(self, code: CompiledCode) -> CudaCode:
         with self.context.current():
-            return load_library(self.context, code)
+            return load_module(self.context, code)
 
     def unload(self, code: LoadedCode) -> None:
         """Give code up; the driver gives it back when no kernel runs, since it waits for all."""
@@ -456,7 +456,7 @@ class CudaDevice:
         if code in self._codes:
             self._codes.remove(code)
             with contextlib.suppress(DeviceError), self.context.current():
-                self._quietly("cuLibraryUnload", code.library)
+                self._quietly("cuModuleUnload", code.module)
 
     def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
         """Return how many blocks are resident at once beside what runs now, at least 1."""
@@ -464,7 +464,7 @@ class CudaDevice:
         kernel = code.kernel(entry_point)
         with self.context.current():
             occupancy = kernel.occupancy(self.context, block[0] * block[1] * block[2], 0)
-        return max(1, self.launches.ledger.fitting(occupancy))
+        return max(1, self.launches.room(occupancy))
 
     def launch(
         self,

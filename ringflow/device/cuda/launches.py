@@ -192,6 +192,12 @@ class Launches:
             self._reap()
             return list(self._live)
 
+    def room(self, occupancy: int) -> int:
+        """Return how many blocks fit beside what runs now; see ``Ledger.fitting``."""
+        with self._lock:
+            self._reap()
+            return self.ledger.fitting(occupancy)
+
     def launch(
         self,
         code: CudaCode,

@@ -129,7 +129,7 @@ class MemoryKernels:
         try:
             with self._context.current():
                 occupancy = kernel.occupancy(self._context, THREADS, 0)
-                blocks = min(blocks, self._launches.ledger.fitting(occupancy))
+                blocks = min(blocks, self._launches.room(occupancy))
                 if not blocks:
                     return False
                 launch = self._launches.launch(

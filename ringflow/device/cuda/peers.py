@@ -92,8 +92,9 @@ class Peers:
             self._members.remove(member)
             uuid = member.context.uuid
             if all(one.context.uuid != uuid for one in self._members):
-                for pair in [pair for pair in self._accesses if uuid in pair]:
-                    del self._accesses[pair]
+                for known in (self._accesses, self._links):
+                    for pair in [pair for pair in known if uuid in pair]:
+                        del known[pair]
 
     def link(self, source: CudaContext, target: CudaContext) -> Link:
         """Return what copies between two different GPUs use, as it is now."""
@@ -112,8 +113,6 @@ class Peers:
         target: Member,
         target_address: int,
         size_bytes: int,
-        *,
-        piece_timeout_s: float = PIECE_TIMEOUT_S,
     ) -> str:
         """Copy device memory to another GPU; return the path: that of ``Link.path``.
 
@@ -129,15 +128,19 @@ class Peers:
         reaches = self._accesses.get((source.context.uuid, target.context.uuid)) == ""
         pulls = path != STAGED and not reaches
         runner = target if pulls else source
-        with runner.context.current(), _events(runner.context) as events:
-            _copy_pieces(
-                runner,
-                (target_address, target.context.handle),
-                (source_address, source.context.handle),
-                size_bytes,
-                events=events,
-                timeout_s=piece_timeout_s,
-            )
+        try:
+            with runner.context.current(), _events(runner.context) as events:
+                _copy_pieces(
+                    runner,
+                    (target_address, target.context.handle),
+                    (source_address, source.context.handle),
+                    size_bytes,
+                    events=events,
+                )
+        except DeviceError as error:
+            if not driver.is_lost(error):
+                raise
+            raise _lost_one(error, runner, source, target) from error
         return path
 
     def _link(self, source: CudaContext, target: CudaContext) -> Link:
@@ -202,10 +205,9 @@ def _copy_pieces(
     size_bytes: int,
     *,
     events: list[Any],
-    timeout_s: float,
 ) -> None:
     """Issue the pieces one after the other, a bounded number ahead of the one awaited."""
-    context, stream = runner.context, runner.stream
+    context, stream, timeout_s = runner.context, runner.stream, PIECE_TIMEOUT_S
     starts = range(0, size_bytes, PIECE_BYTES)
     what = "a copy to a peer"
     for index, start in enumerate(starts):
@@ -213,7 +215,7 @@ def _copy_pieces(
         if index >= _IN_FLIGHT:
             context.await_event(event, timeout_s, what=what)
         piece_bytes = min(PIECE_BYTES, size_bytes - start)
-        context.call(
+        driver.call(  # not the context's: what it answers may be the other context's death
             "cuMemcpyPeerAsync",
             target[0] + start,
             target[1],
@@ -225,6 +227,17 @@ def _copy_pieces(
         context.call("cuEventRecord", event, stream)
     for index in range(max(0, len(starts) - _IN_FLIGHT), len(starts)):
         context.await_event(events[index % _IN_FLIGHT], timeout_s, what=what)
+
+
+def _lost_one(error: DeviceError, runner: Member, *members: Member) -> DeviceError:
+    """Return a fatal error of a copy as that of the context which is dead: each is asked."""
+    for member in members:
+        try:
+            with member.context.current():
+                member.context.ask("cuStreamQuery", member.stream)
+        except DeviceError as found:
+            return found
+    return runner.context.noted(error)
 
 
 _shared = Peers()

@@ -108,20 +108,21 @@ def links_among(gpus: Sequence[Gpu]) -> dict[tuple[str, str], Link]:
 
 def _link(source: Gpu, target: Gpu, nvml: Any, missing: str) -> Link:
     seen = _seen_by_nvml(nvml, source, target) if nvml is not None else _Seen(unknown=missing)
-    accessible = any(
-        driver.call("cuDeviceCanAccessPeer", one.device, other.device)
+    accesses = [
+        (one, other)
         for one, other in ((source, target), (target, source))
-    )
-    if not accessible:
+        if driver.call("cuDeviceCanAccessPeer", one.device, other.device)
+    ]
+    if not accesses:
         return Link(path=STAGED, distance=seen.distance, unknown=seen.unknown)
-    atomics = _attribute("NATIVE_ATOMIC_SUPPORTED", source, target) == 1
+    atomics = _attribute("NATIVE_ATOMIC_SUPPORTED", *accesses[0]) == 1
     # Only GPUs on NVLink have native atomics between them; without NVML that is the only sign.
     is_nvlink = atomics if seen.nvlink is None else seen.nvlink
     return Link(
         path=NVLINK if is_nvlink else PCIE_PEER,
         distance=seen.distance,
         has_atomics=atomics,
-        rank=_attribute("PERFORMANCE_RANK", source, target),
+        rank=_attribute("PERFORMANCE_RANK", *accesses[0]),
         unknown=seen.unknown,
     )
 
