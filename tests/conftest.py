@@ -39,13 +39,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
-@pytest.fixture(autouse=True)
-def no_trial_of_loading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off real GPUs no child process is asked whether code loads beside kernels: no, it doesn't."""
-    if not any(map(request.node.get_closest_marker, ("gpu", "multigpu"))):
-        monkeypatch.setenv("RINGFLOW_LOADS_WHILE_RUNNING", "no")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that does not exist yet, for an engine or a journal."""

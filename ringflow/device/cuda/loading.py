@@ -29,7 +29,7 @@ import attrs
 from ringflow.device.compiler.api import CompiledCode, CompileTarget, compile_source
 from ringflow.device.compiler.cache import CompileCache, cache_folder
 from ringflow.device.cuda import driver
-from ringflow.device.cuda.code import load_module
+from ringflow.device.cuda.code import CudaCode, load_module
 from ringflow.device.cuda.context import CudaContext, ordinal_of, uuid_of
 from ringflow.errors import DeviceError
 
@@ -200,31 +200,34 @@ def try_loading(ordinal: int, *, spin_s: float = SPIN_S) -> bool:
 def _tried(
     context: CudaContext, spinner: CompiledCode, loaded: CompiledCode, spin_s: float
 ) -> bool:
-    modules = [load_module(context, spinner)]
-    flags = driver.bindings()
-    words = context.call(
-        "cuMemHostAlloc", 8, flags.CU_MEMHOSTALLOC_DEVICEMAP | flags.CU_MEMHOSTALLOC_PORTABLE
-    )
-    started, stop = (ctypes.c_uint32.from_address(int(words) + offset) for offset in (0, 4))
-    started.value = stop.value = 0
-    address = int(context.call("cuMemHostGetDevicePointer", words, 0))
-    stream, ended = context.make_stream(), context.make_event()
-    parameters = ((address, int(spin_s * 1e9)), (ctypes.c_void_p, ctypes.c_uint64))
-    function = modules[0].kernel("spin").function
-    context.call("cuLaunchKernel", function, 1, 1, 1, 1, 1, 1, 0, stream, parameters, 0)
-    context.call("cuEventRecord", ended, stream)
-    try:
-        _await_start(started)
-        modules.append(load_module(context, loaded))
-        works = not context.ask("cuEventQuery", ended)
-    finally:
-        stop.value = 1
-    context.await_event(ended, _STARTED_S, what="a trial's kernel")
-    for one in modules:
-        context.call("cuModuleUnload", one.module)
-    context.call("cuEventDestroy", ended)
-    context.call("cuMemFreeHost", words)
-    return works
+    with contextlib.ExitStack() as taken:
+
+        def load(code: CompiledCode) -> CudaCode:
+            made = load_module(context, code)
+            taken.callback(context.call, "cuModuleUnload", made.module)
+            return made
+
+        function = load(spinner).kernel("spin").function
+        flags = driver.bindings()
+        words = context.call(
+            "cuMemHostAlloc", 8, flags.CU_MEMHOSTALLOC_DEVICEMAP | flags.CU_MEMHOSTALLOC_PORTABLE
+        )
+        taken.callback(context.call, "cuMemFreeHost", words)
+        started, stop = (ctypes.c_uint32.from_address(int(words) + at) for at in (0, 4))
+        started.value = stop.value = 0
+        address = int(context.call("cuMemHostGetDevicePointer", words, 0))
+        stream, ended = context.make_stream(), context.make_event()
+        taken.callback(context.call, "cuEventDestroy", ended)
+        parameters = ((address, int(spin_s * 1e9)), (ctypes.c_void_p, ctypes.c_uint64))
+        context.call("cuLaunchKernel", function, 1, 1, 1, 1, 1, 1, 0, stream, parameters, 0)
+        context.call("cuEventRecord", ended, stream)
+        try:
+            _await_start(started)
+            load(loaded)
+            return not context.ask("cuEventQuery", ended)
+        finally:
+            stop.value = 1
+            context.await_event(ended, _STARTED_S, what="a trial's kernel")
 
 
 def _await_start(started: ctypes.c_uint32) -> None:

@@ -31,7 +31,7 @@ from tests.cuda.standin.layout import (
 )
 from tests.cuda.standin.look import attribute_numbers, device_settings
 
-__all__ = ["Call", "Fault", "FaultKind", "Hazard", "Standin", "install", "plug"]
+__all__ = ["LOADING", "Call", "Fault", "FaultKind", "Hazard", "Standin", "install", "plug"]
 
 EAGER_BY_ENVIRONMENT: Final = 2
 
@@ -196,6 +196,8 @@ def _texts(read: Callable[[int, Any], int]) -> list[str]:
     return found
 
 
+LOADING: Final = ("cuModuleLoadData", "cuLibraryLoadData", "cuFuncLoad", "cuFuncSetAttribute")
+"""What a load calls."""
 ALL_HAZARDS: Final = Hazard(255) & ~Hazard.ALLOCATE
 _plugging = threading.Lock()
 
@@ -275,6 +277,8 @@ def plug(
     try:
         assert not library.standin_plug(given, rows, launcher.table)
         standin = Standin(library, launcher)
+        if loads_while_running:
+            standin.allow(*LOADING)
         standin.arm(*faults)
         try:
             with child.environ(environment):
