@@ -2,7 +2,6 @@
 
 - Calls block and come one at a time; the writer makes them in a worker thread.
 - A batch is durable when ``write`` returns; after an exception its outcome is unknown.
-- Sequence, time and links are given here, in the order of the batch.
 - Small batches replace zeros that were reserved in larger steps: their sync is cheaper.
 """
 
@@ -24,17 +23,9 @@ from ringflow.errors import (
 )
 from ringflow.events.chain import GENESIS
 from ringflow.files import FileSystem, FolderLock, OpenFile
+from ringflow.journal.batch import SealedBatch, Sealer
 from ringflow.journal.lanes import Pending
-from ringflow.journal.record import (
-    Closing,
-    Header,
-    RawRecord,
-    Record,
-    closing_line,
-    header_line,
-    parse_line,
-    record_line,
-)
+from ringflow.journal.record import Header, RawRecord, header_line, parse_line
 from ringflow.journal.segments import Chain, Segment, SegmentName
 from ringflow.journal.store import SegmentStore
 
@@ -54,8 +45,8 @@ class Log(Protocol):
     def sequence(self) -> int:
         """The last durable sequence."""
 
-    def write(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
-        """Make ``batch`` durable; return its records and their size in bytes."""
+    def write(self, batch: Sequence[Pending]) -> SealedBatch:
+        """Make ``batch`` durable."""
 
     def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
         """Yield the records from one sequence to the other, both included; 0: from the oldest.
@@ -80,65 +71,6 @@ class Log(Protocol):
 
     def abandon(self) -> None:
         """Let go of what is open without writing; after a failed ``write``."""
-
-
-class Sealer:
-    """Gives records their sequence, time and links."""
-
-    def __init__(self, clock: Clock, *, epoch: int, sequence: int, at_ns: int, head: str) -> None:
-        self._clock = clock
-        self.epoch = epoch
-        self.sequence = sequence
-        self.at_ns = at_ns
-        self.head = head
-
-    def tick(self) -> int:
-        """Return the time, never less than what was returned or read before."""
-        self.at_ns = max(self.at_ns, self._clock.now_ns())
-        return self.at_ns
-
-    def seal(self, batch: Sequence[Pending]) -> tuple[list[Record], list[bytes]]:
-        """Return the batch's records and their lines; all before the batch must be durable."""
-        records: list[Record] = []
-        lines: list[bytes] = []
-        durable, at_ns = self.sequence, self.tick()
-        for pending in batch:
-            append = pending.append
-            line, digest = record_line(
-                sequence=self.sequence + 1,
-                at_ns=at_ns,
-                epoch=self.epoch,
-                stream=append.stream,
-                version=append.version,
-                durable=durable,
-                events=pending.data,
-                previous_hash=self.head,
-            )
-            self.sequence += 1
-            records.append(
-                Record(
-                    self.sequence,
-                    at_ns,
-                    self.epoch,
-                    append.stream,
-                    append.version,
-                    durable,
-                    tuple(pending.events),
-                    self.head,
-                    digest,
-                    len(line),
-                )
-            )
-            self.head = digest
-            lines.append(line)
-        return records, lines
-
-    def close(self) -> bytes:
-        """Return the closing line."""
-        line, self.head = closing_line(
-            Closing(closed_at_ns=self.tick(), durable=self.sequence, previous_hash=self.head)
-        )
-        return line
 
 
 @final
@@ -189,7 +121,7 @@ class SegmentLog:
     def sequence(self) -> int:
         return self._segments[-1].last_sequence
 
-    def write(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
+    def write(self, batch: Sequence[Pending]) -> SealedBatch:
         last = self._segments[-1]
         if (
             last.size_bytes >= self._segment_bytes
@@ -201,11 +133,10 @@ class SegmentLog:
             self._unsealed.append(last)
             while len(self._unsealed) > _UNSEALED_MAX:
                 self.tidy()
-        records, lines = self._sealer.seal(batch)
-        data = b"".join(lines)
-        self._write(data)
+        sealed = self._sealer.seal(batch)
+        self._write(b"".join(sealed.lines))
         self._check_lock()
-        return records, len(data)
+        return sealed
 
     def _check_lock(self) -> None:
         """Raise if another writer may have taken over; before anything is acknowledged.
@@ -388,12 +319,12 @@ class MemoryLog:
     def head(self) -> str:
         return self._open.head
 
-    def write(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
-        records, lines = self._open.seal(batch)
-        self._lines += lines
-        for record in records:
-            self.versions[record.stream] = record.version
-        return records, sum(len(line) for line in lines)
+    def write(self, batch: Sequence[Pending]) -> SealedBatch:
+        sealed = self._open.seal(batch)
+        self._lines += sealed.lines
+        for pending in batch:
+            self.versions[pending.append.stream] = pending.append.version
+        return sealed
 
     def read(self, from_sequence: int, to_sequence: int) -> Iterator[RawRecord]:
         for line in self._lines[max(0, from_sequence - 1) : to_sequence]:

@@ -149,40 +149,15 @@ def header_line(header: Header) -> tuple[bytes, str]:
     )
 
 
-def record_line(
-    *,
-    sequence: int,
-    at_ns: int,
-    epoch: int,
-    stream: str,
-    version: int,
-    durable: int,
-    events: bytes,
-    previous_hash: str,
-) -> tuple[bytes, str]:
-    """Return the sealed line and its hash; ``events`` is the canonical JSON array.
-
-    It is put together by hand, in the canonical order: many writers wait for this line.
-    """
+def record_opening(*, at_ns: int, durable: int, epoch: int) -> bytes:
+    """Return what all records of a batch begin with, up to their events."""
     time = b'"%d"' % at_ns if at_ns > SAFE_INTEGER else b"%d" % at_ns
-    return seal(
-        b'{"at_ns":%b,"durable":%d,"epoch":%d,"events":%b,"prev":"%b","seq":%d,"stream":%b,'
-        b'"version":%d}'
-        % (
-            time,
-            durable,
-            epoch,
-            events,
-            previous_hash.encode(),
-            sequence,
-            _stream_json(stream),
-            version,
-        )
-    )
+    return b'{"at_ns":%b,"durable":%d,"epoch":%d,"events":' % (time, durable, epoch)
 
 
 @lru_cache(1024)
-def _stream_json(stream: str) -> bytes:
+def stream_json(stream: str) -> bytes:
+    """Return a record's ``stream`` as it is in its line."""
     return canonical_json(stream)
 
 

@@ -34,6 +34,7 @@ from ringflow.journal.api import (
     OpeningReport,
     Record,
 )
+from ringflow.journal.batch import SealedBatch
 from ringflow.journal.foundation import Foundation
 from ringflow.journal.lanes import Lanes, Pending
 from ringflow.journal.log import Log
@@ -303,9 +304,9 @@ class JournalWriter:
         try:
             while self.failure is None:
                 if batch := self._lanes.take(self._limits.batch_bytes):
-                    records, size = self._commit(batch)
+                    sealed = self._commit(batch)
                     failure = _tell_marks(batch)
-                    soon(partial(self._settle, batch, records, size, failure))
+                    soon(partial(self._settle, sealed, failure))
                 elif not self._log.tidy():
                     break
         except Exception as error:
@@ -319,27 +320,22 @@ class JournalWriter:
             self._log.close()
         return not closing
 
-    def _settle(
-        self,
-        batch: Sequence[Pending],
-        records: Sequence[Record],
-        size: int,
-        failure: Exception | None,
-    ) -> None:
+    def _settle(self, sealed: SealedBatch, failure: Exception | None) -> None:
         """Tell of a durable batch, in the event loop; ``failure`` is what a mark raised."""
         if self.failure is not None:  # a callback's, while this batch was on its way
-            _lose(batch)
+            _lose(sealed.batch)
             return
-        self._durable = records[-1].sequence
+        self._durable = sealed.last_sequence
         self._batches += 1
-        self._written_bytes += size
-        for pending, record in zip(batch, records, strict=True):
+        self._written_bytes += sealed.size_bytes
+        for sequence, pending in enumerate(sealed.batch, sealed.durable + 1):
             try:
-                pending.append.settle(record.sequence)
+                pending.append.settle(sequence)
             except Exception as error:  # a callback's; all others still hear of their records
                 failure = failure or error
-        _wake(batch[0])
-        self._subscribers.publish(records)
+        _wake(sealed.batch[0])
+        if self._subscribers:
+            self._subscribers.publish(sealed.records())
         if self._durable >= self._awaited:
             self._wake_progress()
         self._wake_room()
@@ -363,15 +359,15 @@ class JournalWriter:
         self._ended.set()
         self._wake_progress()
 
-    def _commit(self, batch: Sequence[Pending]) -> tuple[list[Record], int]:
+    def _commit(self, batch: Sequence[Pending]) -> SealedBatch:
         start_s = time.monotonic()
-        records, size = self._log.write(batch)
+        sealed = self._log.write(batch)
         self._commit_s = time.monotonic() - start_s
-        self._unchecked_bytes += size
+        self._unchecked_bytes += sealed.size_bytes
         if self._unchecked_bytes >= _RESERVE_CHECK_BYTES:
             self._unchecked_bytes = 0
             self._free_bytes = self._log.free_bytes()
-        return records, size
+        return sealed
 
     def _fail(self, error: BaseException, batch: Sequence[Pending]) -> None:
         """Close for good; what was in ``batch`` or waits has an unknown outcome."""

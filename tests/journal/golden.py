@@ -25,9 +25,10 @@ from ringflow.files import FileSystem
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import read_records, verify
-from ringflow.journal.record import FORMAT, record_line
+from ringflow.journal.record import FORMAT
 from ringflow.simulate.files import CrashingFiles
 from tests.events.samples import sample
+from tests.journal.sample import record_line
 
 FOLDER: Final = Path(__file__).parents[1] / "golden" / FORMAT
 ENGINE: Final = Path("/engine")
@@ -128,20 +129,20 @@ def other_format() -> CrashingFiles:
     return _poked(files, segments(files)[-1], changed)
 
 
-def _with_event(events: bytes) -> CrashingFiles:
-    """Return the crashed journal with one more sealed record of these plain events."""
+def _with_event(**event: object) -> CrashingFiles:
+    """Return the crashed journal with one more sealed record, of this plain event."""
     files = crashed()
     path = segments(files)[-1]
     data = files.read(path).rstrip(b"\0")
     last = orjson.loads(data.splitlines()[-1])
-    line, _ = record_line(
+    line = record_line(
         sequence=last["seq"] + 1,
         at_ns=int(last["at_ns"]),
         epoch=last["epoch"],
         stream="kernel/k",
         version=last["version"] + 1,
         durable=last["seq"],
-        events=events,
+        events=[event],
         previous_hash=last["hash"],
     )
     files.poke(path, data + line)
@@ -149,16 +150,16 @@ def _with_event(events: bytes) -> CrashingFiles:
 
 
 def unknown_event() -> CrashingFiles:
-    return _with_event(b'[{"kernel_id":"k","type":"kernel.teleported.v1"}]')
+    return _with_event(kernel_id="k", type="kernel.teleported.v1")
 
 
 def unknown_field() -> CrashingFiles:
-    return _with_event(b'[{"device":"d","extra":1,"kernel_id":"k","type":"kernel.launched.v1"}]')
+    return _with_event(device="d", extra=1, kernel_id="k", type="kernel.launched.v1")
 
 
 def negative_count() -> CrashingFiles:
     plain = default_codec().to_plain(sample(MessagesAccepted)) | {"first_sequence": -1}
-    return _with_event(orjson.dumps([plain], option=orjson.OPT_SORT_KEYS))
+    return _with_event(**plain)
 
 
 CASES: Final = (

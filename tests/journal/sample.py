@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import zstandard
 
 from ringflow.clock import Clock, ManualClock
+from ringflow.events.chain import seal
+from ringflow.events.values import canonical_json, dump_integer
 from ringflow.files import FileSystem
 from ringflow.journal.api import Journal, JournalLimits
 from ringflow.journal.opening import open_journal
@@ -66,6 +68,32 @@ def texts_of(journal: Journal) -> list[str]:
 def texts_on_disk(files: FileSystem, path: Path = FOLDER) -> list[str]:
     """Return the texts as the read-only reader finds them."""
     return [text_of(record) for record in read_records(path, files=files)]
+
+
+def record_line(
+    *,
+    sequence: int,
+    at_ns: int,
+    epoch: int,
+    version: int,
+    durable: int,
+    previous_hash: str,
+    stream: str = "s",
+    events: Sequence[Mapping[str, Any]] = (),
+) -> bytes:
+    """Return a sealed line as the format's page has it, whatever it says."""
+    record = {
+        "at_ns": dump_integer(at_ns),
+        "durable": durable,
+        "epoch": epoch,
+        "events": [*events],
+        "prev": previous_hash,
+        "seq": sequence,
+        "stream": stream,
+        "version": version,
+    }
+    line, _ = seal(canonical_json(record))
+    return line
 
 
 def unseal(files: CrashingFiles) -> None:

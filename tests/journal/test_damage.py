@@ -9,12 +9,13 @@ import pytest
 from ringflow.errors import CorruptJournalError, NotFoundError
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.reader import find_journal, verify
-from ringflow.journal.record import Header, RawRecord, header_line, parse_line, record_line
+from ringflow.journal.record import Header, RawRecord, header_line, parse_line
 from ringflow.simulate.files import CrashingFiles
 from tests.journal.sample import (
     FOLDER,
     JOURNAL,
     opened,
+    record_line,
     texts_of,
     texts_on_disk,
     unseal,
@@ -253,14 +254,12 @@ async def test_a_sealed_line_that_breaks_a_rule_is_refused(change: str) -> None:
             )
         )
     else:
-        line, _ = record_line(
+        line = record_line(
             sequence=3,
             at_ns=last.at_ns - (change == "time"),
             epoch=1 + (change == "epoch"),
-            stream="s",
             version=3 + (change == "version"),
             durable=2 + (change == "durable"),
-            events=b"[]",
             previous_hash=last.hash,
         )
     files.poke(segment, data + line)

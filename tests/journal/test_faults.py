@@ -22,9 +22,9 @@ from ringflow.errors import (
     StorageError,
 )
 from ringflow.journal.api import JournalLimits
+from ringflow.journal.batch import SealedBatch
 from ringflow.journal.lanes import Pending
 from ringflow.journal.opening import open_journal
-from ringflow.journal.record import Record
 from ringflow.simulate.files import CrashingFiles, Loss
 from tests.journal.sample import JOURNAL, TYPES, note, opened, texts_of, write_durably
 
@@ -94,7 +94,7 @@ async def test_the_event_loop_goes_on_while_the_disk_is_slow(
     entered, gate = threading.Event(), threading.Event()
     async with opened(files) as journal:
 
-        def slow_write(batch: Sequence[Pending]) -> tuple[list[Record], int]:
+        def slow_write(batch: Sequence[Pending]) -> SealedBatch:
             entered.set()
             if not gate.wait(timeout=20):
                 raise OSError("the event loop stood still")
