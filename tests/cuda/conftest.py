@@ -14,3 +14,14 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[Standin]:
     """Two devices of the stand-in, or as ``@pytest.mark.parametrize("gpus", [{...}])`` says."""
     with plug(**getattr(request, "param", {})) as standin:
         yield standin
+
+
+@pytest.fixture(autouse=True)
+def no_device_outlives_its_test() -> Iterator[None]:
+    """What a failed test has left open is forgotten, so that it fails no other one."""
+    yield
+    from ringflow.device.cuda import device
+
+    for left in tuple(device._open):
+        device._open.discard(left)
+        left.launches.close()

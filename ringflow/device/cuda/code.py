@@ -4,6 +4,8 @@
   there are, and would wait for the kernels of every GPU of the process.
 - Loading is eager: every kernel is put on the device here, none at its first launch, which would
   wait for the kernels that run.
+- A module is of one context. A library (``cuLibraryLoadData``), loaded eagerly, goes into all
+  contexts of the process at once, and waits for the kernels of each.
 - Unloading waits for all that runs in the context, so it is put off until nothing does.
 """
 

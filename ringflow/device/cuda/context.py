@@ -169,6 +169,7 @@ class CudaContext:
         self.device = self.call("cuDeviceGet", ordinal)
         self.handle: Any = self.call("cuDevicePrimaryCtxRetain", self.device)
         self._streams: list[Any] = []
+        self._events: list[Any] = []
         try:
             with self.current():
                 self._set_limits()
@@ -192,8 +193,8 @@ class CudaContext:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make the context the calling thread's for the block."""
-        self.call("cuCtxPushCurrent", self.handle)
+        """Make the context the calling thread's for the block, a dead one too."""
+        driver.call("cuCtxPushCurrent", self.handle)
         try:
             yield
         finally:
@@ -246,9 +247,17 @@ class CudaContext:
         return stream
 
     def make_event(self) -> Any:
-        """Return an event without a time; whoever makes it destroys it."""
+        """Return an event without a time; it lives until ``drop_event``, or as the context."""
         flag = driver.bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING
-        return self.call("cuEventCreate", flag)
+        event = self.call("cuEventCreate", flag)
+        self._events.append(event)
+        return event
+
+    def drop_event(self, event: Any) -> None:
+        """Destroy an event; ``current`` is needed. A dead context's goes with it."""
+        self._events.remove(event)
+        with contextlib.suppress(DeviceError):
+            driver.call("cuEventDestroy", event)
 
     def await_event(self, event: Any, timeout_s: float, *, what: str) -> None:
         """Block until all before an event has ended; ``current`` is not needed.
@@ -273,12 +282,12 @@ class CudaContext:
                 nap_s = min(2 * nap_s, _NAP_S[1])
 
     def close(self) -> None:
-        """Destroy the streams and give the context back; a dead one is given back too."""
-        with contextlib.suppress(DeviceError):
-            driver.call("cuCtxPushCurrent", self.handle)
+        """Destroy streams and events and give the context back; a dead one is given back too."""
+        with contextlib.suppress(DeviceError), self.current():
+            while self._events:
+                self.drop_event(self._events[-1])
             while self._streams:
                 with contextlib.suppress(DeviceError):
                     driver.call("cuStreamDestroy", self._streams.pop())
-            driver.call("cuCtxPopCurrent")
         with contextlib.suppress(DeviceError):
             driver.call("cuDevicePrimaryCtxRelease", self.device)

@@ -165,8 +165,6 @@ class CudaDevice:
         with contextlib.suppress(DeviceError), context.current():
             for code in self._codes:
                 self._quietly("cuModuleUnload", code.module)
-            if self._staging is not None:
-                self._staging.close()
             if self._pinned is not None:
                 self._quietly("cuMemFreeHost", self._pinned)
         self._codes.clear()
@@ -186,7 +184,7 @@ class CudaDevice:
 
     def _quietly(self, name: str, *arguments: Any) -> None:
         with contextlib.suppress(DeviceError):
-            self.context.call(name, *arguments)
+            driver.call(name, *arguments)
 
     # Identity
 

@@ -217,7 +217,7 @@ def _tried(
         started.value = stop.value = 0
         address = int(context.call("cuMemHostGetDevicePointer", words, 0))
         stream, ended = context.make_stream(), context.make_event()
-        taken.callback(context.call, "cuEventDestroy", ended)
+        taken.callback(context.drop_event, ended)
         parameters = ((address, int(spin_s * 1e9)), (ctypes.c_void_p, ctypes.c_uint64))
         context.call("cuLaunchKernel", function, 1, 1, 1, 1, 1, 1, 0, stream, parameters, 0)
         context.call("cuEventRecord", ended, stream)

@@ -194,8 +194,7 @@ def _events(context: CudaContext) -> Iterator[list[Any]]:
         yield events
     finally:
         for event in events:
-            with contextlib.suppress(DeviceError):  # of a dead context
-                driver.call("cuEventDestroy", event)
+            context.drop_event(event)
 
 
 def _copy_pieces(

@@ -39,17 +39,13 @@ class _Lane:
     def wait(self, which: int, what: str) -> None:
         self.context.await_event(self.events[which], COPY_DEADLINE_S, what=what)
 
-    def close(self) -> None:
-        for event in self.events:
-            self.context.call("cuEventDestroy", event)
-
 
 @final
 class Staging:
     """A device's copies in and out. Calls of one way wait for each other."""
 
     def __init__(self, context: CudaContext, pinned: int) -> None:
-        """Make the streams; ``current`` is needed.
+        """Make streams and events, which live as long as the context; ``current`` is needed.
 
         Args:
             pinned: address of ``STAGING_BYTES`` of pinned memory.
@@ -135,8 +131,3 @@ class Staging:
                     lane.record(1)
             lane.record(1)
             lane.wait(1, "cuMemcpyHtoDAsync")
-
-    def close(self) -> None:
-        """Destroy the events; ``current`` is needed. The streams are the context's."""
-        self._in.close()
-        self._out.close()

@@ -1,0 +1,386 @@
+"""The CUDA device on the stand-in driver: kernels, launches, memory, and what ends them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ringflow.device.api import LaunchStatus
+from ringflow.device.cuda.device import CudaDevice
+from ringflow.device.cuda.ledger import COPY_QUEUES
+from ringflow.errors import (
+    DeviceError,
+    DeviceLostError,
+    DeviceMemoryError,
+    EntryPointError,
+    KernelStalledError,
+)
+from tests.cuda.kernels import (
+    DEADLINE_S,
+    LATCH,
+    MEMORY_BYTES,
+    TRAP,
+    answer,
+    end,
+    launched,
+    opened,
+    plain,
+    plain_launch,
+    post,
+)
+from tests.cuda.standin import Fault, FaultKind, Standin
+from tests.device.kernels import resident
+
+
+@pytest.fixture
+def device(gpus: Standin) -> Iterator[CudaDevice]:
+    made = opened()
+    yield made
+    made.close()
+
+
+def until(reached: Any) -> None:
+    """Wait for something that another thread brings about."""
+    ends_at_s = time.monotonic() + DEADLINE_S
+    while not reached():
+        assert time.monotonic() < ends_at_s
+        time.sleep(1e-3)
+
+
+# Kernels
+
+
+def test_a_kernel_answers_and_returns(device: CudaDevice, gpus: Standin) -> None:
+    """Its news are found by looking: nothing rings. Its end is written by its stream."""
+    kernel = launched(device, "echo")
+    assert answer(kernel, b"hello, you") == b"hello, you"
+    end(kernel)
+    assert len(gpus.calls("cuStreamWriteValue32")) == 1
+    assert device.launches.live == []
+
+
+@pytest.mark.parametrize(
+    "gpus", [{"attributes": {"CAN_USE_64_BIT_STREAM_MEM_OPS": 0}}], indirect=True
+)
+def test_an_end_is_found_where_streams_write_no_words(device: CudaDevice, gpus: Standin) -> None:
+    """The thread that watches the streams writes the status then."""
+    end(launched(device, "echo"))
+    assert gpus.calls("cuStreamWriteValue32") == []
+
+
+def test_a_grid_of_blocks_is_cooperative_once_and_then_gated_by_the_ledger(
+    device: CudaDevice, gpus: Standin
+) -> None:
+    """Two grids with barriers live side by side: the started word proves that each is resident."""
+    kernels = [resident(device, "sweep", grid=(2, 1, 1)) for _ in range(2)]
+    for kernel in kernels:
+        kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+    assert len(gpus.calls("cuLaunchCooperativeKernel")) == 1
+    assert len(gpus.calls("cuLaunchKernel")) == 1
+    end(*kernels)
+
+
+def test_what_does_not_fit_beside_what_runs_is_refused_at_once(device: CudaDevice) -> None:
+    """Hazards 6 and 10: it would wait for ever. What runs is not touched, nothing stays taken."""
+    code = device.load(plain())
+    free = device.free_bytes, device.mapped_free_bytes
+    word, out = (device.allocate(4, label=name) for name in ("word", "out"))
+    fits = device.grid_that_fits(code, "wait_for", (1024, 1, 1))
+    full = plain_launch(device, code, word, out, grid=(fits, 1, 1), block=(1024, 1, 1))
+    assert device.grid_that_fits(code, "wait_for", (1024, 1, 1)) == 1
+    with pytest.raises(DeviceError, match="1 other grids hold the rest") as raised:
+        plain_launch(device, code, word, out)
+    assert raised.value.code == "does not fit"
+    with pytest.raises(DeviceError, match="can never be resident together"):
+        plain_launch(device, code, word, out, grid=(fits + 1, 1, 1), block=(1024, 1, 1))
+    assert full.status is LaunchStatus.RUNNING
+    device.copy_in(word, b"\1\0\0\0")
+    assert full.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+    assert bytes(device.copy_out(out)) == b"\7\0\0\0"
+    for allocation in (word, out):
+        device.free(allocation)
+    del full
+    again = plain_launch(device, code, out, entry_point="count", memory=[])
+    assert again.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+    del again
+    plain_launch(device, code, out, entry_point="count", memory=[]).wait(DEADLINE_S)
+    assert device.free_bytes == free[0]
+    assert free[1] - device.mapped_free_bytes <= 512
+
+
+def test_work_queues_are_bounded(gpus: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hazard 10: with 8 queues a fifth kernel could wait behind another, so it is refused."""
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8")
+    device = opened()
+    one_more, *kernels = [resident(device, "echo") for _ in range(9 - COPY_QUEUES)]
+    for kernel in kernels:
+        kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+    with pytest.raises(DeviceError, match="work queues"):
+        one_more.launch(gate_open=True, timeout_s=1.0)
+    one_more.close()
+    assert answer(kernels[0]) == b"abcd"
+    end(*kernels)
+    device.close()
+
+
+def test_wrong_shapes_are_refused(device: CudaDevice) -> None:
+    """Too many threads, too much shared memory, parameters of other sizes, an unknown kernel."""
+    code = device.load(plain())
+    out = device.allocate(4, label="out")
+    with pytest.raises(DeviceError, match="1025 threads"):
+        plain_launch(device, code, out, entry_point="count", block=(1025, 1, 1))
+    with pytest.raises(DeviceError, match="dynamic shared memory"):
+        plain_launch(device, code, out, entry_point="count", dynamic_shared_bytes=1 << 20)
+    with pytest.raises(EntryPointError, match=r"takes parameters of \[8\] bytes"):
+        plain_launch(device, code, out, out, entry_point="count")
+    with pytest.raises(EntryPointError, match="no kernel 'counts'"):
+        plain_launch(device, code, out, entry_point="counts")
+
+
+def test_variables_are_state_that_is_read_and_written(device: CudaDevice) -> None:
+    """A ``__device__`` variable is an allocation to copies, as long as its code is loaded."""
+    code = device.load(plain())
+    (calls,) = code.globals
+    assert (calls.label, calls.size_bytes, code.unlisted) == ("global:calls", 4, "")
+    out = device.allocate(4, label="out")
+    count: Any = {"entry_point": "count", "block": (1, 1, 1)}
+    for expected in (1, 2):
+        plain_launch(device, code, out, **count).wait(DEADLINE_S)
+        assert int.from_bytes(device.copy_out(calls), "little") == expected
+    device.copy_in(calls, (41).to_bytes(4, "little"))
+    plain_launch(device, code, out, **count).wait(DEADLINE_S)
+    assert int.from_bytes(device.copy_out(out), "little") == 42
+    device.unload(code)
+    with pytest.raises(DeviceError, match="not an allocation"):
+        device.copy_out(calls)
+
+
+def test_local_memory_grows_only_while_nothing_runs(device: CudaDevice) -> None:
+    """Hazard 12: a launch that needs more of it would wait for what runs."""
+    code = device.load(plain())
+    out = device.allocate(4, label="out")
+    hungry = {"entry_point": "hungry", "grid": (1, 1, 1), "block": (32, 1, 1)}
+    parameters = (out.address.to_bytes(8, "little"), (5).to_bytes(4, "little"))
+    kernel = launched(device, "echo")
+    with pytest.raises(DeviceError, match="larger local_memory_bytes") as raised:
+        device.launch(code, parameters=parameters, **hungry)  # type: ignore[arg-type]
+    assert raised.value.code == "local memory"
+    end(kernel)
+    launch = device.launch(code, parameters=parameters, **hungry)  # type: ignore[arg-type]
+    assert launch.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+    assert int.from_bytes(device.copy_out(out), "little") == 10
+
+
+# What a live kernel holds up
+
+
+def test_memory_of_a_kernel_that_never_answers_stays_taken(device: CudaDevice) -> None:
+    """Its grid can't be stopped; nobody gets its memory, and the others work on."""
+    before = device.free_bytes
+    other, stalled = launched(device, "echo"), launched(device, "trouble")
+    post(stalled, LATCH)
+    until(lambda: stalled.taken_sequence)
+    stop = stalled.regions["stop"]
+    with pytest.raises(KernelStalledError, match="end the process"):
+        stalled.end()
+    device.free(stop)
+    held = device.free_bytes
+    with pytest.raises(DeviceError):
+        device.free(stop)
+    assert answer(other) == b"abcd"
+    with pytest.raises(DeviceError, match="running"):
+        device.close()
+    device.staging.copy_in(stop.address + 8, b"\1\0\0\0")  # it is let go
+    assert stalled.wait_ended(DEADLINE_S) is LaunchStatus.COMPLETED
+    until(lambda: device.free_bytes > held)
+    stalled._allocations.remove(stop)
+    stalled.close()
+    end(other)
+    assert device.free_bytes == before
+
+
+def test_code_is_unloaded_when_nothing_runs(device: CudaDevice, gpus: Standin) -> None:
+    """Hazard 2: unloading waits for every kernel of the context, so it is put off."""
+    code = device.load(plain())
+    kernel = launched(device, "echo")
+    device.unload(code)
+    assert gpus.calls("cuModuleUnload") == []
+    assert answer(kernel) == b"abcd"
+    end(kernel)
+    until(lambda: len(gpus.calls("cuModuleUnload")) == 2)
+    assert all(call.live == 0 for call in gpus.calls("cuModuleUnload"))
+
+
+def test_plain_grids_hold_up_loads_that_would_wait_for_them(device: CudaDevice) -> None:
+    """Hazard 1: persistent kernels are parked for a load; what can't be parked refuses it."""
+    code = device.load(plain())
+    word, out = (device.allocate(4, label=name) for name in ("word", "out"))
+    running = plain_launch(device, code, word, out)
+    with pytest.raises(DeviceError, match="wait_for"):
+        device.load(plain())
+    device.copy_in(word, b"\1\0\0\0")
+    assert running.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+    device.load(plain())
+
+
+def test_the_same_gpu_is_neither_opened_nor_closed_under_running_kernels(
+    device: CudaDevice,
+) -> None:
+    """Hazard 2: taking and giving back memory waits for all kernels of the context."""
+    second = opened(f"cuda:{device.uuid}")
+    assert second.uuid == device.uuid
+    kernel = launched(device, "echo")
+    with pytest.raises(DeviceError, match="can't open while kernels run"):
+        opened()
+    with pytest.raises(DeviceError, match="can't close while kernels run"):
+        second.close()
+    assert answer(kernel) == b"abcd"
+    end(kernel)
+    second.close()
+    second.close()
+
+
+def test_code_is_loaded_into_one_context(device: CudaDevice, gpus: Standin) -> None:
+    """Hazard 1: an eager library goes into all contexts, and waits for the kernels of each."""
+    kernel, other = launched(device, "echo"), opened("cuda:1")
+    other.load(plain())
+    assert gpus.calls("cuLibraryLoadData") == []
+    assert answer(kernel) == b"abcd"
+    end(kernel)
+    other.close()
+
+
+def test_copies_and_allocations_go_on_beside_a_kernel(device: CudaDevice, gpus: Standin) -> None:
+    """Several pieces, in and out, zeroed memory; all of it calls that wait for no kernel."""
+    kernel = launched(device, "echo")
+    data = bytes(range(256)) * (9 << 12) + b"end"
+    allocation = device.allocate(len(data), label="large")
+    assert not any(device.copy_out(allocation))
+    device.copy_in(allocation, data)
+    assert bytes(device.copy_out(allocation)) == data
+    device.free(allocation)
+    assert bytes(device.copy_out(device.allocate(len(data), label="again"))) == bytes(len(data))
+    assert not [call for call in gpus.trace if "Memset" in call.name]
+    end(kernel)
+
+
+# Failures
+
+
+def test_a_copy_that_does_not_end_is_given_up(
+    device: CudaDevice, gpus: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hazard 7: every wait has a deadline; afterwards the buffers are good again."""
+    monkeypatch.setattr("ringflow.device.cuda.staging.COPY_DEADLINE_S", 0.05)
+    allocation = device.allocate(8, label="a")
+    for call, copy in (
+        ("cuMemcpyHtoDAsync", lambda: device.copy_in(allocation, b"12345678")),
+        ("cuMemcpyDtoHAsync", lambda: device.copy_out(allocation)),
+    ):
+        gpus.arm(Fault(call, kind=FaultKind.STALL_WORK))
+        with pytest.raises(DeviceError, match=call) as raised:
+            copy()
+        assert raised.value.code == "timeout"
+        gpus.release()
+        copy()
+    assert bytes(device.copy_out(allocation)) == b"12345678"
+
+
+def test_a_trap_loses_the_device_and_names_the_kernel(gpus: Standin) -> None:
+    """Hazard 11: all kernels of the context end; the one that was at work is the trapped one."""
+    device, other = opened(), opened("cuda:1")
+    idle, trapping, elsewhere = (
+        launched(device, "echo"),
+        launched(device, "trouble"),
+        launched(other, "echo"),
+    )
+    post(trapping, TRAP)
+    assert trapping.wait_ended(DEADLINE_S) is LaunchStatus.TRAPPED
+    assert idle.wait_ended(DEADLINE_S) is LaunchStatus.ABORTED
+    assert "CUDA_ERROR_LAUNCH_FAILED" in trapping.detail
+    assert device.lost
+    for refused in (
+        lambda: device.allocate(8, label="a"),
+        lambda: device.copy_out(idle._allocations[0]),
+        lambda: idle.launch(gate_open=True, timeout_s=1.0),
+        lambda: device.load(plain()),
+    ):
+        with pytest.raises(DeviceLostError, match="restore its kernels on another device"):
+            refused()
+    assert answer(elsewhere) == b"abcd"
+    idle.close()
+    trapping.close()
+    device.close()
+    end(elsewhere)
+    other.close()
+
+
+@pytest.mark.parametrize("code", [700, 719, 214])
+def test_a_sticky_error_of_any_call_loses_the_device(gpus: Standin, code: int) -> None:
+    """Hazard 7: who waits is told within its deadline, by its status."""
+    device = opened()
+    kernel = launched(device, "echo")
+    allocation = device.allocate(8, label="a")
+    gpus.arm(Fault("cuMemcpyHtoDAsync", code=code))
+    with pytest.raises(DeviceLostError):
+        device.copy_in(allocation, b"12345678")
+    assert kernel.wait_ended(DEADLINE_S) is not LaunchStatus.RUNNING
+    kernel.close()
+    device.close()
+
+
+def test_a_launch_on_a_lost_device_is_told_at_once(gpus: Standin) -> None:
+    """Its started word would never come."""
+    device = opened()
+    kernel = resident(device, "echo")
+    gpus.arm(Fault("cuLaunchKernel", code=719))
+    with pytest.raises(DeviceLostError):
+        kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+    assert device.lost
+    kernel.close()
+    device.close()
+
+
+# Opening
+
+
+def test_everything_that_opening_calls_can_fail_and_nothing_is_left(gpus: Standin) -> None:
+    """Out of memory at any call: an error that names it, and the device opens the next time."""
+    opened().close()
+    calls: dict[str, int] = {}
+    for call in gpus.trace:
+        calls[call.name] = calls.get(call.name, 0) + 1
+        if call.name == "cuCtxSynchronize":
+            raise AssertionError("hazard 3: never wait for the context")
+    closing = {"cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuEventDestroy"}
+    closing |= {"cuModuleUnload", "cuDevicePrimaryCtxRelease", "cuCtxPopCurrent"}
+    for name, count in calls.items():
+        last = 1 if name == "cuCtxPushCurrent" else count  # its last one is of the close
+        for nth in sorted({1, last} if name not in closing else ()):
+            gpus.arm(Fault(name, nth=nth, code=2))
+            failed = ""
+            try:
+                device = opened()
+            except DeviceError as error:
+                failed = f"{error.call} {error.code}"
+            else:
+                device.close()
+            assert gpus.unused_faults == 0, name
+            assert not failed or "OUT_OF_MEMORY" in failed, failed
+    opened().close()
+
+
+def test_out_of_memory_says_what_to_do(gpus: Standin) -> None:
+    """The GPU has less than was asked for, or than there is left."""
+    with pytest.raises(DeviceError, match="smaller memory_limit_bytes") as raised:
+        opened(memory_limit_bytes=1 << 40)
+    assert (raised.value.call, raised.value.code) == ("cuMemAlloc", "CUDA_ERROR_OUT_OF_MEMORY")
+    device = opened()
+    with pytest.raises(DeviceMemoryError, match="migrate a kernel away"):
+        device.allocate(MEMORY_BYTES + 1, label="large")
+    with pytest.raises(DeviceMemoryError, match="larger mapped_limit_bytes"):
+        device.allocate_mapped(MEMORY_BYTES, label="large")
+    device.close()
