@@ -1,0 +1,83 @@
+"""Another array library in the process: its own memory and stream on a GPU, as CuPy has them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ringflow.device.cuda import driver
+from ringflow.dlpack import DeviceType
+from tests.producers import Capsules, CudaArray
+
+
+class Library:
+    """Uses a GPU's primary context, which it shares with ringflow."""
+
+    def __init__(self, ordinal: int) -> None:
+        self.ordinal = ordinal
+        self._device = driver.call("cuDeviceGet", ordinal)
+        self._context = driver.call("cuDevicePrimaryCtxRetain", self._device)
+        self._memory: list[int] = []
+        with self.current():
+            self._pinned = driver.call("cuMemHostAlloc", 1 << 20, 0)
+            self._stream = driver.call("cuStreamCreate", 1)
+        self.stream = int(self._stream)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        driver.call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            driver.call("cuCtxPopCurrent")
+
+    def make(self, values: np.ndarray[Any, Any]) -> int:
+        """Return the address of memory that holds the values by now."""
+        with self.current():
+            address = int(driver.call("cuMemAlloc", values.nbytes))
+            self._memory.append(address)
+            driver.call("cuMemcpyHtoD", address, values.ctypes.data, values.nbytes)
+        return address
+
+    def write(self, address: int, values: np.ndarray[Any, Any]) -> None:
+        """Begin to write values on the library's stream; nothing waits for it."""
+        ctypes.memmove(int(self._pinned), values.ctypes.data, values.nbytes)
+        with self.current():
+            arguments = (address, int(self._pinned), values.nbytes, self._stream)
+            driver.call("cuMemcpyHtoDAsync", *arguments)
+
+    def interface(self, address: int, values: np.ndarray[Any, Any], **more: Any) -> CudaArray:
+        """Return an array by ``__cuda_array_interface__``, on the library's stream."""
+        return CudaArray(address, values.shape, values.dtype.str, **{"stream": self.stream, **more})
+
+    def capsules(self, address: int, values: np.ndarray[Any, Any]) -> Capsules:
+        """Return an array by DLPack; its producer makes the taker's stream wait for its own."""
+        return _Waiting(self, address, values)
+
+    def close(self) -> None:
+        with self.current():
+            for address in self._memory:
+                driver.call("cuMemFree", address)
+            driver.call("cuMemFreeHost", self._pinned)
+            driver.call("cuStreamDestroy", self._stream)
+        driver.call("cuDevicePrimaryCtxRelease", self._device)
+
+
+class _Waiting(Capsules):
+    def __init__(self, library: Library, address: int, values: np.ndarray[Any, Any]) -> None:
+        super().__init__(values, device=(DeviceType.CUDA, library.ordinal), address=address)
+        self._library = library
+
+    def __dlpack__(self, *, stream: int | None = None, **options: Any) -> Any:
+        """Make the taker's stream wait, as the array API says."""
+        if stream is not None and stream > 0:
+            with self._library.current():
+                event = driver.call("cuEventCreate", 2)
+                driver.call("cuEventRecord", event, self._library.stream)
+                driver.call("cuStreamWaitEvent", stream, event, 0)
+                driver.call("cuEventDestroy", event)
+        return super().__dlpack__(stream=stream, **options)
