@@ -91,9 +91,9 @@ class Bare:
     def function(self, device: Device, name: str) -> Any:
         """Load one of the kernels of ``ANSWER``, compiled for the device."""
         code = compile_source(ANSWER, entry_point=name, target=device.target, cache=None).code
-        library = call("cuLibraryLoadData", code, [], [], 0, [], [], 0)
-        self._taken.append(("cuLibraryUnload", library))
-        return call("cuKernelGetFunction", call("cuLibraryGetKernel", library, name.encode()))
+        module = call("cuModuleLoadData", code)
+        self._taken.append(("cuModuleUnload", module))
+        return call("cuModuleGetFunction", module, name.encode())
 
     def launch(self, function: Any, *addresses: int) -> None:
         """Launch one block of 32 threads."""

@@ -27,6 +27,7 @@ from ringflow.engine.starting import Starter
 from ringflow.engine.state import EngineState
 from ringflow.engine.waiting import Condition
 from ringflow.errors import (
+    DeviceLostError,
     EngineClosedError,
     KernelBusyError,
     KernelStateError,
@@ -63,6 +64,7 @@ class Core:
 
     Attributes:
         after_crash: the engine before this one was not closed in order.
+        lost: names of the devices whose loss is recorded.
         rates: how fast migrations have moved state since the engine was opened.
     """
 
@@ -83,6 +85,7 @@ class Core:
     rates: TransferRates = attrs.field(factory=TransferRates)
     busy: dict[str, str] = attrs.field(factory=dict)
     stranded: dict[str, str] = attrs.field(factory=dict)
+    lost: set[str] = attrs.field(factory=set)
     rested: Condition = attrs.field(factory=Condition)
     running: dict[str, RunningOperation] = attrs.field(factory=dict)
     works: set[anyio.CancelScope] = attrs.field(factory=set)
@@ -188,9 +191,12 @@ class Core:
             raise EngineClosedError(f"the engine is closed ({self.closed}); open the folder again")
 
     def device(self, name: str) -> Device:
+        """Return a device; raises ``UnknownDeviceError`` or ``DeviceLostError``."""
         device = self.devices.get(name)
         if device is None:
             raise UnknownDeviceError(name, tuple(self.devices))
+        if device.lost:
+            raise DeviceLostError(name, device.lost)
         return device
 
     def check_accepting(self) -> None:

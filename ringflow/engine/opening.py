@@ -20,6 +20,7 @@ from ringflow.device.pump import Pump, PumpReport
 from ringflow.device.registry import open_device
 from ringflow.engine import launching, requests
 from ringflow.engine.core import Core
+from ringflow.engine.devices import noting_pauses
 from ringflow.engine.engine import Engine
 from ringflow.engine.folding import Fold, code_identity
 from ringflow.engine.periodic import Checkpointer
@@ -136,8 +137,9 @@ async def _serving(core: Core) -> AsyncIterator[None]:
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
     try:
         core.record("engine", _opened(core))
-        await recover(core)
-        yield
+        with noting_pauses(core):
+            await recover(core)
+            yield
     finally:
         with anyio.CancelScope(shield=True):
             try:

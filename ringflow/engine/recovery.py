@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-from ringflow.device.api import Device
 from ringflow.device.pump import Output
 from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
+from ringflow.engine.devices import device_of
 from ringflow.engine.operations import restart_events
 from ringflow.engine.outputs import decode_outbox
-from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import resumed
 from ringflow.engine.restoring import Rebuilt, rebuild, restart_from
 from ringflow.engine.routing import marks_after_restart, pass_on, serve
@@ -150,8 +149,3 @@ def _announce_lost_suffix(core: Core, kernel_id: str) -> None:
         "before the crash is unknown",
     )
     core.record(f"messages/{kernel_id}", [lost])
-
-
-def device_of(core: Core, life: KernelLife) -> Device:
-    """Return the kernel's device, or where there is room if this engine does not have it."""
-    return core.devices.get(life.device) or choose_device(core.devices.values())

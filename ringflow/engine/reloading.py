@@ -216,6 +216,8 @@ class ReloadPerformer:
 
     async def _old_is_untouched(self) -> bool:
         """Whether the old regions are what they were: a convert kernel can write to them."""
+        if self._old.device.lost:
+            return False
         if not self._converted:
             return True
         digests = await self._core.in_thread(lambda: instances.region_digests(self._old))

@@ -149,10 +149,15 @@ def _check_facts(
 
 def _check_resumed(life: KernelLife, applied: int, facts: tuple[Event, ...]) -> Finding | None:
     """The kernel works again where it is to be: from there on, or from an older recovery point."""
+    device = life.device
+    if len(facts) == 2 and isinstance(facts[0], life_events.KernelDeviceLost):
+        lost, facts = facts[0], facts[1:]  # where it was to work is lost: anywhere else is right
+        if lost.device == device:
+            device = getattr(facts[0], "device", "")
     if len(facts) == 1 and isinstance(facts[0], life_events.KernelResumed):
         applied = min(applied, facts[0].applied_sequence)
     resumed = life_events.KernelResumed(
-        kernel_id=life.kernel_id, device=life.device, applied_sequence=applied
+        kernel_id=life.kernel_id, device=device, applied_sequence=applied
     )
     if facts != (resumed,):
         return Finding("the kernel resumes elsewhere", facts, (resumed,))

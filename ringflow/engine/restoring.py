@@ -12,26 +12,33 @@ from functools import partial
 
 import attrs
 
-from ringflow.device.api import Device
+from ringflow.device.api import Device, LaunchStatus
 from ringflow.device.compiler.api import CompiledCode
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.posting import Posting
 from ringflow.engine import instances
 from ringflow.engine.bulk import check_readable, posting_of
 from ringflow.engine.core import Core
+from ringflow.engine.devices import note_loss, places_for
 from ringflow.engine.instances import Instance
 from ringflow.engine.quiescing import launch, resumed
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.skipped import end_after, is_in
 from ringflow.errors import (
     CorruptError,
+    DeviceError,
     JournalClosedError,
     KernelTrappedError,
     RingflowError,
     StorageError,
 )
 from ringflow.events.codec import Event
-from ringflow.events.lifecycle import KernelHalted, KernelTrapped, RecoveryFellBack
+from ringflow.events.lifecycle import (
+    KernelDeviceLost,
+    KernelHalted,
+    KernelTrapped,
+    RecoveryFellBack,
+)
 from ringflow.events.messages import BulkMessageAccepted, MessagesAccepted, MessagesLost
 from ringflow.events.payloads import check_payload
 from ringflow.routing import INDEX_MAX, OutputId, last_output
@@ -58,12 +65,24 @@ class Rebuilt:
 
 
 async def rebuild(core: Core, kernel_id: str, device: Device) -> Rebuilt:
-    """Return the kernel at its newest usable recovery point, on ``device``.
+    """Return the kernel at its newest usable recovery point, on ``device``, or where there is room
+    if that is lost.
 
     Raises:
         StorageError: no recovery point is usable.
-        DeviceError: the device refused code or memory.
+        DeviceError: the device, or each that is left, refused code or memory.
     """
+    places = places_for(core, device)
+    for place in places:
+        try:
+            return await _rebuild_on(core, kernel_id, place)
+        except DeviceError:  # no room there
+            if place is places[-1]:
+                raise
+    raise AssertionError(places)
+
+
+async def _rebuild_on(core: Core, kernel_id: str, device: Device) -> Rebuilt:
     life, fallen = core.state.kernels[kernel_id], []
     for point in fallback_points(life):
         try:
@@ -195,15 +214,19 @@ def _postings(core: Core, event: Event, first_sequence: int) -> Iterator[Posting
 async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[Event, ...]:
     """Replace a trapped grid by one from the recovery point; return the facts to record.
 
-    Messages since the recovery point are applied again; their known outputs are not repeated.
+    A kernel whose device was lost by no doing of its own has not trapped. Messages since the
+    recovery point are applied again; their known outputs are not repeated.
     Raises:
         KernelTrappedError: it trapped too often in a row; the kernel is halted.
     """
     trapped = _trap_of(runtime)
     kernel_id, applied = runtime.kernel_id, trapped.applied_sequence
-    traps = evolve(core.state.kernels[kernel_id], trapped).traps
-    events: list[Event] = [trapped]
-    reason = ""
+    traps, reason = 0, ""
+    events: list[Event] = []
+    if runtime.status is not LaunchStatus.ABORTED or not runtime.instance.device.lost:
+        events.append(trapped)
+        traps = evolve(core.state.kernels[kernel_id], trapped).traps
+    events += _loss_of(runtime.instance.device, runtime, applied)
     if traps >= core.limits.traps_in_a_row:
         message = trapped.message_sequence
         culprit = f"message {message} trapped the kernel" if message else "the kernel trapped"
@@ -217,6 +240,7 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
                 reason=reason,
             )
         )
+    note_loss(core, runtime.instance.device)
     core.record_kernel(kernel_id, *events)
     runtime.pause()
     runtime.detach()
@@ -225,7 +249,16 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
     if reason:
         runtime.end(halted=reason)
         raise KernelTrappedError(reason)
-    return await replay(core, runtime, device, applied_sequence=applied)
+    facts = await replay(core, runtime, device, applied_sequence=applied)
+    return tuple(fact for fact in facts if fact not in events)
+
+
+def _loss_of(device: Device, runtime: KernelRuntime, applied: int) -> tuple[Event, ...]:
+    """Return the fact that a kernel's device is lost, if it is."""
+    if not device.lost:
+        return ()
+    kernel_id = runtime.kernel_id
+    return (KernelDeviceLost(kernel_id=kernel_id, device=device.name, applied_sequence=applied),)
 
 
 def _trap_of(runtime: KernelRuntime) -> KernelTrapped:
@@ -261,7 +294,8 @@ async def replay(
     except RingflowError as error:
         halt(core, runtime, str(error), applied_sequence=applied_sequence)
         raise
-    return (resumed(runtime, rebuilt.applied_sequence),)
+    loss = _loss_of(device, runtime, applied_sequence)
+    return (*loss, resumed(runtime, rebuilt.applied_sequence))
 
 
 async def restart_from(

@@ -14,9 +14,10 @@ import anyio
 
 from ringflow.engine import instances
 from ringflow.engine.core import Core
+from ringflow.engine.devices import device_of
 from ringflow.engine.launching import commit_resting
 from ringflow.engine.quiescing import quiesce_or_resume, resume, resume_resting, resumed
-from ringflow.engine.recovery import device_of, new_runtime, start
+from ringflow.engine.recovery import new_runtime, start
 from ringflow.engine.restoring import (
     Rebuilt,
     halt,

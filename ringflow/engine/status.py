@@ -91,10 +91,12 @@ def health(core: Core) -> Mapping[str, Any]:
         if life.state.value == "halted"
     }
     halted.update(core.stranded)
+    lost = {device.name: device.lost for device in core.devices.values() if device.lost}
     return {
-        "ok": not core.closed and not halted,
+        "ok": not core.closed and not halted and not lost,
         "closed": core.closed,
         "halted": halted,
+        "lost_devices": lost,
         "running_operations": len(core.running),
         "journal": dict(core.journal.statistics()),
     }

@@ -149,6 +149,20 @@ class KernelTrapped:
 
 
 @event
+class KernelDeviceLost:
+    """The device that the kernel was on is lost; it is rebuilt elsewhere.
+
+    Attributes:
+        applied_sequence: the last message that it is known to have applied there.
+    """
+
+    wire_name: ClassVar[str] = "kernel.device_lost.v1"
+    kernel_id: str
+    device: str
+    applied_sequence: int
+
+
+@event
 class KernelHalted:
     """Nothing runs and nothing is tried any more until a person decides.
 
@@ -247,6 +261,7 @@ EVENT_TYPES: Final = (
     KernelQuiesced,
     KernelResumed,
     KernelTrapped,
+    KernelDeviceLost,
     KernelHalted,
     HaltResolved,
     KernelRolledBack,

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from ringflow.events import engine, lifecycle, messages, migration, reload, routing, snapshot
+from ringflow.events import (
+    device,
+    engine,
+    lifecycle,
+    messages,
+    migration,
+    reload,
+    routing,
+    snapshot,
+)
 from ringflow.events.codec import Event, EventCodec
 from ringflow.events.payloads import PayloadCodec
 from ringflow.events.upcasters import UPCASTERS
 
 EVENT_TYPES: Final[tuple[type[Event], ...]] = (
+    *device.EVENT_TYPES,
     *engine.EVENT_TYPES,
     *lifecycle.EVENT_TYPES,
     *messages.EVENT_TYPES,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ringflow
-from tests.engine.kernels import Add, Trap, adder, code, expected_state
+from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
 from tests.engine.story import Producer, Recorder, cells_of, send_all, state_of
 
 Story = Callable[[ringflow.Engine, str], Awaitable[None]]
@@ -95,6 +95,7 @@ async def checkpoints(engine: ringflow.Engine, device: str) -> None:
     """A snapshot is a recovery point, and the kernel stays resident."""
     kernel = await engine.launch(adder(), device=device)
     await send_all(kernel, range(30))
+    await kernel.call(Total(), timeout_s=60)
     saved = await engine.checkpoint("adder", name="kept")
     await send_all(kernel, range(30, 40))
     assert saved.applied_sequence >= 30

@@ -2,7 +2,8 @@
 
 - A cubin names its ``__device__`` variables, but not which of them the code writes to, or which
   hold addresses. The analysis of clang's PTX says that; the two are matched by name and size.
-- A variable that can't be matched leaves the state unlisted: then nothing is promised of it.
+- One that the code writes to and that can't be matched leaves the state unlisted: then nothing is
+  promised of it.
 - What is known stands behind the ELF file, where loaders don't look, so that it goes wherever the
   code goes. Pure, but for ``state_of_source``, which compiles.
 """
@@ -21,6 +22,7 @@ from ringflow.device.symbols import dtype_of, readable_names
 from ringflow.errors import CompileError, CorruptError, DeviceError
 
 _MARK: Final = b"ringflow-state-1"
+_RULES: Final = "rules 2"  # raised with them: what is cached was made by the older ones
 _TAIL: Final = struct.Struct("<Q")
 
 
@@ -101,13 +103,13 @@ def state_of_source(
 
 
 def teller_of_state() -> str:
-    """Return the version of the compiler that ``state_of_source`` asks; empty without one."""
+    """Return what ``state_of_source`` depends on: its rules, and the compiler that it asks."""
     from ringflow.device.compiler.clang import find_clang
 
     try:
-        return find_clang().version
+        return f"{_RULES} {find_clang().version}"
     except DeviceError:
-        return ""
+        return _RULES
 
 
 def _unknown(variables: Mapping[str, int], why: str) -> CodeState:
@@ -125,20 +127,20 @@ def matched(variables: Mapping[str, int], ptx: str) -> CodeState:
     except DeviceError as error:
         return _unknown(variables, f"the host device, which tells, can't read the code: {error}")
     state = state_of(module)
-    of_ptx = {
-        readable: module.variables[symbol]
-        for symbol, readable in readable_names(module.variables).items()
-    }
+    symbols = {readable: symbol for symbol, readable in readable_names(variables).items()}
     found, reasons = [], []
-    for symbol, readable in readable_names(variables).items():
-        variable = of_ptx.get(readable)
-        if variable is None or variable.size_bytes != variables[symbol]:
+    for name, readable in readable_names(module.variables).items():
+        if name not in state.written:
+            continue  # constants, and what no code refers to
+        variable, symbol = module.variables[name], symbols.get(readable, "")
+        if variables.get(symbol) != variable.size_bytes:
             reasons.append(f"variable {readable!r} can't be told from others")
-        elif targets := state.addresses.get(variable.name):
+        elif targets := state.addresses.get(name):
             held = ", ".join(readable_names(targets).values())
             reasons.append(
                 f"variable {readable!r} holds the address of {held}, which is another one elsewhere"
             )
-        elif variable.name in state.written:
-            found.append(CodeVariable(symbol, readable, dtype_of(variable.type), variables[symbol]))
+        else:
+            dtype = dtype_of(variable.type)
+            found.append(CodeVariable(symbol, readable, dtype, variable.size_bytes))
     return CodeState(tuple(found), "; ".join(reasons))
