@@ -150,6 +150,7 @@ def test_access_that_is_there_already_is_no_error(gpus: Standin, opened: Open) -
         driver.call("cuCtxEnablePeerAccess", other, 0)
     assert copied(first, opened("cuda:1")) == "nvlink"
     assert [call.code for call in gpus.calls("cuCtxEnablePeerAccess")].count(704) == 1
+    assert pieces(gpus) == [0], "the first one can reach the second"
     driver.call("cuDevicePrimaryCtxRelease", device)
 
 
