@@ -57,7 +57,7 @@ def test_two_gpus_keep_the_contract(
     promise(device, second)
 
 
-def bits_of(device: Device, length: int = 10_000) -> bytes:
+def bits_of(device: Device, length: int = 2_000) -> bytes:
     """Return what arithmetic that rounds at each step gives on a device."""
     code = device.load(compile_source(BITS, entry_point="bits", target=device.target, cache=None))
     values = device.allocate(4 * length, label="values")

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ringflow
-from tests.engine.kernels import adder, expected_state
-from tests.engine.story import send_all, state_of
+from tests.engine.kernels import Add, adder, expected_state
+from tests.engine.story import state_of
 from tests.gpu import stories
 from tests.gpu.child import TRAPPING
 from tests.gpu.conftest import skip_without
@@ -18,7 +19,7 @@ from tests.gpu.conftest import skip_without
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent.parent
-MESSAGES = 10_000
+MESSAGES, BATCH = 10_000, 500
 
 
 @pytest.mark.gpu
@@ -64,5 +65,8 @@ async def test_a_kernel_moves_between_two_gpus(engine_of_two: ringflow.Engine) -
 async def test_many_messages_come_once_and_in_order(engine: ringflow.Engine) -> None:
     """Through mapped memory, where a missing fence would show sooner or later."""
     kernel = await engine.launch(adder(), device="cuda:0")
-    await send_all(kernel, range(MESSAGES))
+    for first in range(0, MESSAGES, BATCH):
+        rows = np.zeros(BATCH, np.dtype([("value", "<u8")]))
+        rows["value"] = range(first, first + BATCH)
+        await kernel.send_many(Add, rows)
     assert (await state_of(kernel))[:3] == expected_state(list(range(MESSAGES)))
