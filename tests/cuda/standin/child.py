@@ -5,9 +5,9 @@ A child loads the stand-in by ``LD_LIBRARY_PATH``, and its first ``cuInit`` runs
 
 from __future__ import annotations
 
+import ast
 import atexit
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,10 +25,11 @@ _OWN: Final = ("faults", "check")
 def environment(arguments: Mapping[str, Any]) -> dict[str, str]:
     """Return what a child needs to have devices made by these arguments of ``plug``."""
     kept = {name: value for name, value in arguments.items() if name not in _OWN}
+    kept["hazards"] = int(kept["hazards"])
     folders = [str(library_path().parent), os.environ.get("LD_LIBRARY_PATH", "")]
     enter = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); import {__name__} as c; c.enter()"
     return {
-        SETTINGS: json.dumps(kept),
+        SETTINGS: repr(kept),
         CODE: enter,
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders)),
     }
@@ -53,7 +54,7 @@ def enter() -> None:
     """Plug in what the parent has; the devices go with this process, whose problems are printed."""
     from tests.cuda.standin import Hazard, plug
 
-    settings = json.loads(os.environ[SETTINGS])
+    settings = ast.literal_eval(os.environ[SETTINGS])
     settings["hazards"] = Hazard(settings["hazards"])
     stack = contextlib.ExitStack()
     standin = stack.enter_context(plug(**settings, check=False))

@@ -117,6 +117,4 @@ def bind(library: ctypes.CDLL) -> Any:
     library.standin_ranges.argtypes = (c_int32, c_void_p, c_uint64)
     library.standin_ranges.restype = c_uint64
     library.standin_allow.argtypes = (c_char_p,)
-    library.standin_image_bytes.argtypes = (c_char_p,)
-    library.standin_image_bytes.restype = c_uint64
     return library

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import struct
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from ringflow.device.compiler.entries import cubin_kernels
 from ringflow.device.compiler.state import split_state
 
 KEPT_S = 14 * 86400.0
+_NO_BITS = 8
 
 
 @attrs.frozen
@@ -44,8 +46,18 @@ def _folder() -> Path:
     return cache_folder() / "standin" / "origins"
 
 
-def digest_of(cubin: bytes) -> str:
-    return hashlib.sha256(cubin).hexdigest()
+def digest_of(code: bytes) -> str:
+    """Return the digest of a cubin, without what the library keeps behind it."""
+    (sections_at,) = struct.unpack_from("<Q", code, 40)
+    entry_bytes, count = struct.unpack_from("<HH", code, 58)
+    ends = [sections_at + entry_bytes * count]
+    (programs_at,) = struct.unpack_from("<Q", code, 32)
+    program_bytes, program_count = struct.unpack_from("<HH", code, 54)
+    ends.append(programs_at + program_bytes * program_count)
+    for at in range(sections_at, sections_at + count * entry_bytes, entry_bytes):
+        kind, offset, size = struct.unpack_from("<4xI16xQQ", code, at)
+        ends.append(offset + size if kind != _NO_BITS else 0)
+    return hashlib.sha256(code[: max(ends)]).hexdigest()
 
 
 def _path(digest: str) -> Path:

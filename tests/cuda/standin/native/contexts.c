@@ -59,7 +59,10 @@ void context_destroy(context *of) {
         if (!each->alive || each->owner != of || each->kind == CONTEXT) continue;
         if (each->kind == POOL && ((pool *)each)->is_default) continue;
         if (each->kind == STREAM && (stream *)each == of->null_stream) continue;
-        if (each->kind == MODULE) module_end((module *)each);
+        if (each->kind == MODULE) {
+            if (of->dead && ((module *)each)->library) ((module *)each)->library->spoiled = 1;
+            module_end((module *)each);
+        }
         object_end(each);
     }
     for (piece *each = pieces_first(); each;) {

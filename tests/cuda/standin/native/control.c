@@ -96,6 +96,13 @@ void note_leaks(const context *of, const char *how) {
     }
 }
 
+/* Whether a library's context died, so that it could not be unloaded. */
+static int is_spoiled(const library *of) {
+    for (int i = 0; i < set.device_count; ++i)
+        if (of->modules[i] && devices[i].primary.dead) return 1;
+    return of->spoiled;
+}
+
 static void note_rest(void) {
     for (int i = 0; i < set.device_count; ++i) {
         context *of = &devices[i].primary;
@@ -105,7 +112,7 @@ static void note_rest(void) {
         if (of->retained && !of->dead) note_leaks(of, "never given back");
     }
     for (const object *each = objects_newest(); each; each = each->older)
-        if (each->kind == LIBRARY && each->alive)
+        if (each->kind == LIBRARY && each->alive && !is_spoiled((const library *)each))
             problem("leak: library number %llu, never unloaded", (unsigned long long)each->number);
 }
 

@@ -11,7 +11,8 @@ static CUresult copy(call *here, uint64_t to, uint64_t from, size_t bytes, handl
     if (!at) return INVALID_HANDLE;
     if (!bytes) return SUCCESS;
     piece *target = piece_over(to, bytes), *source = piece_over(from, bytes);
-    if ((!target && piece_at(to)) || (!source && piece_at(from))) return INVALID_VALUE;
+    if ((!target && is_claimed(to, bytes)) || (!source && is_claimed(from, bytes)))
+        return INVALID_VALUE;
     if (!target || !source) {
         CUresult result = wait_for_kernels(here, at->base.owner, HAZARD_PAGEABLE);
         if (result) return result;

@@ -37,8 +37,6 @@ static size_t image_bytes(const void *image) {
     return end_bytes;
 }
 
-EXPORT uint64_t standin_image_bytes(const void *image) { return image_bytes(image); }
-
 /* Load code into a context; a call of `begin` is in progress. */
 static CUresult load(call *here, context *into, library *of, const void *image, size_t bytes,
                      module **result) {
@@ -124,8 +122,9 @@ CUresult cuLibraryUnload(handle given) {
         context *where = &devices[i].primary;
         if (where->live && where != here.context)
             problem("cuLibraryUnload was called while a kernel lives on cuda:%d", i);
+        if (where->dead) continue;
         CUresult result = wait_for_kernels(&here, where, HAZARD_UNLOAD);
-        if (result && where == here.context && !where->dead) LEAVE(result);
+        if (result) LEAVE(result);
     }
     library_end(of);
     LEAVE(SUCCESS);

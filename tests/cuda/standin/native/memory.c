@@ -32,6 +32,17 @@ piece *piece_over(uint64_t address, size_t bytes) {
     return of && bytes <= of->begin + of->bytes - address ? of : 0;
 }
 
+/* Whether a range touches what is a device's, or pinned: it then has to lie within one piece. */
+int is_claimed(uint64_t address, size_t bytes) {
+    for (int i = 0; i < set.device_count; ++i) {
+        const device *of = &devices[i];
+        if (address < of->arena + of->arena_bytes && address + bytes > of->arena) return 1;
+    }
+    for (piece *each = pieces; each; each = each->next)
+        if (address < each->begin + each->bytes && address + bytes > each->begin) return 1;
+    return 0;
+}
+
 piece *piece_add(enum piece_kind kind, uint64_t begin, size_t bytes, context *owner) {
     piece *of = calloc(1, sizeof *of);
     *of = (piece){.kind = kind, .begin = begin, .bytes = bytes, .context = owner,
@@ -214,10 +225,8 @@ CUresult cuMemFreeHost(void *address) {
     ENTER("cuMemFreeHost", IN_CONTEXT);
     piece *of = piece_at((uint64_t)address);
     REQUIRE(of && of->kind == PIECE_HOST && of->begin == (uint64_t)address, INVALID_VALUE);
-    for (int i = 0; i < set.device_count; ++i) {
-        CUresult result = wait_for_kernels(&here, &devices[i].primary, HAZARD_FREE);
-        if (result && !i) LEAVE(result);
-    }
+    CUresult result = wait_for_kernels(&here, of->context, HAZARD_FREE);
+    if (result) LEAVE(result);
     piece_remove(of);
     memory_changed();
     LEAVE(SUCCESS);

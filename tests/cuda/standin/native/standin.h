@@ -126,6 +126,7 @@ typedef struct library {
     void *image;
     size_t image_bytes;
     module *modules[DEVICES_MAX];
+    int spoiled;           /* a context that had it died */
 } library;
 
 typedef struct {
@@ -311,6 +312,7 @@ void threads_reset(void);
 /* memory.c */
 piece *piece_at(uint64_t address);
 piece *piece_over(uint64_t address, size_t bytes);
+int is_claimed(uint64_t address, size_t bytes);
 piece *piece_add(enum piece_kind kind, uint64_t begin, size_t bytes, context *owner);
 void piece_remove(piece *of);
 piece *pieces_first(void);
