@@ -25,3 +25,10 @@ def no_device_outlives_its_test() -> Iterator[None]:
     for left in tuple(device._open):
         device._open.discard(left)
         left.launches.close()
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's own settings: the library sets others before it starts CUDA."""
+    for name in ("CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS"):
+        monkeypatch.delenv(name, raising=False)

@@ -20,6 +20,7 @@ extern "C" __global__ void scale(float* values, float factor, unsigned length) {
 }
 __device__ unsigned counter;
 extern "C" __global__ void spin(volatile unsigned* stop, unsigned* out) {
+    stop[1] = 1;
     while (!*stop) __nanosleep(1000);
     if (threadIdx.x == 0) { *out = 7; counter = 3; }
 }
@@ -113,8 +114,11 @@ class Gpu:
         return code_of(call, self.function(name), *shape, on, given if arguments else 0, *rest)
 
     def spin(self, **shape: Any) -> None:
-        """Launch the kernel that runs until the first pinned word is set."""
+        """Launch the kernel that runs until the first pinned word is set; return when it runs."""
+        self.words[1] = 0
         assert not self.launch("spin", (self.pinned, Pointer), (self.memory, Pointer), **shape)
+        while not self.words[1]:
+            assert code_of("cuMemGetInfo") == 0
 
     def stop(self) -> None:
         """Let the kernel that spins return, and wait until it has."""

@@ -12,6 +12,8 @@ import pytest
 from tests.cuda.raw import Float, Gpu, Pointer, Word, ask, code_of, cubin, gpu
 from tests.cuda.standin import Hazard, Standin, build, plug
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 FULL = {"blocks": 8, "threads": 1024}  # two blocks an SM: all four are taken
 
 

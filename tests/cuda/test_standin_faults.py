@@ -10,6 +10,8 @@ import pytest
 from tests.cuda.raw import PRINTING, Gpu, Word, ask, code_of, cubin, gpu, load
 from tests.cuda.standin import Fault, FaultKind, Standin, plug
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 
 def test_the_nth_call_of_a_name_errs(gpus: Standin) -> None:
     """Only that one, and only on the device that was named."""

@@ -15,6 +15,8 @@ from cuda.bindings import driver
 from tests.cuda.raw import PRINTING, READ_WRITE, Gpu, Pointer, Word, ask, code_of, cubin, gpu, load
 from tests.cuda.standin import ALL_HAZARDS, Hazard, Standin, plug
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 DEADLOCK = "cuda:0, which live on: a deadlock"
 STACK = driver.CUlimit.CU_LIMIT_STACK_SIZE
 
@@ -171,3 +173,19 @@ def test_a_kernel_of_one_context_keeps_no_call_of_another(gpus: Standin) -> None
         with gpu(0):
             ask("cuCtxSynchronize")
         second.stop()
+
+
+def test_a_library_that_is_loaded_eagerly_waits_for_the_kernels_of_each_context() -> None:
+    """It goes into all of them at once; a module, or lazy loading, into the current one only."""
+    for eager, call, code in (
+        (True, "cuLibraryLoadData", 702),
+        (False, "cuLibraryLoadData", 0),
+        (True, "cuModuleLoadData", 0),
+    ):
+        with plug(2, deadline_s=0.1, eager=eager, check=False) as standin:
+            second, _ = Gpu(1), Gpu(0)
+            ask("cuCtxPushCurrent", second.context)
+            second.spin()
+            ask("cuCtxPopCurrent")
+            options: list[object] = [[], [], 0, [], [], 0] if "Library" in call else []
+            assert (code_of(call, cubin(), *options), standin.live(0)) == (code, 0)

@@ -13,6 +13,8 @@ from cuda.bindings import driver
 from tests.cuda.raw import READ_WRITE, Gpu, Pointer, Word, ask, code_of, gpu
 from tests.cuda.standin import Standin, plug
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
 
 @contextmanager
 def two() -> Iterator[tuple[Gpu, Gpu]]:

@@ -104,7 +104,7 @@ CUresult cuLibraryLoadData(handle *into, const void *image, void *options, void 
         if (!where->retained || where->dead || !(set.eager || where == here.context)) continue;
         module *made;
         CUresult result = module_in(&here, of, where, &made);
-        if (result && where == here.context) {
+        if (result) {
             library_end(of);
             LEAVE(result);
         }
