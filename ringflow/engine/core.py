@@ -26,6 +26,7 @@ from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.starting import Starter
 from ringflow.engine.state import EngineState
 from ringflow.engine.waiting import Condition
+from ringflow.engine.withholding import Withheld, withheld_here
 from ringflow.errors import (
     DeviceLostError,
     EngineClosedError,
@@ -94,6 +95,7 @@ class Core:
     closing: bool = False
     retrying_sends: bool = False
     starter: Starter = attrs.field(factory=Starter)
+    withheld: Withheld = attrs.field(factory=withheld_here)
     lease_ended: Callable[[str], None] = lambda kernel_id: None
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
 
@@ -141,8 +143,14 @@ class Core:
             Outputs(bound=limits.waiting_outputs, bound_bytes=limits.waiting_data_bytes),
             self.state.marks[kernel_id],
             Stager(self.starter.start, self.in_thread, failed),
+            withheld=self.withheld.through,
         )
         return runtime
+
+    def deliver(self, kernel_id: str) -> None:
+        """Let a kernel have what it may get now; one that does not run gets it when it does."""
+        if (runtime := self.runtimes.get(kernel_id)) is not None:
+            runtime.deliver()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run blocking work in a thread; a cancellation waits for its end."""

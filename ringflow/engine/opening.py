@@ -130,6 +130,7 @@ async def _serving(core: Core) -> AsyncIterator[None]:
         await core.in_thread(partial(remove_leftovers, core.files, core.folder / name, suffix))
     checkpointer = Checkpointer(core)
     core.lease_ended = partial(_after_lease, core, checkpointer)
+    core.withheld.on_change(core.deliver)
     on_report = partial(_on_report, core, checkpointer)
     pump = pump_server(core.pump, tuple(core.devices.values()), on_report)
     core.tasks.start_soon(pump.run)

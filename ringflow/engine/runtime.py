@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 import attrs
@@ -41,6 +41,7 @@ class KernelRuntime:
     Attributes:
         marks: the journal's view of its messages, which the engine's state evolves.
         deliver_through: last sequence that may be posted, None for no limit.
+        withheld: the same by kernel, as ``withholding`` has it.
         replay_through: messages up to it may have been handled before a restart; new code must not
             handle them, for their outputs may have been seen.
         retain_after: messages after it are kept although they are done, None to keep none.
@@ -60,6 +61,7 @@ class KernelRuntime:
     inbox: Inbox = attrs.field(factory=Inbox)
     durable_through: int = 0
     deliver_through: int | None = None
+    withheld: Mapping[str, int] = attrs.field(factory=dict)
     replay_through: int = 0
     retain_after: int | None = None
     done_sequence: int = 0
@@ -96,6 +98,8 @@ class KernelRuntime:
             through = self.durable_through
             if self.deliver_through is not None:
                 through = min(through, self.deliver_through)
+            if self.withheld:
+                through = min(through, self.withheld.get(self.kernel_id, through))
             resident = self.instance.resident
             messages: Sequence[Posting] = self.inbox.next_parked(resident.room(), through=through)
             if self.inbox.bulk_bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,17 +134,41 @@ def step(stage: Stage, arguments: Arguments) -> Lines:
 
 
 def until(stage: Stage, arguments: Arguments) -> Lines:
-    """Move the world until an event of this name is durable, from now on."""
-    wanted, world = arguments.text("EVENT"), stage.world
-    known = sum(1 for _ in stage.records())
+    """Move the world until an event of this name is durable, from now on.
+
+    With ``of=`` one of this kernel, or of this operation: that may have come already.
+    """
+    wanted, subject, world = arguments.text("EVENT"), arguments.text("of"), stage.world
+    before = sum(1 for _ in stage.records())
+
+    def is_it(event: Mapping[str, Any], sequence: int) -> bool:
+        operation = stage.names.shorten(event.get("operation_id") or "")
+        if not event["type"].startswith(wanted):
+            return False
+        if subject and subject == operation:
+            return True
+        return sequence > before and subject in ("", event.get("kernel_id"))
+
+    known = 0
     for _ in range(arguments.integer("steps", 100_000)):
         fresh = [record for record in stage.records() if record.sequence > known]
-        if any(event["type"].startswith(wanted) for record in fresh for event in record.events):
+        if any(is_it(event, record.sequence) for record in fresh for event in record.events):
             return ()
         known = max((record.sequence for record in fresh), default=known)
         if not world.step():
             break
-    raise arguments.error(f"no event {wanted!r} came", arguments.word("EVENT"))
+    what = f"{wanted!r} of {subject!r}" if subject else repr(wanted)
+    raise arguments.error(f"no event {what} came", arguments.word("EVENT"))
+
+
+def deliver(stage: Stage, arguments: Arguments) -> Lines:
+    """Keep a kernel's messages after ``through`` on the host; without it, no longer."""
+    kernel_id, withheld = arguments.text("KERNEL"), stage.world.withheld
+    if arguments.word("through") is None:
+        withheld.release(kernel_id)
+    else:
+        withheld.withhold(kernel_id, after=arguments.integer("through"))
+    return ()
 
 
 def clock(stage: Stage, arguments: Arguments) -> Lines:
@@ -187,7 +211,11 @@ def close(stage: Stage, arguments: Arguments) -> Lines:
 
 
 def disk(stage: Stage, arguments: Arguments) -> Lines:
-    stage.world.files.free = arguments.size_bytes("free", 1 << 40)
+    world = stage.world
+    if arguments.word("free") is not None:
+        world.files.free = arguments.size_bytes("free")
+    prompt = {"yes": True, "no": False}
+    world.journal_is_prompt = arguments.choice("prompt", prompt, world.journal_is_prompt)
     return ()
 
 
@@ -229,7 +257,9 @@ def delete(stage: Stage, arguments: Arguments) -> Lines:
 
 def journal(stage: Stage, arguments: Arguments) -> Lines:
     wanted = arguments.text("FILTER")
-    lines = [short(event, stage.names) for record in stage.records() for event in record.events]
+    without = frozenset(arguments.text("without").split(","))
+    events = [event for record in stage.records() for event in record.events]
+    lines = [short(event, stage.names, without=without) for event in events]
     return [line for line in lines if wanted in line]
 
 

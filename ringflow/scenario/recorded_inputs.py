@@ -64,6 +64,9 @@ class Input:
         cancelled: the index at which its cancellation was journaled, 0 where it was not cancelled.
         faults: effects that fail in it.
         hidden: its events are not the same in every run.
+        kernel_id: the kernel that it is asked of, "" where there is none.
+        operation: the operation's id, "" where it is none.
+        sequence: of a message.
     """
 
     start: int
@@ -75,6 +78,9 @@ class Input:
     error: str = ""
     cancelled: int = 0
     hidden: bool = False
+    kernel_id: str = ""
+    operation: str = ""
+    sequence: int = 0
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
@@ -160,10 +166,4 @@ def unsteady_epochs(moments: Sequence[Moment]) -> set[int]:
         moment.epoch
         for moment in moments
         if (moment.type in _BY_ITSELF and "engine.opened.v1" not in moment.with_types)
-        or is_periodic(moment)
     }
-
-
-def is_periodic(moment: Moment) -> bool:
-    """Whether the engine itself asked for it."""
-    return moment.type == "snapshot.requested" and moment.event["reason"] == "periodic"

@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 import attrs
 
-from ringflow.scenario.recorded_inputs import Input, Kind, Moment, Source, is_periodic
+from ringflow.scenario.recorded_inputs import Input, Kind, Moment, Source
 from ringflow.scenario.short import first_line
 from ringflow.scenario.telling import (
     array_value,
@@ -100,10 +100,12 @@ class Finder:
         for at, moment in enumerate(self._moments):
             if (handler := handlers.get(moment.type)) is not None:
                 handler(at, moment.event)
-        return _merged(self._found)
+        return self._found
 
     def _add(self, at: int, line: str, **more: Any) -> None:
-        self._found.append(Input(start=at, line=line, **more))
+        event = self._moments[at].event
+        kernel_id = event.get("kernel_id") or event.get("source") or ""
+        self._found.append(Input(start=at, line=line, kernel_id=kernel_id, **more))
 
     def _next(self, at: int, kernel_id: str, *types: str) -> int | None:
         """Return the index of a kernel's next event of these types in the same epoch."""
@@ -169,7 +171,8 @@ class Finder:
         point = self._next(at, kernel_id, "kernel.recovery_point")
         name = self._moments[point].event["checkpoint"] if point is not None else ""
         initial = self._stored.regions(name) if name else {}
-        described = Source(line=kernel_line(spec, initial, gaps), code=spec.code)
+        told = attrs.evolve(spec, checkpoint_every_messages=0, checkpoint_every_s=0.0)
+        described = Source(line=kernel_line(told, initial, gaps), code=spec.code)
         line = words("launch", kernel_id, f"on={event['device']}", who)
         notes = tuple(gaps)
         self._long(at, line, kernel_id, end, sources=(described,), notes=notes, **more)
@@ -209,10 +212,14 @@ class Finder:
         kernel_id, purpose = event["kernel_id"], event["purpose"]
         epoch = self._moments[at].epoch
         if purpose == "close":
-            ends = any(m.epoch == epoch and m.type == "engine.closed" for m in self._moments[at:])
+            ends = [
+                index
+                for index, moment in enumerate(self._moments)
+                if index > at and moment.epoch == epoch and moment.type == "engine.closed"
+            ]
             if ends and self._closing != epoch:
                 self._closing = epoch
-                self._add(at, "close", kind=Kind.CLOSE)
+                self._add(at, "close", kind=Kind.CLOSE, end=ends[0])
         elif self._inside(at, kernel_id):
             return
         elif purpose == "stop":
@@ -301,8 +308,6 @@ class Finder:
 
     def _snapshot(self, at: int, event: Mapping[str, Any]) -> None:
         kernel_id, checkpoint = event["kernel_id"], event["checkpoint"]
-        if is_periodic(self._moments[at]):
-            return
         own = checkpoint == f"{kernel_id}@{event['operation_id']}"
         name = "" if own else f"name={checkpoint.removeprefix(f'{kernel_id}@')}"
         self._operation(at, event, words("snapshot", kernel_id, name, _who(event)))
@@ -343,6 +348,7 @@ class Finder:
             event["kernel_id"],
             end,
             name=event["operation_id"],
+            operation=event["operation_id"],
             result=result,
             error=error,
             cancelled=cancelled,
@@ -384,7 +390,8 @@ class Finder:
             word("producer", one["producer"]),
             f"number={one['number']}" if one["producer"] else "",
         )
-        self._add(at, line, hidden=spec.durability == "async", notes=tuple(gaps))
+        hidden, sequence = spec.durability == "async", self._accepted[kernel_id]
+        self._add(at, line, hidden=hidden, sequence=sequence, notes=tuple(gaps))
 
     def _data(self, event: Mapping[str, Any], gaps: list[str]) -> str:
         data, size = self._stored.data(event["digest"]), int(event["size_bytes"])
@@ -416,30 +423,6 @@ class Finder:
     def _retired(self, at: int, event: Mapping[str, Any]) -> None:
         if event["reason"] != "limit":
             self._add(at, words("retire", event["kernel_id"], event["checkpoint"], _who(event)))
-
-
-def _merged(found: Sequence[Input]) -> list[Input]:
-    """Return the inputs with equal messages that followed each other as one command."""
-    merged: list[Input] = []
-    counts: list[int] = []
-    for one in found:
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and one.line == last.line
-            and one.line.startswith("send ")
-            and " producer=" not in one.line
-            and one.start == last.start + counts[-1]
-            and not one.notes
-        ):
-            counts[-1] += 1
-            continue
-        merged.append(one)
-        counts.append(1)
-    return [
-        attrs.evolve(one, line=f"{one.line} count={count}") if count > 1 else one
-        for one, count in zip(merged, counts, strict=True)
-    ]
 
 
 def _who(event: Mapping[str, Any]) -> str:

@@ -1,24 +1,28 @@
 """A journal told as a scenario: the requests, messages, crashes and openings that made it. Pure.
 
 - What a request led to stands below it as its expected output, up to the next input.
-- Where inputs came while an operation ran, or a kernel acted by itself (traps, routes, periodic
-  checkpoints), the order between kernels is not the language's to fix: those commands are quiet,
-  and what each kernel and operation did, in its own order, is asked for at the end.
+- Where inputs came while an operation ran, or a kernel acted by itself (traps, routes), the order
+  between kernels is not the language's to fix: those commands are quiet, and what each kernel and
+  operation did, in its own order, is asked for at the end.
 - What can't be said stands in comments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, assert_never, final
 
 from ringflow.journal.record import RawRecord
 from ringflow.scenario import recorded_inputs as inputs
-from ringflow.scenario.recorded_inputs import Input, Kind, Moment
+from ringflow.scenario.recorded_inputs import Input, Moment
+from ringflow.scenario.recorded_order import Act, Await, Cancel, Deliver, Do, Until, in_order
 from ringflow.scenario.recorded_requests import Finder, Stored
 from ringflow.scenario.script import RULER
 from ringflow.scenario.short import Names, short
-from ringflow.scenario.telling import source_lines
+from ringflow.scenario.telling import source_lines, words
+
+_UNSETTLED: Final = "replay_from"
+"""How far a kernel came while it proved itself is its own affair: no command fixes it."""
 
 
 def recorded(records: Iterable[RawRecord], stored: Stored, *, purpose: str) -> str:
@@ -35,15 +39,16 @@ def recorded(records: Iterable[RawRecord], stored: Stored, *, purpose: str) -> s
 class _Recording:
     def __init__(self, moments: Sequence[Moment], stored: Stored) -> None:
         self._moments = moments
-        self._names = Names()
-        self._lines = [short(moment.event, self._names) for moment in moments]
         finder = Finder(moments, stored)
-        self._inputs, self._notes = finder.find(), finder.notes
+        found, self._notes = finder.find(), finder.notes
+        self._acts = in_order(moments, found)
+        self._names = Names()
+        for act in self._acts:  # names are given in the order in which the scenario asks
+            if isinstance(act, Do):
+                self._names.shorten(act.input.operation)
+        self._lines = [short(moment.event, self._names) for moment in moments]
         self._parts: list[str] = []
         self._quieted: dict[str, None] = {}
-        self._open: dict[str, Input] = {}
-        self._until_said: set[str] = set()
-        self._unsteady = inputs.unsteady_epochs(moments)
 
     def text(self, purpose: str) -> str:
         """Return the whole file."""
@@ -54,20 +59,36 @@ class _Recording:
         self._command(f"devices {' '.join(devices)}")
         if limits := inputs.limits_said(self._moments):
             self._command(f"limits {limits}")
-        for number, one in enumerate(self._inputs):
-            following = self._inputs[number + 1 :]
-            end = following[0].start if following else len(self._moments)
-            self._say(one, end)
-        self._end_those_open(len(self._moments))
+        opening, *groups = _grouped(self._acts)
+        self._say(opening)
+        if any(isinstance(act, Until) for act in self._acts):  # it stops right behind an event
+            self._command("disk prompt=yes")
+        for group in groups:
+            self._say(group)
         self._summary()
         return "\n".join([*head, "", *self._parts]).rstrip("\n") + "\n"
 
-    def _say(self, one: Input, end: int) -> None:
-        self._end_those_open(one.start)
-        if one.kind in (Kind.CRASH, Kind.CLOSE):
-            self._leave_open(one)
-        elif self._open:
-            self._reach(one.start, list(self._open.values())[-1])
+    def _say(self, group: Sequence[Act]) -> None:
+        match act := group[0]:
+            case Do():
+                self._do([one for one in group if isinstance(one, Do)])
+            case Until(event, of):
+                self._command(f"quiet until {event} of={self._names.shorten(of)}")
+            case Deliver(kernel_id, through):
+                limit = "" if through is None else f"through={through}"
+                self._command(words("quiet deliver", kernel_id, limit))
+            case Cancel(one):
+                self._command(f"quiet cancel {self._names.shorten(one.name)}")
+            case Await(one):
+                fails = "expect-error " if one.error else ""
+                name = self._names.shorten(one.name)
+                self._command(f"quiet {fails}await {name}", expected=self._own(one))
+            case _:
+                assert_never(act)
+
+    def _do(self, group: Sequence[Do]) -> None:
+        """Say one command; several are equal messages."""
+        first, one = group[0], group[0].input
         for note in one.notes:
             self._parts += [f"# {self._names.shorten(note)}"]
         for at, fault in enumerate(one.faults):
@@ -75,59 +96,26 @@ class _Recording:
             self._command(f"fault {fault}" + (f" nth={nth}" if nth > 1 else ""))
         for source in one.sources:
             self._command(source.line, source_lines(source.code, []))
-        lines = self._lines[one.start : end]
-        if one.kind is Kind.LONG and (one.end is None or one.cancelled or one.end >= end):
-            self._quiet(one.start, end)
-            name = self._names.shorten(one.name)
-            self._command(f"quiet begin {name} {self._line(one)}")
-            self._open[name] = one
+        line = words(self._line(one), f"count={len(group)}" if len(group) > 1 else "")
+        spans = [index for act in group for index in range(*act.span)]
+        if first.quiet:
+            for index in spans:
+                self._quieted[inputs.subject(self._moments[index].event)] = None
+        if first.begun:
+            self._command(f"quiet begin {self._names.shorten(one.name)} {line}")
             return
         fails = "expect-error " if one.error else ""
-        own = [self._names.shorten(text) for text in (one.error or one.result,) if text]
-        if self._open or self._moments[one.start].epoch in self._unsteady or one.hidden:
-            self._quiet(one.start, end)
-            self._command(f"quiet {fails}{self._line(one)}", expected=own)
+        if first.quiet:
+            self._command(f"quiet {fails}{line}", expected=self._own(one))
         else:
-            self._command(f"{fails}{self._line(one)}", expected=[*lines, *own])
+            lines = [self._lines[index] for index in spans]
+            self._command(f"{fails}{line}", expected=[*lines, *self._own(one)])
 
-    def _end_those_open(self, at: int) -> None:
-        """Await, or cancel, what had ended before the moment ``at``."""
-        for name, one in list(self._open.items()):
-            if one.end is None or one.end >= at:
-                continue
-            del self._open[name]
-            if one.cancelled:
-                self._reach(one.cancelled, one)
-                self._command(f"quiet cancel {name}")
-                continue
-            fails = "expect-error " if one.error else ""
-            own = [self._names.shorten(text) for text in (one.error or one.result,) if text]
-            self._command(f"quiet {fails}await {name}", expected=own)
-
-    def _leave_open(self, end: Input) -> None:
-        """Bring what a crash or a close finds unfinished to where it was."""
-        if self._open:
-            self._reach(end.start, list(self._open.values())[-1])
-        self._open.clear()
-
-    def _reach(self, at: int, one: Input) -> None:
-        """Move the world to the last event before ``at`` of what runs, once for each."""
-        own = [
-            moment.event["type"]
-            for moment in self._moments[one.start : at]
-            if inputs.belongs(moment.event, self._moments[one.start].event)
-            and moment.type != "kernel.hold_released"  # what a cancellation itself leads to
-        ]
-        if own and one.name not in self._until_said:
-            self._until_said.add(one.name)
-            self._command(f"quiet until {own[-1].rsplit('.', 1)[0]}")
+    def _own(self, one: Input) -> list[str]:
+        return [self._names.shorten(text) for text in (one.error or one.result,) if text]
 
     def _line(self, one: Input) -> str:
         return one.line if one.line.startswith("send ") else self._names.shorten(one.line)
-
-    def _quiet(self, start: int, end: int) -> None:
-        for moment in self._moments[start:end]:
-            self._quieted[inputs.subject(moment.event)] = None
 
     def _summary(self) -> None:
         """Ask for what those did whose events no command shows."""
@@ -140,9 +128,43 @@ class _Recording:
             if subject in batched:  # how many sends one record takes is chance
                 continue
             wanted = self._names.shorten(subject)
-            expected = [line for line in self._lines if wanted in line]
+            found = [at for at, line in enumerate(self._lines) if wanted in line]
+            without = self._unsettled(found)
+            expected = [
+                short(self._moments[at].event, self._names, without=without.split(","))
+                for at in found
+            ]
+            option = f"without={without}" if without else ""
             if expected:
-                self._command(f'journal "{wanted}"', expected=expected)
+                self._command(words(f'journal "{wanted}"', option), expected=expected)
+
+    def _unsettled(self, found: Sequence[int]) -> str:
+        events = [self._moments[at].event for at in found]
+        proved = any(
+            event["type"].startswith("kernel.recovery_point") and event["reason"] == "reload"
+            for event in events
+        )
+        return _UNSETTLED if proved else ""
 
     def _command(self, line: str, body: Sequence[str] = (), expected: Sequence[str] = ()) -> None:
         self._parts += [line, *body, RULER, *expected, ""]
+
+
+def _grouped(acts: Sequence[Act]) -> Iterator[list[Act]]:
+    """Yield each act alone, but equal messages that follow each other as one."""
+    group: list[Act] = []
+    for act in acts:
+        if group and not _continues(group[-1], act):
+            yield group
+            group = []
+        group.append(act)
+    if group:
+        yield group
+
+
+def _continues(last: Act, act: Act) -> bool:
+    if not isinstance(last, Do) or not isinstance(act, Do):
+        return False
+    same = (last.input.line, last.quiet) == (act.input.line, act.quiet) and not act.input.notes
+    follows = act.quiet or act.span[0] == last.span[1] == last.span[0] + 1
+    return same and follows and bool(act.input.sequence) and " producer=" not in act.input.line

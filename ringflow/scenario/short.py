@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, final
 
 _ID: Final = re.compile(r"\b([a-z]+)-([0-9a-hjkmnp-tv-z]{16})\b")
@@ -57,7 +57,7 @@ class Names:
         return self._known[whole]
 
 
-def short(event: Mapping[str, Any], names: Names) -> str:
+def short(event: Mapping[str, Any], names: Names, *, without: Collection[str] = ()) -> str:
     """Return an event's line: its subject, its name, and the fields that say something."""
     named = (event.get(key) for key in ("operation_id", "kernel_id", "source"))
     subject = next((name for name in named if name), "engine")
@@ -75,6 +75,7 @@ def short(event: Mapping[str, Any], names: Names) -> str:
             f"{key}={_value(value)}"
             for key, value in event.items()
             if key not in _HIDDEN
+            and key not in without
             and not key.endswith("_ns")
             and (key != "source" or value != subject)
             and value not in ("", None, [], {}, False)

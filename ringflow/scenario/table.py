@@ -104,7 +104,8 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         _world("settle", on_world.settle),
         _world("advance TIME", on_world.advance),
         _world("step [COUNT]", on_world.step),
-        _world("until EVENT [steps=N]", on_world.until),
+        _world("until EVENT [of=SUBJECT] [steps=N]", on_world.until),
+        _world("deliver KERNEL [through=N]", on_world.deliver),
         _world("clock [step=TIME]", on_world.clock),
         # trouble
         _world(
@@ -116,14 +117,14 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         _world("restart", on_world.restart),
         _world("close", on_world.close),
         _world("open-again", on_world.again),
-        _world("disk [free=SIZE]", on_world.disk),
+        _world("disk [free=SIZE] [prompt=yes]", on_world.disk),
         _world("corrupt PLACE [at=OFFSET]", on_world.corrupt),
         _world("tear PLACE [bytes=N]", on_world.tear),
         _world("delete PLACE", on_world.delete),
         # looking
         _world("kernels", on_world.kernels),
         _world("operations", on_world.operations),
-        _world("journal [FILTER]", on_world.journal),
+        _world("journal [FILTER] [without=FIELDS]", on_world.journal),
         _world("effects [FILTER]", on_world.effects),
         _world("events SHOWN", on_world.events),
         _world("verify", on_world.verify),

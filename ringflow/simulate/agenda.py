@@ -53,12 +53,23 @@ class Agenda:
         self._begin(random, now_ns)
 
     def add(
-        self, due_ns: int, what: str, call: Callable[[], object], *, is_time: bool = False
+        self,
+        due_ns: int,
+        what: str,
+        call: Callable[[], object],
+        *,
+        is_time: bool = False,
+        first: bool = False,
     ) -> Item:
-        """Note that ``call`` is due at a time, or at once if that is over."""
+        """Note that ``call`` is due at a time, or at once if that is over.
+
+        Args:
+            first: before all else that is due then.
+        """
         item = Item(max(due_ns, self.now_ns), what, call, is_time)
         self._numbers += 1
-        heapq.heappush(self._items, (item.due_ns, self._random.random(), self._numbers, item))
+        rank = -1.0 if first else self._random.random()
+        heapq.heappush(self._items, (item.due_ns, rank, self._numbers, item))
         return item
 
     @property

@@ -11,6 +11,7 @@ import anyio
 
 from ringflow.engine.engine import Engine
 from ringflow.engine.opening import open_engine
+from ringflow.engine.withholding import let_withhold
 from ringflow.errors import OperationCancelledError, SimulationStuckError
 from ringflow.ids import Ids
 from ringflow.simulate.agenda import Agenda
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_JOURNAL: Final = "write"  # what the journal's turns are named
 _DYING_STEPS_MAX: Final = 200_000
 
 
@@ -61,19 +63,26 @@ class Started(Generic[T]):
 class _AgendaTurns:
     """``Turns`` by an agenda: each takes a while of virtual time, drawn from the seed."""
 
-    def __init__(self, agenda: Agenda) -> None:
-        self._agenda = agenda
+    def __init__(self, agenda: Agenda, world: World) -> None:
+        self._agenda, self._world = agenda, world
 
     async def turn(self, what: str) -> None:
-        await self.pause(what, self._agenda.latency_ns())
+        if what == _JOURNAL and self._world.journal_is_prompt:
+            await self._wait(what, 0, first=True)
+        else:
+            await self._wait(what, self._agenda.latency_ns())
 
     async def pause(self, what: str, duration_ns: int) -> None:
+        await self._wait(what, duration_ns)
+
+    async def _wait(self, what: str, duration_ns: int, *, first: bool = False) -> None:
         due, agenda = anyio.Event(), self._agenda
         item = agenda.add(
             agenda.now_ns + duration_ns,
             what,
             due.set,
             is_time=duration_ns > agenda.longest_latency_ns,
+            first=first,
         )
         try:
             await due.wait()
@@ -92,7 +101,8 @@ class Process:
         self._loop = SimulatedLoop(agenda, random)
         self._devices = open_devices(world.devices, world.faults, seed=random.getrandbits(48))
         self._free_bytes = {name: device.free_bytes for name, device in self._devices.items()}
-        self._context = context_taking_turns(_AgendaTurns(agenda))
+        self._context = context_taking_turns(_AgendaTurns(agenda, world))
+        let_withhold(self._context, world.withheld)
         self._started: list[Started[Any]] = []
         ids = Ids(random.getrandbits(64))
         self.serving = self.start(lambda: self._serve(world, ids))

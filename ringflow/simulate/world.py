@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, final
 from ringflow.clock import NS_PER_S
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.engine.engine import Engine
+from ringflow.engine.withholding import Withheld
 from ringflow.errors import EngineClosedError, SimulatedCrashError, SimulationStuckError, UsageError
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.opening import open_journal
@@ -51,6 +52,8 @@ class World:
         clock: the virtual time.
         faults: what is armed to fail, and all effects so far.
         loss: what a crash leaves of bytes that were not synced.
+        withheld: which messages are kept from their kernels; outlives crashes and closes.
+        journal_is_prompt: whether what is recorded is durable before anything else happens.
         crashes: how often a process of it has crashed.
         unreturned_bytes: what the last process to end had not given back, by device.
     """
@@ -80,6 +83,8 @@ class World:
         self.files = CrashingFiles()
         self.files.watch = self._file_effect
         self.faults = Faults(Random(f"{seed}/faults"))
+        self.withheld = Withheld()
+        self.journal_is_prompt = False
         self.unreturned_bytes: Mapping[str, int] = {}
         self.crashes = 0
         self._agenda = Agenda()

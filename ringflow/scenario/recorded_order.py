@@ -1,0 +1,353 @@
+"""In which order a scenario does what a journal recorded, so that it comes to the same again. Pure.
+
+- A real kernel is somewhere behind what is sent to it; a simulated one has always caught up. How
+  far it had come is in the journal wherever its grid was stopped or held: at that *boundary* the
+  scenario withholds the messages after it, and gives those up to it first.
+- A request that a crash or a cancellation broke off is begun when all that came meanwhile is done,
+  goes on to its last event, and is broken off there.
+- Everything else keeps its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+import attrs
+
+from ringflow.scenario.recorded_inputs import Input, Kind, Moment, belongs, unsteady_epochs
+
+Place = tuple[int, int, int]
+"""A moment's index, then before (< 0), at (0) or after it, then the order among equals."""
+_BEFORE: Final = -1
+_FIRST: Final = -2
+_AFTER: Final = 1
+_PROVING: Final = "reload.restored"
+_GATES: Final = ("migration.gate_opened", _PROVING)
+_HELD: Final = "snapshot.held"
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Do:
+    """An input's command.
+
+    Attributes:
+        begun: others come before it has ended.
+        quiet: its events are not its output.
+        span: the moments from its first to the next input's; every moment is in one span.
+    """
+
+    input: Input
+    begun: bool
+    quiet: bool
+    span: tuple[int, int]
+
+
+@final
+@attrs.frozen
+class Until:
+    """An event comes: of an operation or a kernel."""
+
+    event: str
+    of: str
+
+
+@final
+@attrs.frozen
+class Await:
+    input: Input
+
+
+@final
+@attrs.frozen
+class Cancel:
+    input: Input
+
+
+@final
+@attrs.frozen
+class Deliver:
+    """A kernel gets its messages up to one, None for all."""
+
+    kernel_id: str
+    through: int | None
+
+
+Act = Do | Until | Await | Cancel | Deliver
+
+
+@attrs.define(eq=False)
+class _Cap:
+    """Messages after ``applied`` are withheld from ``on`` until ``off``, or until an owner is done.
+
+    Attributes:
+        owner: the index of the input in which the boundary lies, None for a halt.
+    """
+
+    kernel_id: str
+    applied: int
+    on: Place
+    off: Place
+    owner: int | None
+    over: bool = False
+
+
+def in_order(moments: Sequence[Moment], inputs: Sequence[Input]) -> list[Act]:
+    """Return what the scenario does, command by command."""
+    return _Planner(moments, inputs).acts()
+
+
+@final
+class _Planner:
+    def __init__(self, moments: Sequence[Moment], inputs: Sequence[Input]) -> None:
+        self._moments, self._inputs = moments, inputs
+        self._unsteady = unsteady_epochs(moments)
+        self._epoch_ends = _epoch_ends(moments)
+        self._accepted = _accepted(moments)
+        self._sends = {(one.kernel_id, one.sequence): at for at, one in enumerate(inputs)}
+        self._places: list[Place] = [(one.start, 0, at) for at, one in enumerate(inputs)]
+        self._caps: list[_Cap] = []
+        self._acts: list[Act] = []
+        self._open: dict[int, Input] = {}
+        self._breaking: dict[int, int] = {}
+        self._withheld: dict[str, int] = {}
+
+    def acts(self) -> list[Act]:
+        self._break_off_late()
+        for at in range(len(self._moments)):
+            self._consider_boundary(at)
+            self._consider_halt(at)
+        order = sorted(range(len(self._inputs)), key=self._places.__getitem__)
+        following = [*order[1:], None]
+        for at, after in zip(order, following, strict=True):
+            self._do(at, self._places[after] if after is not None else (len(self._moments), 0, 0))
+        self._end_until(len(self._moments))
+        self._break_off_until((len(self._moments), 0, 0))
+        self._deliver((len(self._moments), 0, 0))
+        return self._acts
+
+    # Where inputs stand
+
+    def _last(self, at: int) -> int:
+        """Return the moment just past an input's last one in its epoch."""
+        one = self._inputs[at]
+        if one.end is not None:
+            return one.end + 1
+        return one.start + 1 if one.kind is not Kind.LONG else self._epoch_end(one.start)
+
+    def _epoch_end(self, at: int) -> int:
+        return self._epoch_ends[self._moments[at].epoch]
+
+    def _break_off_late(self) -> None:
+        """Place what was broken off where that happened, or where its kernel had to go on."""
+        for at, one in enumerate(self._inputs):
+            if one.kind is Kind.CLOSE and one.end is not None:
+                self._places[at] = (one.end, 0, at)
+            elif (limit := self._limit(one)) is not None:
+                gate = self._gate(at)
+                late = (limit, _BEFORE, at)
+                self._places[at] = late if gate is None else (gate, _AFTER, at)
+
+    def _limit(self, one: Input) -> int | None:
+        """Return the moment at which a request was broken off, None where it came to its end."""
+        if one.kind is not Kind.LONG or (one.end is not None and not one.cancelled):
+            return None
+        return one.cancelled or self._epoch_end(one.start)
+
+    def _consider_boundary(self, at: int) -> None:
+        moment = self._moments[at]
+        if moment.type not in ("kernel.quiesced", _HELD):
+            return
+        kernel_id, applied = moment.event["kernel_id"], int(moment.event["applied_sequence"])
+        owner = self._owner(at, kernel_id)
+        if owner is None:
+            return
+        place, gate = self._places[owner], self._gate(owner)
+        first = applied if gate is None else applied + _parked(self._moments[gate])
+        for sequence, accepted in self._accepted.get(kernel_id, {}).items():
+            index = self._sends.get((kernel_id, sequence))
+            if index is None or self._moments[accepted].epoch != moment.epoch:
+                continue
+            if sequence <= first and self._places[index] > place:
+                self._places[index] = (place[0], _FIRST, index)
+            elif sequence > first and gate is not None and self._places[index] < place:
+                self._places[index] = (place[0], _AFTER, index)
+        on = self._place_of(kernel_id, applied + 1, at)
+        if gate is not None and self._limit(self._inputs[owner]) is not None:
+            on = place if on is None else min(on, place)
+        if on is not None and on <= place:
+            self._caps.append(_Cap(kernel_id, applied, on, place, owner))
+
+    def _owner(self, at: int, kernel_id: str) -> int | None:
+        for index, one in enumerate(self._inputs):
+            closes = one.kind is Kind.CLOSE
+            own = closes or (one.kind is Kind.LONG and one.kernel_id == kernel_id)
+            if own and one.start <= at < self._last(index):
+                return index
+        return None
+
+    def _gate(self, owner: int) -> int | None:
+        """Return where an operation let its kernel have messages again, None where it did not."""
+        one = self._inputs[owner]
+        limit = self._limit(one)
+        for at in range(one.start, self._last(owner) if limit is None else limit):
+            moment = self._moments[at]
+            if moment.type in _GATES and moment.event["operation_id"] == one.operation:
+                return at
+        return None
+
+    def _place_of(self, kernel_id: str, sequence: int, before: int) -> Place | None:
+        """Return where a message is sent; where its epoch begins if that is a later one."""
+        accepted = self._accepted.get(kernel_id, {}).get(sequence)
+        if accepted is None:
+            return None
+        epoch = self._moments[before].epoch
+        if self._moments[accepted].epoch != epoch:
+            opened = [
+                at
+                for at, one in enumerate(self._inputs)
+                if one.line == "restart" and self._moments[one.start].epoch == epoch
+            ]
+            return self._places[opened[0]] if accepted < before and opened else None
+        index = self._sends.get((kernel_id, sequence))
+        return (accepted, 0, 0) if index is None else self._places[index]
+
+    def _consider_halt(self, at: int) -> None:
+        """Let what was sent after a message that halted its kernel be sent before it does."""
+        moment = self._moments[at]
+        poison = int(moment.event.get("message_sequence", 0))
+        if moment.type != "kernel.halted" or not poison:
+            return
+        kernel_id = moment.event["kernel_id"]
+        on = self._place_of(kernel_id, poison, at)
+        after = self._accepted[kernel_id].get(poison + 1)
+        if on is not None and after is not None and after < at:
+            self._caps.append(_Cap(kernel_id, poison - 1, on, (at, _BEFORE, 0), None))
+
+    # What is done there
+
+    def _do(self, at: int, following: Place) -> None:
+        one, place = self._inputs[at], self._places[at]
+        self._end_until(place[0])
+        self._break_off_until(place)
+        self._deliver(place)
+        owned, limit = [cap for cap in self._caps if cap.owner == at], self._limit(one)
+        begun = one.kind is Kind.LONG and bool(
+            owned or limit is not None or (one.end is not None and following[0] <= one.end)
+        )
+        span = one.start, self._next_start(at)
+        quiet = begun or bool(self._open or self._breaking) or one.hidden or self._is_inside(at)
+        quiet = quiet or place[0] != one.start or self._moments[one.start].epoch in self._unsteady
+        self._acts.append(Do(input=one, begun=begun, quiet=quiet, span=span))
+        gate = self._gate(at) if begun else None
+        if gate is not None:
+            self._acts.append(Until(self._moments[gate].type, one.operation))
+        if limit is not None:
+            self._breaking[at] = limit
+        elif begun:
+            self._open[at] = one
+            self._pass(at, owned, has_gate=gate is not None)
+        if one.kind in (Kind.CRASH, Kind.CLOSE):
+            self._open.clear()
+            for cap in self._caps:
+                cap.over = cap.over or cap.off <= place
+
+    def _next_start(self, at: int) -> int:
+        after = at + 1
+        return self._inputs[after].start if after < len(self._inputs) else len(self._moments)
+
+    def _is_inside(self, at: int) -> bool:
+        """Whether an input came in the middle of another one, or another one in its own."""
+        start = self._inputs[at].start
+        for other, one in enumerate(self._inputs):
+            if other == at or one.kind not in (Kind.LONG, Kind.CLOSE):
+                continue
+            if one.start < start < self._last(other):
+                return True
+            if self._inputs[at].kind is Kind.CLOSE and start < one.start < self._last(at):
+                return True
+        return False
+
+    def _break_off_until(self, place: Place) -> None:
+        """Break off what a crash or a cancellation had broken off before ``place``."""
+        for at, limit in list(self._breaking.items()):
+            if limit > place[0]:
+                continue
+            del self._breaking[at]
+            one, gate = self._inputs[at], self._gate(at)
+            last = self._last_own(one, limit)
+            if last != gate:
+                for cap in self._caps:  # what lies behind the gate came of the messages
+                    cap.over = cap.over or (cap.owner == at and gate is not None)
+                self._deliver(place)
+                event = self._moments[last].event
+                of = event.get("operation_id") or one.kernel_id
+                self._acts.append(Until(self._moments[last].type, of))
+            if one.cancelled:
+                self._acts.append(Cancel(one))
+
+    def _last_own(self, one: Input, limit: int) -> int:
+        """Return the last moment before ``limit`` of what an input led to."""
+        first = self._moments[one.start].event
+        return max(
+            at
+            for at in range(one.start, limit)
+            if belongs(self._moments[at].event, first)
+            and self._moments[at].type != "kernel.hold_released"  # the cancellation's own
+        )
+
+    def _pass(self, at: int, caps: Sequence[_Cap], *, has_gate: bool) -> None:
+        """Let an operation's boundary come, and then the messages after it."""
+        one = self._inputs[at]
+        if caps and not has_gate and one.line.startswith("snapshot "):
+            self._acts.append(Until(_HELD, one.operation))
+        elif caps and not has_gate:
+            self._acts.append(Until("kernel.quiesced", one.kernel_id))
+        for cap in caps:
+            cap.over = True
+        self._deliver(self._places[at])
+
+    def _end_until(self, at: int) -> None:
+        """Await what had ended before the moment ``at``."""
+        for index, one in list(self._open.items()):
+            if one.end is not None and one.end < at:
+                del self._open[index]
+                self._acts.append(Await(one))
+
+    def _deliver(self, place: Place) -> None:
+        """Withhold from each kernel what it had not got at ``place``."""
+        wanted: dict[str, int] = {}
+        for cap in self._caps:
+            if cap.owner is None and cap.off <= place:
+                cap.over = True
+            if cap.on <= place and not cap.over:
+                known = wanted.get(cap.kernel_id, cap.applied)
+                wanted[cap.kernel_id] = min(known, cap.applied)
+        for kernel_id in dict.fromkeys([*self._withheld, *wanted]):
+            through = wanted.get(kernel_id)
+            if through != self._withheld.get(kernel_id):
+                self._acts.append(Deliver(kernel_id, through))
+        self._withheld = wanted
+
+
+def _epoch_ends(moments: Sequence[Moment]) -> Mapping[int, int]:
+    """Return the index just past each epoch's last moment."""
+    return {moment.epoch: at + 1 for at, moment in enumerate(moments)}
+
+
+def _accepted(moments: Sequence[Moment]) -> Mapping[str, Mapping[int, int]]:
+    """Return by kernel and sequence at which moment each message was accepted."""
+    found: dict[str, dict[int, int]] = {}
+    for at, moment in enumerate(moments):
+        key = {"messages.accepted": "first_sequence", "messages.bulk_accepted": "sequence"}.get(
+            moment.type
+        )
+        if key is not None:
+            found.setdefault(moment.event["kernel_id"], {})[int(moment.event[key])] = at
+    return found
+
+
+def _parked(gate: Moment) -> int:
+    """Return how many messages waited there; the journal may have them behind it."""
+    return int(gate.event["parked_count"])
