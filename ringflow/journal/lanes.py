@@ -48,20 +48,18 @@ class Lanes:
 
     def push(self, pending: Pending, *, control: bool) -> None:
         """Put ``pending`` at the end of its lane."""
+        append, _, data = pending
         with self._lock:
-            self._push(pending, control=control)
-
-    def _push(self, pending: Pending, *, control: bool) -> None:
-        pending.append.commit = self._commit
-        if not control:
-            self._messages.append(pending)
-            self._message_streams[pending.append.stream] += 1
-            self.message_bytes += len(pending.data)
-            return
-        if self._message_streams[pending.append.stream]:
-            self._pull_forward(pending.append.stream)
-        self._control.append(pending)
-        self.control_bytes += len(pending.data)
+            append.commit = self._commit
+            if not control:
+                self._messages.append(pending)
+                self._message_streams[append.stream] += 1
+                self.message_bytes += len(data)
+                return
+            if append.stream in self._message_streams:
+                self._pull_forward(append.stream)
+            self._control.append(pending)
+            self.control_bytes += len(data)
 
     def take(self, size_bytes: int) -> list[Pending]:
         """Remove and return the next batch, about ``size_bytes``; empty if nothing waits."""
@@ -69,6 +67,8 @@ class Lanes:
             return self._take(size_bytes)
 
     def _take(self, size_bytes: int) -> list[Pending]:
+        if self.control_bytes + self.message_bytes <= size_bytes:
+            return self._take_all()
         batch: list[Pending] = []
         while self._control and size_bytes > 0:
             batch.append(self._control.popleft())
@@ -85,6 +85,16 @@ class Lanes:
         for lane in (self._control, self._messages):
             for pending in lane:
                 pending.append.commit = self._commit
+        return batch
+
+    def _take_all(self) -> list[Pending]:
+        batch = [*self._control, *self._messages]
+        if batch:
+            self._control.clear()
+            self._messages.clear()
+            self._message_streams.clear()
+            self.control_bytes = self.message_bytes = 0
+            self._commit = Commit()
         return batch
 
     def _forget_message_of(self, stream: str) -> None:
