@@ -87,7 +87,7 @@ class JournalWriter:
         self._ended = anyio.Event()
         self._closing = False
         self._free_bytes = log.free_bytes()
-        self._durable = log.sequence
+        self._written = self._durable = log.sequence
         self._batches = self._written_bytes = self._unchecked_bytes = 0
         self._commit_s = 0.0
         self.failed = anyio.Event()
@@ -195,7 +195,7 @@ class JournalWriter:
         wanted = Selection.of(
             self._codec, streams=streams, types=types, since_ns=since_ns, until_ns=until_ns
         )
-        end = self._durable if to_sequence is None else min(to_sequence, self._durable)
+        end = self._written if to_sequence is None else min(to_sequence, self._written)
         return map(self.decode, filter(wanted.wants, self.read(from_sequence, end)))
 
     def subscribe(
@@ -209,7 +209,7 @@ class JournalWriter:
         return self._subscribers.subscribe(wanted, from_sequence)
 
     def stream_back(self, stream: str) -> Iterator[tuple[Record, ...]]:
-        end = self._durable
+        end = self._written
         for segment in reversed(self._log.segments()):
             last = min(segment.last_sequence, end)
             found = self.read(segment.name.first_sequence, last)
@@ -363,6 +363,7 @@ class JournalWriter:
         start_s = time.monotonic()
         sealed = self._log.write(batch)
         self._commit_s = time.monotonic() - start_s
+        self._written = sealed.last_sequence  # before anybody acts on it, so that all of it is read
         self._unchecked_bytes += sealed.size_bytes
         if self._unchecked_bytes >= _RESERVE_CHECK_BYTES:
             self._unchecked_bytes = 0

@@ -183,6 +183,28 @@ async def test_marks_are_told_in_order_before_anybody_else(opener: Opener) -> No
         assert told[-1] >= number
 
 
+class _Reader:
+    """Notes what the journal has when it is told."""
+
+    def __init__(self, journal: JournalWriter) -> None:
+        self.journal = journal
+        self.found: list[tuple[int, int]] = []
+
+    def mark_durable(self, number: int) -> None:
+        found = [one for part in self.journal.stream_back("s") for one in part]
+        assert [one.version for one in found] == [r.version for r in self.journal.records()]
+        self.found.append((number, max(one.version for one in found)))
+
+
+async def test_who_is_told_that_a_record_is_durable_finds_it(opener: Opener) -> None:
+    """Also before the event loop has heard: what was acted on is never missed in the history."""
+    async with opener() as journal:
+        reader = _Reader(journal)
+        for number in range(1, 4):
+            await journal.until_durable(journal.append("s", note("x"), mark=(reader, number)))
+    assert reader.found == [(1, 1), (2, 2), (3, 3)]
+
+
 async def test_a_mark_that_raises_fails_the_journal_and_wakes_all(opener: Opener) -> None:
     """As for a callback; the record is durable nevertheless."""
     async with opener() as journal:
