@@ -20,8 +20,10 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[Standin]:
 def no_device_outlives_its_test() -> Iterator[None]:
     """What a failed test has left open is forgotten, so that it fails no other one."""
     yield
+    from ringflow.device import parking
     from ringflow.device.cuda import device
 
+    parking._lots.clear()
     for left in tuple(device._open):
         device._open.discard(left)
         left.launches.close()

@@ -27,6 +27,7 @@ extern "C" __global__ void wait_for(volatile unsigned* word, unsigned* out) {
     while (!*word) __nanosleep(1000);
     if (threadIdx.x == 0 && blockIdx.x == 0) *out = 7;
 }
+extern "C" __global__ void says(unsigned* out) { printf("%u\\n", *out); *out = 1; }
 extern "C" __global__ void count(unsigned* out) { *out = ++calls; }
 extern "C" __global__ void hungry(unsigned* out, unsigned at) {
     volatile unsigned own[1024];

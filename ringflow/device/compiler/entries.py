@@ -19,6 +19,8 @@ _PARAMETER: Final = re.compile(
 )
 _COMMENT: Final = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _CONSTANTS_OF: Final = ".nv.constant0."
+_LITERAL: Final = re.compile(r"\$str(\$\d+)?\Z")
+"""A string literal of the source; only the compiler names something so."""
 _GLOBALS: Final = (".nv.global", ".nv.global.init")
 _SECTION: Final = struct.Struct("<IIQQQQI")  # name, type, flags, address, offset, size, link
 _SYMBOL: Final = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
@@ -87,9 +89,11 @@ def cubin_variables(cubin: bytes) -> dict[str, int]:
             names_offset = sections[table.link].offset
             for offset in range(table.offset, table.offset + table.size_bytes, _SYMBOL.size):
                 name, info, _, index, _, size_bytes = _SYMBOL.unpack_from(cubin, offset)
-                is_object = info & 0xF == _OBJECT and 0 < index < len(sections)
-                if is_object and sections[index].name in _GLOBALS:
-                    found[_text_at(cubin, names_offset + name)] = size_bytes
+                if info & 0xF != _OBJECT or not 0 < index < len(sections):
+                    continue
+                symbol = _text_at(cubin, names_offset + name)
+                if sections[index].name in _GLOBALS and not _LITERAL.match(symbol):
+                    found[symbol] = size_bytes
     except (struct.error, IndexError, ValueError) as error:
         raise _damaged(error) from error
     return found

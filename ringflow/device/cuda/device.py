@@ -35,6 +35,7 @@ from ringflow.device.cuda.memory_kernels import (
     compile_memory_kernels,
 )
 from ringflow.device.cuda.peers import Member, shared_peers
+from ringflow.device.cuda.priming import prime
 from ringflow.device.cuda.staging import STAGING_BYTES, Staging
 from ringflow.device.cuda.topology import HOST_PATH, STAGED, WITHIN
 from ringflow.device.parking import lot_of
@@ -142,6 +143,7 @@ class CudaDevice:
         ledger = Ledger(self._name, sm_count=sm_count, queue_count=queues)
         self._staging = Staging(context, host_address + mapped_bytes)
         self._launches = Launches(context, ledger, self._mapped)
+        prime(context, self._launches)
         self._kernels = self._memory_kernels()
         self._peer = shared_peers().join(context, while_idle=self._launches.idle)
 

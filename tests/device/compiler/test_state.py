@@ -19,6 +19,7 @@ static __device__ int hidden = 3;
 namespace ns { __device__ unsigned deep[2]; namespace { __device__ int anonymous; } }
 extern "C" __global__ void k(int* out, int i) {
     static __device__ int calls;
+    if (i < 0) printf("%d of %s\\n", i, i < -1 ? "one" : "two");
     hidden += 1; ns::deep[1] += 2; ns::anonymous += 1; calls += 1;
     out[0] = table[i] + constants[i] + hidden + calls + ns::anonymous + ns::deep[1];
 }
