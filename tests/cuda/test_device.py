@@ -373,8 +373,10 @@ def test_everything_that_opening_calls_can_fail_and_nothing_is_left(gpus: Standi
     closing = {"cuMemFree", "cuMemFreeHost", "cuStreamDestroy", "cuEventDestroy"}
     closing |= {"cuModuleUnload", "cuDevicePrimaryCtxRelease", "cuCtxPopCurrent"}
     for name, count in calls.items():
+        if name in closing or name == "cuStreamQuery":  # how often that is asked, time decides
+            continue
         last = 1 if name == "cuCtxPushCurrent" else count  # its last one is of the close
-        for nth in sorted({1, last} if name not in closing else ()):
+        for nth in sorted({1, last}):
             gpus.arm(Fault(name, nth=nth, code=2))
             failed = ""
             try:
