@@ -1,22 +1,26 @@
 """What happens to devices: they are lost, and their kernels go elsewhere; their grids are parked.
 
 - A loss is recorded once an opening, by whoever finds out first.
-- Kernels of a lost device go to one like it before they go to one of another kind.
+- Kernels of a lost device go to one like it before they go to one of another kind; one that traps
+  again goes to a host device, which it can't take along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TypeVar
 
 from ringflow.device.api import Device
 from ringflow.device.parking import Pause, lot_of
 from ringflow.engine.core import Core
 from ringflow.engine.placing import choose_device
-from ringflow.errors import DeviceLostError
+from ringflow.errors import DeviceError, DeviceLostError
 from ringflow.events.device import DeviceLost, KernelsParked
 from ringflow.statemachines.lifecycle import KernelLife
+
+T = TypeVar("T")
 
 
 def note_loss(core: Core, device: Device) -> None:
@@ -36,9 +40,11 @@ def note_loss(core: Core, device: Device) -> None:
     core.record(f"device/{device.name}", [lost])
 
 
-def places_for(core: Core, device: Device) -> tuple[Device, ...]:
+def places_for(core: Core, device: Device, *, wary: bool = False) -> tuple[Device, ...]:
     """Return where a kernel of a device can be rebuilt, the best first: there, if it is not lost.
 
+    Args:
+        wary: the kernel may lose each GPU that it is put on; a host device comes first then.
     Raises:
         DeviceLostError: there is no other device.
     """
@@ -46,10 +52,36 @@ def places_for(core: Core, device: Device) -> tuple[Device, ...]:
         return (device,)
     note_loss(core, device)
     left = [one for one in core.devices.values() if not one.lost]
-    left.sort(key=lambda one: (one.target.is_host != device.target.is_host, -one.free_bytes))
+    on_host = wary or device.target.is_host
+    left.sort(key=lambda one: (one.target.is_host != on_host, -one.free_bytes))
     if not left:
         raise DeviceLostError(device.name, f"{device.lost}, and no other device is left")
     return tuple(left)
+
+
+async def on_some_place(
+    core: Core, device: Device, work: Callable[[Device], Awaitable[T]], *, wary: bool = False
+) -> T:
+    """Return what work on a kernel's device gives, or on another one if that is lost.
+
+    Raises:
+        DeviceError: the device refused, or is lost and all others refused.
+    """
+    tried: set[str] = set()
+    failure: DeviceError | None = None
+    while True:
+        places = places_for(core, device, wary=wary)
+        place = next((one for one in places if one.name not in tried), None)
+        if place is None:
+            assert failure is not None
+            raise failure
+        tried.add(place.name)
+        try:
+            return await work(place)
+        except DeviceError as error:
+            if not device.lost:
+                raise
+            failure = error
 
 
 def device_of(core: Core, life: KernelLife) -> Device:

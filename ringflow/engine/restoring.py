@@ -19,14 +19,13 @@ from ringflow.device.posting import Posting
 from ringflow.engine import instances
 from ringflow.engine.bulk import check_readable, posting_of
 from ringflow.engine.core import Core
-from ringflow.engine.devices import note_loss, places_for
+from ringflow.engine.devices import note_loss, on_some_place
 from ringflow.engine.instances import Instance
 from ringflow.engine.quiescing import launch, resumed
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.skipped import end_after, is_in
 from ringflow.errors import (
     CorruptError,
-    DeviceError,
     JournalClosedError,
     KernelTrappedError,
     RingflowError,
@@ -70,16 +69,9 @@ async def rebuild(core: Core, kernel_id: str, device: Device) -> Rebuilt:
 
     Raises:
         StorageError: no recovery point is usable.
-        DeviceError: the device, or each that is left, refused code or memory.
+        DeviceError: the device, or each that is left once it is lost, refused code or memory.
     """
-    places = places_for(core, device)
-    for place in places:
-        try:
-            return await _rebuild_on(core, kernel_id, place)
-        except DeviceError:  # no room there
-            if place is places[-1]:
-                raise
-    raise AssertionError(places)
+    return await on_some_place(core, device, lambda place: _rebuild_on(core, kernel_id, place))
 
 
 async def _rebuild_on(core: Core, kernel_id: str, device: Device) -> Rebuilt:
@@ -249,7 +241,7 @@ async def restore(core: Core, runtime: KernelRuntime, device: Device) -> tuple[E
     if reason:
         runtime.end(halted=reason)
         raise KernelTrappedError(reason)
-    facts = await replay(core, runtime, device, applied_sequence=applied)
+    facts = await replay(core, runtime, device, applied_sequence=applied, wary=traps > 1)
     return tuple(fact for fact in facts if fact not in events)
 
 
@@ -278,19 +270,31 @@ def _trap_of(runtime: KernelRuntime) -> KernelTrapped:
 
 
 async def replay(
-    core: Core, runtime: KernelRuntime, device: Device, *, applied_sequence: int
+    core: Core,
+    runtime: KernelRuntime,
+    device: Device,
+    *,
+    applied_sequence: int,
+    wary: bool = False,
 ) -> tuple[Event, ...]:
     """Put a new instance from the recovery point in place of one that is closed already.
 
     Returns the facts to record. If that fails the kernel is halted and the error goes on.
+    Args:
+        wary: see ``devices.places_for``.
     """
-    try:
-        rebuilt = await rebuild(core, runtime.kernel_id, device)
+
+    async def work_on(place: Device) -> Rebuilt:
+        rebuilt = await _rebuild_on(core, runtime.kernel_id, place)
         try:
             await restart_from(core, runtime, rebuilt, applied_sequence=applied_sequence)
         except RingflowError:
             await core.in_thread(rebuilt.instance.discard)
             raise
+        return rebuilt
+
+    try:
+        rebuilt = await on_some_place(core, device, work_on, wary=wary)
     except RingflowError as error:
         halt(core, runtime, str(error), applied_sequence=applied_sequence)
         raise

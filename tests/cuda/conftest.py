@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+import ringflow
+from ringflow.device.registry import open_device
 from tests.cuda.standin import Standin, plug
+
+MEMORY_BYTES = 16 << 20
+MAPPED_BYTES = 16 << 20
 
 
 @pytest.fixture
@@ -14,6 +20,22 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[Standin]:
     """Two devices of the stand-in, or as ``@pytest.mark.parametrize("gpus", [{...}])`` says."""
     with plug(**getattr(request, "param", {})) as standin:
         yield standin
+
+
+@pytest.fixture
+async def engine(folder: Path, gpus: Standin, anyio_backend: str) -> AsyncIterator[ringflow.Engine]:
+    """An engine on two GPUs and the host."""
+    devices = [
+        open_device(f"cuda:{n}", memory_limit_bytes=MEMORY_BYTES, mapped_limit_bytes=MAPPED_BYTES)
+        for n in range(2)
+    ]
+    devices.append(open_device("host:0"))
+    try:
+        async with ringflow.open_engine(folder, devices=devices) as opened:
+            yield opened
+    finally:
+        for device in devices:
+            device.close()
 
 
 @pytest.fixture(autouse=True)

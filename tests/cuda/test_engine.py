@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 import ringflow
-from ringflow.device.registry import open_device
-from tests.cuda.standin import Standin
 from tests.gpu import stories
 
 pytestmark = pytest.mark.anyio
-
-MEMORY_BYTES = 16 << 20
-MAPPED_BYTES = 16 << 20
-
-
-@pytest.fixture
-async def engine(folder: Path, gpus: Standin, anyio_backend: str) -> AsyncIterator[ringflow.Engine]:
-    """An engine on two GPUs and the host."""
-    devices = [
-        open_device(f"cuda:{n}", memory_limit_bytes=MEMORY_BYTES, mapped_limit_bytes=MAPPED_BYTES)
-        for n in range(2)
-    ]
-    devices.append(open_device("host:0"))
-    try:
-        async with ringflow.open_engine(folder, devices=devices) as opened:
-            yield opened
-    finally:
-        for device in devices:
-            device.close()
 
 
 @pytest.mark.parametrize(
