@@ -119,6 +119,26 @@ def layout_of(cls: type[Any]) -> MessageLayout:
     return layout
 
 
+@attrs.frozen
+class _Packing:
+    """What packs a class's messages; kept with the class, for every send and reply needs it."""
+
+    id: int
+    names: tuple[str, ...]
+    struct: struct.Struct
+
+
+def _packing_of(cls: type[Any]) -> _Packing:
+    cached = cls.__dict__.get("__ringflow_packing__")
+    if isinstance(cached, _Packing):
+        return cached
+    layout = layout_of(cls)
+    names = tuple(field.name for field in layout.fields)
+    packing = _Packing(layout.id, names, struct.Struct(layout.format))
+    cls.__ringflow_packing__ = packing
+    return packing
+
+
 def layout_from(id: int, name: str, fields: list[tuple[str, Scalar]]) -> MessageLayout:
     """Lay out named scalars with natural C alignment."""
     offset, alignment, placed = 0, 1, []
@@ -177,19 +197,20 @@ def pack_many(cls: type[Any], rows: np.ndarray[Any, Any]) -> tuple[int, list[byt
 
 def pack(value: object) -> tuple[int, bytes]:
     """Return a message's type and payload; raises ``SpecError`` if a value does not fit."""
-    layout = layout_of(type(value))
-    values = [getattr(value, field.name) for field in layout.fields]
+    packing = _packing_of(type(value))
+    values = [getattr(value, name) for name in packing.names]
     try:
-        return layout.id, struct.pack(layout.format, *values)
+        return packing.id, packing.struct.pack(*values)
     except struct.error as error:
-        raise SpecError(
-            f"{layout.name}{tuple(values)!r} does not fit its fields: {error}"
-        ) from None
+        name = type(value).__name__
+        raise SpecError(f"{name}{tuple(values)!r} does not fit its fields: {error}") from None
 
 
 def unpack(cls: type[T], payload: bytes) -> T:
     """Build a message of class ``cls`` from a payload."""
-    layout = layout_of(cls)
-    if len(payload) != layout.size_bytes:
-        raise SpecError(f"payload has {len(payload)} bytes, {layout.name} has {layout.size_bytes}")
-    return cls(*struct.unpack(layout.format, payload))
+    packing = _packing_of(cls)
+    if len(payload) != packing.struct.size:
+        raise SpecError(
+            f"payload has {len(payload)} bytes, {cls.__name__} has {packing.struct.size}"
+        )
+    return cls(*packing.struct.unpack(payload))
