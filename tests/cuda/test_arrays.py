@@ -285,3 +285,37 @@ async def test_a_variable_of_the_code_is_given_as_a_copy(gpus: Standin, folder: 
                 with pytest.raises(BufferError, match="variable of the kernel's code"):
                     refused()
             assert np.from_dlpack(total, device="cpu").tobytes() == total.numpy().tobytes()
+
+
+# With NVIDIA's own library at the other end
+
+
+async def test_cuda_core_reads_regions(gpus: Standin, library: Library, folder: Path) -> None:
+    """By both protocols: where it lies, what it is, and that it is not to be written."""
+    from cuda.core.utils import StridedMemoryView
+
+    async with engine_on(folder, "cuda:1") as engine:
+        kernel = await engine.launch(adder(), device="cuda:1")
+        at = engine._core.runtimes["adder"].instance.resident.regions["cells"].address
+        async with kernel.held() as state:
+            with library.current():
+                views = [
+                    StridedMemoryView.from_dlpack(state["cells"], stream_ptr=library.stream),
+                    StridedMemoryView.from_cuda_array_interface(state["cells"], stream_ptr=-1),
+                ]
+            for view in views:
+                assert (view.ptr, view.shape) == (at, (4096,))
+                assert (view.dtype, view.device_id) == (np.float32, 1)
+                assert view.readonly
+                assert view.is_device_accessible
+        del views, view, state
+
+
+def test_cuda_cores_buffers_and_streams_are_taken(gpus: Standin, library: Library) -> None:
+    from cuda.core import Buffer, Stream
+
+    with library.current():
+        buffer = Buffer.from_handle(library.make(NEW), NEW.nbytes, owner=library)
+        array = ringflow.on_stream(buffer, Stream.from_handle(library.stream))
+    assert array.stream == library.stream
+    assert bytes(read(taken(buffer))) == bytes(read(array)) == NEW.tobytes()
