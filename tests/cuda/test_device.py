@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -202,6 +203,30 @@ def test_memory_of_a_kernel_that_never_answers_stays_taken(device: CudaDevice) -
     stalled.close()
     end(other)
     assert device.free_bytes == before
+
+
+def test_a_launch_that_never_starts_is_told_and_leaves_all_as_it_was(
+    device: CudaDevice, gpus: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launch proof: another user of the context holds all SMs, which no ledger knows."""
+    monkeypatch.setattr("ringflow.device.cuda.launches.ABORT_DEADLINE_S", 0.05)
+    before = device.free_bytes
+    code, kernel = device.load(plain()), resident(device, "echo")
+    word, out = (device.allocate(4, label=name) for name in ("word", "out"))
+    with device.context.current():
+        stream, wait_for = device.context.make_stream(), code.kernel("wait_for")  # type: ignore[attr-defined]
+        parameters = ((word.address, out.address), (ctypes.c_void_p, ctypes.c_void_p))
+        shape = (device.grid_that_fits(code, "wait_for", (1024, 1, 1)), 1, 1, 1024, 1, 1, 0)
+        device.context.call("cuLaunchKernel", wait_for.function, *shape, stream, parameters, 0)
+    with pytest.raises(KernelStalledError, match="did not return within"):
+        kernel.launch(gate_open=True, timeout_s=0.05)
+    device.copy_in(word, b"\1\0\0\0")
+    assert kernel.wait_ended(DEADLINE_S) is LaunchStatus.COMPLETED  # it found the command to return
+    kernel.close()
+    for allocation in (word, out):
+        device.free(allocation)
+    assert device.free_bytes == before
+    end(launched(device, "echo"))
 
 
 def test_code_is_unloaded_when_nothing_runs(device: CudaDevice, gpus: Standin) -> None:
