@@ -25,8 +25,8 @@ CODEC = default_codec()
 
 def general(codec: EventCodec) -> EventCodec:
     """Return ``codec`` without the functions that were made for its types."""
-    codec._writers.clear()
-    codec._readers.clear()
+    codec._writers = dict.fromkeys(codec.types, codec.to_plain)
+    codec._readers = {kind.wire_name: lambda _: None for kind in codec.types}
     return codec
 
 
