@@ -15,7 +15,12 @@ from tests.producers import Capsules, CudaArray
 
 
 class Library:
-    """Uses a GPU's primary context, which it shares with ringflow."""
+    """Uses a GPU's primary context, which it shares with ringflow.
+
+    Attributes:
+        stream: the handle of its stream.
+        first: the address of 1 MiB of its memory.
+    """
 
     def __init__(self, ordinal: int) -> None:
         self.ordinal = ordinal
@@ -26,6 +31,7 @@ class Library:
             self._pinned = driver.call("cuMemHostAlloc", 1 << 20, 0)
             self._stream = driver.call("cuStreamCreate", 1)
         self.stream = int(self._stream)
+        self.first = self.make(np.zeros(1 << 18, np.float32))
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -44,9 +50,11 @@ class Library:
         return address
 
     def write(self, address: int, values: np.ndarray[Any, Any]) -> None:
-        """Begin to write values on the library's stream; nothing waits for it."""
-        ctypes.memmove(int(self._pinned), values.ctypes.data, values.nbytes)
+        """Begin to write values on the library's stream, once what was begun before has ended."""
         with self.current():
+            while not driver.ask("cuStreamQuery", self._stream):
+                pass
+            ctypes.memmove(int(self._pinned), values.ctypes.data, values.nbytes)
             arguments = (address, int(self._pinned), values.nbytes, self._stream)
             driver.call("cuMemcpyHtoDAsync", *arguments)
 
