@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import ringflow
 from ringflow.files import OpenFile
 from ringflow.simulate.files import CrashingFiles
+from tests.engine.child import run_and_kill
 from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
 from tests.engine.story import Recorder, send_all, state_of
 
@@ -311,7 +311,7 @@ async def test_a_poison_message_halts_its_kernel_and_no_other(engine: ringflow.E
 async def test_sigkill_within_any_moment_of_a_busy_engine(folder: Path) -> None:
     """A child process works and dies; what it acknowledged on its pipe is applied."""
     for _ in range(2):
-        acknowledged = await _run_child_and_kill(folder)
+        acknowledged = await run_and_kill(folder)
     async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
         kernel = engine.kernel("adder")
         await kernel.call(Total(), timeout_s=60)
@@ -319,27 +319,3 @@ async def test_sigkill_within_any_moment_of_a_busy_engine(folder: Path) -> None:
         assert count >= acknowledged
         values = [number * 7 for number in range(1, count + 1)]
         assert (await state_of(kernel))[:3] == expected_state(values)
-
-
-async def _run_child_and_kill(folder: Path) -> int:
-    import sys
-
-    acknowledged = 0
-    command = [sys.executable, "-m", "tests.engine.child", str(folder)]
-    root = Path(__file__).parents[2]
-    async with await anyio.open_process(
-        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stderr=None
-    ) as process:
-        assert process.stdout is not None
-        text = b""
-        with anyio.fail_after(120):
-            async for chunk in process.stdout:
-                text += chunk
-                numbers = [
-                    int(line) for line in text.splitlines(keepends=True) if line[-1:] == b"\n"
-                ]
-                acknowledged = max(numbers, default=0)
-                if len(numbers) >= 60:
-                    process.kill()
-                    break
-    return acknowledged

@@ -1,0 +1,139 @@
+"""Kernels whose grids return for a moment while a GPU loads code: the engine on the stand-in."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+import ringflow
+from ringflow.device.parking import lot_of
+from ringflow.engine.replay import replay_records
+from tests.cuda.standin import Standin
+from tests.engine.kernels import Total, Wait, adder, code, expected_state
+from tests.engine.story import Producer, Recorder, open_gate, send_all, state_of
+from tests.recovery.crashes import events_of
+
+pytestmark = pytest.mark.anyio
+
+BESIDE = {"loads_while_running": True}
+
+
+async def test_a_reload_parks_the_gpus_kernels_and_says_so(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """Those of the other GPU work on; nobody's messages are lost, doubled or reordered."""
+    kernel = await engine.launch(adder(), device="cuda:0")
+    await engine.launch(adder("beside"), device="cuda:0")
+    await engine.launch(adder("elsewhere"), device="cuda:1")
+    beside = engine.kernel("beside")
+    recorder, producer = Recorder(beside), Producer(beside)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(recorder.run)
+        await recorder.started.wait()
+        tasks.start_soon(producer.run)
+        await producer.until(20)
+        await engine.reload("adder", code("adder_double"), probation_messages=0)
+        await producer.until(len(producer.values) + 20)
+        last = await producer.stop()
+        await recorder.until(last)
+        tasks.cancel_scope.cancel()
+    assert [reply.sequence for reply in recorder.replies] == list(range(1, last + 1))
+    assert (await state_of(beside))[:3] == expected_state(producer.values)
+    await send_all(kernel, range(5))
+    assert (await state_of(kernel))[1] == 2 * sum(range(5))
+    parked = await events_of(engine, "device.kernels_parked.v1")
+    assert [(one.device, one.purpose, one.kernels) for one in parked] == [
+        ("cuda:0", "load", ("adder",)),
+        ("cuda:0", "load", ("adder", "beside")),
+    ]
+    assert all(one.pause_ns > 0 and not one.failure for one in parked)
+    assert replay_records(engine._core.journal.records()).difference is None
+
+
+@pytest.mark.parametrize("gpus", [BESIDE], indirect=True)
+async def test_a_driver_that_loads_beside_kernels_parks_none(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """They don't pause for it."""
+    await engine.launch(adder(), device="cuda:0")
+    await engine.launch(adder("beside"), device="cuda:0")
+    await engine.reload("adder", code("adder_double"), probation_messages=0)
+    assert await events_of(engine, "device.kernels_parked.v1") == []
+
+
+async def test_a_kernel_that_does_not_return_keeps_others_from_loading(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """The launch fails and changes nothing; both kernels that were there work on."""
+    busy = await engine.launch(adder("busy"), device="cuda:0")
+    good = await engine.launch(adder("good"), device="cuda:0")
+    lot = lot_of(engine.devices()[0])
+    assert lot is not None
+    lot.timeout_s = 0.3
+    receipt = await busy.send(Wait())
+    resident = engine._core.runtimes["busy"].instance.resident
+    with anyio.fail_after(60):
+        while resident.taken_sequence < receipt.sequence:
+            await anyio.lowlevel.checkpoint()
+    with pytest.raises(ringflow.KernelStalledError, match="busy"):
+        await engine.launch(adder("late"), device="cuda:0")
+    assert [status.kernel_id for status in engine.kernels()] == ["busy", "good"]
+    (*_, parked) = await events_of(engine, "device.kernels_parked.v1")
+    assert "busy" in parked.failure
+    await send_all(good, range(5))
+    assert (await state_of(good))[:3] == expected_state(list(range(5)))
+    open_gate(engine, "busy")
+    await receipt.done()
+    lot.timeout_s = 10.0
+    await engine.launch(adder("late"), device="cuda:0")
+    await busy.call(Total(), timeout_s=60)
+
+
+async def test_code_is_given_back_when_no_kernel_runs_and_not_before(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """The driver would wait for all kernels of the GPU, for ever."""
+    await engine.launch(adder("beside"), device="cuda:0")
+    await engine.launch(adder(), device="cuda:0")
+    before = len(gpus.calls("cuModuleUnload"))
+    await engine.stop("adder")
+    assert gpus.live(0) == 1
+    assert len(gpus.calls("cuModuleUnload")) == before
+    await engine.stop("beside")
+    assert gpus.live(0) == 0
+    calls = gpus.calls("cuModuleUnload")
+    assert len(calls) == before + 2
+    assert all(call.live == 0 for call in calls)
+
+
+async def test_a_grid_that_does_not_fit_is_refused_and_changes_nothing(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """The error says what there is room for; the kernel that is there works on."""
+    kernel = await engine.launch(adder(), device="cuda:0")
+    free = [device.free_bytes for device in engine.devices()]
+    with pytest.raises(ringflow.DeviceError, match="does not fit") as raised:
+        await engine.launch(adder("large", grid=(500, 1, 1)), device="cuda:0")
+    assert raised.value.code == "does not fit"
+    assert [device.free_bytes for device in engine.devices()] == free
+    await send_all(kernel, range(5))
+    assert (await state_of(kernel))[:3] == expected_state(list(range(5)))
+    large = await engine.launch(adder("smaller", grid=(4, 1, 1)), device="cuda:0")
+    assert (await state_of(large))[2] == 0
+
+
+async def test_a_migration_to_a_full_gpu_leaves_the_kernel_where_it_is(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """A grid that fills the target keeps all else out."""
+    kernel = await engine.launch(adder(), device="cuda:0")
+    full = await engine.launch(adder("full", grid="fill", block=(1024, 1, 1)), device="cuda:1")
+    await send_all(kernel, range(5))
+    with pytest.raises(ringflow.OperationFailedError, match="does not fit") as raised:
+        await engine.migrate("adder", to="cuda:1")
+    assert raised.value.state == "rolled_back"
+    for one in (kernel, full):
+        await send_all(one, range(5, 10))
+    assert (await state_of(kernel))[:3] == expected_state(list(range(10)))
+    assert (await state_of(full))[:3] == expected_state(list(range(5, 10)))
