@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from ringflow.device.api import Allocation, Device
-from ringflow.device.cuda import driver, peers
+from ringflow.device.cuda import driver, peers, staging
 from ringflow.device.cuda.device import CudaDevice
 from ringflow.device.cuda.peers import shared_peers
 from ringflow.device.registry import open_device
@@ -54,6 +55,14 @@ def copied(source: Device, target: Device) -> str:
     assert bytes(target.copy_out(there)) == DATA
     assert target.digest_blocks(there) == block_digests(DATA)
     return path
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    """Look again and again at what no event tells of; fails after a deadline."""
+    ends_at_s = time.monotonic() + DEADLINE_S
+    while not reached():
+        assert time.monotonic() < ends_at_s, "it never came"
+        time.sleep(0.001)
 
 
 def pieces(gpus: Standin) -> list[int]:
@@ -242,6 +251,44 @@ def test_copy_that_stops_is_an_error_by_its_deadline(
     gpus.release()
     assert first.copy_to_peer(source, second, target) == "nvlink"
     assert bytes(second.copy_out(target)) == DATA
+
+
+def test_memory_of_a_copy_that_may_still_come_is_nobody_elses(
+    gpus: Standin, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Freed after its deadline, it is handed out again only when the late bytes have arrived."""
+    monkeypatch.setattr(peers, "PIECE_TIMEOUT_S", 0.1)
+    first, second = opened("cuda:0"), opened("cuda:1")
+    source, target = filled(first), second.allocate(len(DATA), label="target")
+    free_bytes = [device.free_bytes for device in (first, second)]
+    gpus.arm(Fault("cuMemcpyPeerAsync", kind=FaultKind.STALL_WORK))
+    with pytest.raises(DeviceError, match="copy to a peer"):
+        first.copy_to_peer(source, second, target)
+    first.free(source)
+    second.free(target)
+    assert [device.free_bytes for device in (first, second)] == free_bytes
+    others = [device.allocate(len(DATA), label="other") for device in (first, second)]
+    gpus.release()
+    wait_until(lambda: first.free_bytes == free_bytes[0])
+    assert second.free_bytes == free_bytes[1]
+    assert not any(any(d.copy_out(a)) for d, a in zip((first, second), others, strict=True))
+
+
+def test_memory_of_a_late_copy_in_is_kept_too(
+    gpus: Standin, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies through pinned buffers are no other."""
+    monkeypatch.setattr(staging, "COPY_DEADLINE_S", 0.1)
+    device = opened("cuda:0")
+    free_bytes = device.free_bytes
+    target = device.allocate(len(DATA), label="target")
+    gpus.arm(Fault("cuMemcpyHtoDAsync", kind=FaultKind.STALL_WORK))
+    with pytest.raises(DeviceError, match="cuMemcpyHtoDAsync"):
+        device.copy_in(target, DATA)
+    device.free(target)
+    assert device.free_bytes < free_bytes
+    gpus.release()
+    wait_until(lambda: device.free_bytes == free_bytes)
 
 
 def test_bytes_that_change_on_the_way_are_found_by_digests(gpus: Standin, opened: Open) -> None:

@@ -260,7 +260,7 @@ class CudaContext:
             driver.call("cuEventDestroy", event)
 
     def await_event(self, event: Any, timeout_s: float, *, what: str) -> None:
-        """Block until all before an event has ended; ``current`` is not needed.
+        """Block until all before an event has ended; ``current`` is needed.
 
         Raises:
             DeviceError: the time is up (code ``"timeout"``), or the context is lost.

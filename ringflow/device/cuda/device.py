@@ -15,7 +15,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, final
 
@@ -38,6 +38,7 @@ from ringflow.device.cuda.peers import Member, shared_peers
 from ringflow.device.cuda.priming import prime
 from ringflow.device.cuda.staging import STAGING_BYTES, Staging
 from ringflow.device.cuda.topology import HOST_PATH, STAGED, WITHIN
+from ringflow.device.cuda.unfinished import Unfinished
 from ringflow.device.parking import lot_of
 from ringflow.errors import DeviceError
 from ringflow.files import Buffer
@@ -50,6 +51,8 @@ MAPPED_LIMIT_BYTES: Final = 256 << 20
 THROUGH_HOST_BYTES: Final = 64 << 20
 """What passes through the host's memory at a time."""
 EXIT_DEADLINE_S: Final = 5.0
+LATE_DEADLINE_S: Final = 1.0
+"""How long a closing waits for copies that had been given up; their memory is left after it."""
 
 _open_lock = threading.RLock()
 _open: weakref.WeakSet[CudaDevice] = weakref.WeakSet()
@@ -123,6 +126,7 @@ class CudaDevice:
         self._memory = context.call("cuMemAlloc", memory_bytes)
         self._arena = CudaArena(self._name, int(self._memory), memory_bytes)
         self._loans = Loans(self._arena.settle)
+        self._unfinished = Unfinished(context)
         flags = driver.bindings()
         self._pinned = context.call(
             "cuMemHostAlloc",
@@ -173,6 +177,7 @@ class CudaDevice:
         if self._memory is None:
             context.close()
         else:
+            self._unfinished.wait(LATE_DEADLINE_S)
             self._loans.after_all(self._release_memory)
 
     def _release_memory(self) -> None:
@@ -208,7 +213,7 @@ class CudaDevice:
 
     @property
     def free_bytes(self) -> int:
-        self._loans.collect()
+        self._collect()
         return self._arena.free_bytes
 
     @property
@@ -249,14 +254,20 @@ class CudaDevice:
     def allocate(self, size_bytes: int, *, label: str) -> Allocation:
         """Take zeroed memory of the GPU; raises ``DeviceMemoryError``."""
         self.context.check()
-        self._loans.collect()
+        self._collect()
         made = self._arena.take(size_bytes, label=label)
         try:
-            self.staging.zero(made.address, size_bytes)
+            with _kept_if_late((self, self.staging.streams[0], made)):
+                self.staging.zero(made.address, size_bytes)
         except BaseException:
-            self._arena.free(made.address)
+            self.free(made)
             raise
         return made
+
+    def _collect(self) -> None:
+        """Take back what was freed while something else could still use it."""
+        self._unfinished.settle()
+        self._loans.collect()
 
     def allocate_mapped(self, size_bytes: int, *, label: str) -> MappedAllocation:
         """Take zeroed host memory that kernels see; raises ``DeviceMemoryError``."""
@@ -298,7 +309,8 @@ class CudaDevice:
             memory = (ctypes.c_ubyte * len(source)).from_address(at.host_address + offset_bytes)
             memoryview(memory).cast("B")[:] = source
         else:
-            self.staging.copy_in(at.address + offset_bytes, source)
+            with _kept_if_late((self, self.staging.streams[0], at)):
+                self.staging.copy_in(at.address + offset_bytes, source)
 
     def copy_out(
         self, source: Allocation, *, offset_bytes: int = 0, size_bytes: int | None = None
@@ -312,7 +324,8 @@ class CudaDevice:
             return memoryview(bytearray(data))
         if not size_bytes:
             return memoryview(bytearray())
-        return self.staging.copy_out(at.address + offset_bytes, size_bytes)
+        with _kept_if_late((self, self.staging.streams[1], at)):
+            return self.staging.copy_out(at.address + offset_bytes, size_bytes)
 
     def view(self, source: Allocation) -> memoryview | None:
         """Return mapped memory itself; ``None`` for memory of the GPU, which needs a copy."""
@@ -347,9 +360,11 @@ class CudaDevice:
             return self._copy_through_host(source, peer, target, path=STAGED)
         assert self._peer is not None, "the device is closed"
         assert peer._peer is not None, "the peer is closed"
-        return shared_peers().copy(
-            self._peer, at.address, peer._peer, there.address, source.size_bytes
-        )
+        ends = (self, self._peer.stream, at), (peer, peer._peer.stream, there)
+        with _kept_if_late(*ends):
+            return shared_peers().copy(
+                self._peer, at.address, peer._peer, there.address, source.size_bytes
+            )
 
     def _copy_through_host(
         self, source: Allocation, peer: Device, target: Allocation, *, path: str
@@ -517,6 +532,23 @@ class CudaDevice:
             _open.discard(self)
             self._release()
             _release_left_over(self.ordinal)
+
+
+@contextlib.contextmanager
+def _kept_if_late(*ends: tuple[CudaDevice, Any, CudaAllocation]) -> Iterator[None]:
+    """Where a copy in the block is given up, keep its memory from other uses until it has ended.
+
+    Args:
+        ends: a device, the stream of it that may make the copy, and its memory.
+    """
+    try:
+        yield
+    except DeviceError as error:
+        if error.code == "timeout":
+            for device, stream, _ in ends:
+                for holder, _, at in ends:
+                    device._unfinished.add(stream, holder._loans.keep(at.address))
+        raise
 
 
 def opened_on(ordinal: int) -> CudaDevice | None:

@@ -12,6 +12,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import final
 
 
@@ -38,10 +39,14 @@ class Loans:
     def lend(self, address: int) -> Loan:
         """Return what keeps the memory at an address."""
         loan = Loan()
+        weakref.finalize(loan, self.keep(address)).atexit = False
+        return loan
+
+    def keep(self, address: int) -> Callable[[], None]:
+        """Keep the memory at an address until what is returned is called, once."""
         with self._lock:
             self._lent[address] += 1
-        weakref.finalize(loan, self._note, address).atexit = False
-        return loan
+        return partial(self._note, address)
 
     @contextmanager
     def freeing(self, address: int) -> Iterator[bool]:

@@ -117,9 +117,8 @@ class Peers:
         """Copy device memory to another GPU; return the path: that of ``Link.path``.
 
         Raises:
-            DeviceError: a piece has not ended in time (code ``"timeout"``): the target's bytes
-                are not to be used, nor either piece of memory for anything else before the
-                devices are closed.
+            DeviceError: a piece has not ended in time (code ``"timeout"``); it may still come, so
+                neither end's memory is to be used for anything else before ``Unfinished`` says so.
             DeviceLostError: one of the two contexts is dead.
         """
         source.context.check()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import Final, final
+from typing import Any, Final, final
 
 from ringflow.device.cuda.context import CudaContext
 from ringflow.files import Buffer
@@ -56,6 +56,11 @@ class Staging:
         ctypes.memset(self._zeros, 0, ZERO_BYTES)
         self._in = _Lane(context, (buffers[0], buffers[1]))
         self._out = _Lane(context, (buffers[2], buffers[3]))
+
+    @property
+    def streams(self) -> tuple[Any, Any]:
+        """The one that copies in and the one that copies out."""
+        return self._in.stream, self._out.stream
 
     def copy_in(self, address: int, data: Buffer) -> None:
         """Copy bytes to device memory; raises ``DeviceError``."""
