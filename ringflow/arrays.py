@@ -154,6 +154,10 @@ def _name(given: object) -> str:
 def _from_host(given: Any) -> np.ndarray[Any, Any]:
     import numpy as np
 
+    if isinstance(given, str):
+        raise UsageError("text has no bytes before it is encoded; pass text.encode()")
+    if isinstance(given, bytes):  # numpy takes them for a text
+        return np.frombuffer(given, np.uint8)
     try:
         array = np.asarray(given)
     except Exception as error:  # whatever another library's conversion raises

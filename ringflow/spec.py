@@ -403,6 +403,13 @@ class KernelSpec:
     def state_bytes(self) -> int:
         return sum(region.size_bytes for region in self.regions)
 
+    @property
+    def without_arrays(self) -> KernelSpec:
+        """The spec as it is stored and kept: without the regions' initial arrays."""
+        return attrs.evolve(
+            self, regions=tuple(attrs.evolve(one, initial=None) for one in self.regions)
+        )
+
     def region(self, name: str) -> Region:
         for region in self.regions:
             if region.name == name:

@@ -103,7 +103,17 @@ def test_host_memory_is_taken_without_a_copy() -> None:
         assert np.shares_memory(found, VALUES)
     for strided in (VALUES[::-1], VALUES[:, ::-2], VALUES.T, VALUES[1:2, 3:], VALUES[0:0]):
         np.testing.assert_array_equal(taken(Capsules(strided)), strided)
-    assert taken(array.array("f", [1, 2])).tolist() == [1, 2]  # type: ignore[union-attr]
+
+
+def test_buffers_of_python_are_taken() -> None:
+    """Bytes are numbers; a text has no bytes yet."""
+    for given in (b"\1\2", bytearray(b"\1\2"), memoryview(b"\1\2"), array.array("B", [1, 2])):
+        region = ringflow.Region("r", dtype="uint8", shape=(2,), initial=given)
+        assert isinstance(region.initial, np.ndarray)
+        assert region.initial.tolist() == [1, 2]
+    ringflow.Region("r", dtype="float32", shape=(2,), initial=array.array("f", [1, 2]))
+    with pytest.raises(ringflow.UsageError, match="encode"):
+        taken("text")
 
 
 def test_host_memory_is_given_back_with_the_last_view() -> None:

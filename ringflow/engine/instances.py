@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -93,12 +93,15 @@ def create(
 ) -> Instance:
     """Load code and reserve all memory of a kernel; nothing is launched.
 
+    The regions' initial arrays are the caller's to write; the instance keeps none of them alive.
+
     Args:
         grid: blocks, or None to ask the spec, which may say ``"fill"``.
     Raises:
         EntryPointError: the kernel's parameters are not control, regions, arguments.
         DeviceError: the device has no room, or refuses the code.
     """
+    spec = spec.without_arrays
     code = device.load(compiled)
     try:
         if grid is None:
@@ -115,14 +118,14 @@ def create(
     return Instance(device, spec, compiled, code, resident)
 
 
-def write_initial(instance: Instance, *, only: frozenset[str] | None = None) -> None:
-    """Write the regions' initial arrays; memory without one is zero already.
+def write_initial(instance: Instance, regions: Iterable[Region]) -> None:
+    """Write the initial arrays of regions; memory without one is zero already.
 
     Raises:
         DeviceError: an array of another library's can't be read.
     """
-    for region in instance.spec.regions:
-        if region.initial is not None and (only is None or region.name in only):
+    for region in regions:
+        if region.initial is not None:
             instance.resident.write_region(region.name, read(region.initial))
 
 

@@ -74,7 +74,7 @@ def _build(core: Core, spec: KernelSpec, device_name: str) -> Instance:
     compiled = instances.compile_for(spec, device, core.cache)
     instance = instances.create(device, spec, compiled, grid=None, epoch=core.epoch)
     try:
-        instances.write_initial(instance)
+        instances.write_initial(instance, spec.regions)
     except BaseException:
         instance.discard()
         raise

@@ -138,8 +138,8 @@ class ReloadPerformer:
             self._check_variables(self._new, convert)
             if convert:
                 self._check_convert(self._new, convert)
-            fresh = {region.name for region in self._spec.regions} - self._shared
-            instances.write_initial(self._new, only=frozenset(fresh))
+            fresh = [region for region in self._spec.regions if region.name not in self._shared]
+            instances.write_initial(self._new, fresh)
 
         await core.in_thread(build)
 

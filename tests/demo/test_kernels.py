@@ -43,7 +43,7 @@ def device() -> Iterator[Device]:
 def build(device: Device, spec: KernelSpec) -> Instance:
     """Compile, load and fill a kernel; it isn't launched yet."""
     instance = create(device, spec, compile_for(spec, device, None), grid=None, epoch=1)
-    write_initial(instance)
+    write_initial(instance, spec.regions)
     return instance
 
 
