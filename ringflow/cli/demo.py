@@ -24,6 +24,9 @@ def demo(
     messages: Annotated[
         int, typer.Option(min=60, help="Messages that the producer sends at least.")
     ] = 240,
+    devices: Annotated[
+        str, typer.Option(help="Where it begins, where it moves to, and, of three, moves last.")
+    ] = "host:0,host:1",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the demo in the folder, after a kill.")
     ] = False,
@@ -46,7 +49,13 @@ def demo(
     if backend not in ("asyncio", "trio"):
         raise typer.BadParameter("must be asyncio or trio", param_hint="--backend")
     console = Console()
-    options = Options(folder=out, scale=scale, message_count=messages, resume=resume)
+    options = Options(
+        folder=out,
+        scale=scale,
+        message_count=messages,
+        devices=tuple(devices.split(",")),
+        resume=resume,
+    )
     try:
         verdict = anyio.run(run_demo, options, console, backend=backend)
     except BaseExceptionGroup as group:

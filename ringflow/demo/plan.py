@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 import attrs
+
+from ringflow.errors import UsageError
 
 Kind = Literal["migration", "reload"]
 
@@ -50,12 +52,35 @@ class Seen:
     failure: str = ""
 
 
-PLAN: Final = (
-    Phase("migration", "host:1", 0.15),
-    Phase("reload", "v2", 0.35),
-    Phase("reload", "v3", 0.60, ending="rolled_back"),
-    Phase("migration", "host:0", 0.80),
-)
+DEVICES: Final = ("host:0", "host:1")
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """Raise ``UsageError`` if the demo's story can't be told on these devices."""
+    if not 2 <= len(devices) <= 3 or len(set(devices)) != len(devices):
+        raise UsageError(
+            f"the demo needs two or three different devices, not {', '.join(devices) or 'none'}: "
+            "where it begins, where it moves to, and where it moves last if that is not the first"
+        )
+    if len(devices) == 2 and devices[1].startswith("cuda:"):
+        raise UsageError(
+            f"version 3 traps on {devices[1]!r}, and a trap takes a GPU along: the kernel is back "
+            f"on {devices[0]!r} then and needs a third device to move to, such as host:0"
+        )
+
+
+def plan_for(devices: Sequence[str] = DEVICES) -> tuple[Phase, ...]:
+    """Return the demo's operations: out, a good reload, a bad one, and on or back."""
+    away, last = devices[1], devices[2] if len(devices) > 2 else devices[0]
+    return (
+        Phase("migration", away, 0.15),
+        Phase("reload", "v2", 0.35),
+        Phase("reload", "v3", 0.60, ending="rolled_back"),
+        Phase("migration", last, 0.80),
+    )
+
+
+PLAN: Final = plan_for()
 
 
 def fulfils(seen: Seen, phase: Phase) -> bool:
@@ -64,7 +89,7 @@ def fulfils(seen: Seen, phase: Phase) -> bool:
     return same and (phase.ending == "completed" or "trap" in seen.failure.lower())
 
 
-def done_phases(operations: Iterable[Seen]) -> tuple[Seen, ...]:
+def done_phases(operations: Iterable[Seen], plan: Sequence[Phase] = PLAN) -> tuple[Seen, ...]:
     """Return the operations that did the first phases of the plan, in the plan's order.
 
     Args:
@@ -72,6 +97,6 @@ def done_phases(operations: Iterable[Seen]) -> tuple[Seen, ...]:
     """
     done: list[Seen] = []
     for seen in operations:
-        if len(done) < len(PLAN) and fulfils(seen, PLAN[len(done)]):
+        if len(done) < len(plan) and fulfils(seen, plan[len(done)]):
             done.append(seen)
     return tuple(done)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import attrs
 import orjson
 
 from ringflow.demo import DemoError
+from ringflow.demo.plan import DEVICES
 from ringflow.errors import CorruptError, UsageError
 from ringflow.files import FileSystem, write_atomic
 
@@ -25,12 +26,17 @@ TIMINGS_NAME: Final = "timings.jsonl"
 Identity = tuple[int, int]
 
 
+def _names(given: Iterable[str]) -> tuple[str, ...]:
+    return tuple(given)
+
+
 @attrs.frozen
 class Settings:
     """What must be the same when a demo is resumed."""
 
     scale: float
     message_count: int
+    devices: tuple[str, ...] = attrs.field(default=DEVICES, converter=_names)
 
 
 def keep_settings(files: FileSystem, folder: Path, settings: Settings, *, resume: bool) -> Settings:

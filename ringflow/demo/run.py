@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import ringflow
 from ringflow.demo.compare import differences, solver_errors
 from ringflow.demo.pictures import draw
-from ringflow.demo.plan import PLAN
+from ringflow.demo.plan import DEVICES, check_devices, plan_for
 from ringflow.demo.records import (
     REPLIES_NAME,
     TIMINGS_NAME,
@@ -30,7 +30,7 @@ from ringflow.demo.records import (
 from ringflow.demo.reference import Waves, solve
 from ringflow.demo.report import Verdict, row_of, show
 from ringflow.demo.seafloor import Seafloor, make_seafloor
-from ringflow.demo.story import DEVICES, Ending, Eventful, quiet_run
+from ringflow.demo.story import Ending, Eventful, quiet_run
 from ringflow.files import FileSystem, SystemFiles
 
 ENGINE_NAME: Final = "engine"
@@ -45,11 +45,14 @@ class Options:
     Attributes:
         scale: 1 for a grid of about 1,000 x 1,300 cells.
         message_count: messages of the script that are sent at least.
+        devices: where the kernel begins, where it moves to, and where it moves last if that is
+            not the first.
     """
 
     folder: Path
     scale: float = 1.0
     message_count: int = MESSAGE_COUNT
+    devices: tuple[str, ...] = DEVICES
     resume: bool = False
 
 
@@ -61,7 +64,8 @@ async def run_demo(options: Options, console: Console) -> Verdict:
         DemoError: something happened that ringflow promises not to happen.
     """
     files = SystemFiles()
-    wished = Settings(options.scale, options.message_count)
+    check_devices(options.devices)
+    wished = Settings(options.scale, options.message_count, options.devices)
     seafloor = make_seafloor(wished.scale)
     settings = keep_settings(files, options.folder, wished, resume=options.resume)
     if settings != wished:
@@ -78,7 +82,8 @@ async def run_demo(options: Options, console: Console) -> Verdict:
     try:
         with _progress(console) as start:
             eventful = await _eventful(files, options.folder, seafloor, timings, settings, start)
-            quiet, waves = await _quiet(files, options.folder, seafloor, eventful, start)
+            home = settings.devices[0]
+            quiet, waves = await _quiet(files, options.folder, seafloor, home, eventful, start)
     finally:
         timings.close()
     await anyio.to_thread.run_sync(_draw, options.folder, seafloor, eventful)
@@ -90,7 +95,7 @@ async def run_demo(options: Options, console: Console) -> Verdict:
                 timings.timings.get(status.operation_id),
                 last_state_bytes=sum(region.nbytes for region in eventful.regions.values()),
             )
-            for phase, status in zip(PLAN, eventful.operations, strict=True)
+            for phase, status in zip(plan_for(settings.devices), eventful.operations, strict=True)
         ),
         differences=tuple(differences(eventful, quiet)),
         errors=solver_errors(eventful.regions, waves),
@@ -138,12 +143,13 @@ async def _eventful(
     say, move = start("eventful run", log.count, settings.message_count)
     say("opening the engine")
     try:
-        async with ringflow.open_engine(folder / ENGINE_NAME, devices=list(DEVICES)) as engine:
+        async with ringflow.open_engine(folder / ENGINE_NAME, devices=settings.devices) as engine:
             run = Eventful(
                 engine,
                 seafloor,
                 timings=timings,
                 message_count=settings.message_count,
+                devices=settings.devices,
                 say=say,
             )
             ending = await run.run(log, move)
@@ -154,7 +160,12 @@ async def _eventful(
 
 
 async def _quiet(
-    files: FileSystem, folder: Path, seafloor: Seafloor, eventful: Ending, start: Start
+    files: FileSystem,
+    folder: Path,
+    seafloor: Seafloor,
+    home: str,
+    eventful: Ending,
+    start: Start,
 ) -> tuple[Ending, Waves]:
     """Run the quiet engine and, beside it in a thread, the numpy solver."""
     quiet_folder = folder / QUIET_NAME
@@ -181,6 +192,7 @@ async def _quiet(
                 quiet_folder / ENGINE_NAME,
                 seafloor,
                 log,
+                home=home,
                 last_number=eventful.last_number,
                 absorb_at=eventful.absorb_at,
                 on_reply=move,

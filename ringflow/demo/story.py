@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,14 +19,12 @@ import numpy as np
 import ringflow
 from ringflow.demo import DemoError
 from ringflow.demo.kernels import CONVERT, KERNEL_ID, code, first_spec, second_regions
-from ringflow.demo.plan import PLAN, Phase, Seen, done_phases
+from ringflow.demo.plan import DEVICES, Phase, Seen, done_phases, plan_for
 from ringflow.demo.records import Identity, ReplyLog, TimingLog
 from ringflow.demo.seafloor import Seafloor
 from ringflow.demo.traffic import Traffic
 from ringflow.errors import OperationFailedError
 
-HOME: Final = "host:0"
-DEVICES: Final = (HOME, "host:1")
 ACTOR: Final = "demo"
 PROBATION_MESSAGES: Final = 8
 
@@ -76,13 +74,15 @@ class Eventful:
         *,
         timings: TimingLog,
         message_count: int,
+        devices: Sequence[str] = DEVICES,
         say: Say,
     ) -> None:
         self._engine, self._seafloor = engine, seafloor
+        self._home, self._plan = devices[0], plan_for(devices)
         self._timings, self._message_count, self._say = timings, message_count, say
 
     async def run(self, log: ReplyLog, on_reply: Callable[[int], None]) -> Ending:
-        kernel = await kernel_of(self._engine, self._seafloor)
+        kernel = await kernel_of(self._engine, self._seafloor, self._home)
         traffic = Traffic(
             kernel,
             log,
@@ -92,9 +92,9 @@ class Eventful:
         )
         await traffic.run(lambda traffic: self._direct(kernel.id, traffic))
         self._say("reading the regions")
-        done = done_phases(seen_operations(self._engine.operations()))
-        if len(done) != len(PLAN):
-            raise DemoError(f"the journal shows {len(done)} of {len(PLAN)} operations as done")
+        plan, done = self._plan, self._done()
+        if len(done) != len(plan):
+            raise DemoError(f"the journal shows {len(done)} of {len(plan)} operations as done")
         statuses = {status.operation_id: status for status in self._engine.operations()}
         operations = tuple(statuses[seen.operation_id] for seen in done)
         return Ending(
@@ -105,9 +105,11 @@ class Eventful:
             operations=operations,
         )
 
+    def _done(self) -> tuple[Seen, ...]:
+        return done_phases(seen_operations(self._engine.operations()), self._plan)
+
     async def _direct(self, kernel_id: str, traffic: Traffic) -> None:
-        done = done_phases(seen_operations(self._engine.operations()))
-        for phase in PLAN[len(done) :]:
+        for phase in self._plan[len(self._done()) :]:
             self._say("stepping")
             starts_at = phase.starts_at(self._message_count)
             await traffic.until(lambda at=starts_at: traffic.reply_count >= at)  # type: ignore[misc]
@@ -145,13 +147,14 @@ async def quiet_run(
     seafloor: Seafloor,
     log: ReplyLog,
     *,
+    home: str,
     last_number: int,
     absorb_at: int,
     on_reply: Callable[[int], None],
 ) -> Ending:
     """Say the same messages to a fresh engine, with the good reload at the same sequence."""
-    async with ringflow.open_engine(folder, devices=[HOME]) as engine:
-        kernel = await kernel_of(engine, seafloor)
+    async with ringflow.open_engine(folder, devices=[home]) as engine:
+        kernel = await kernel_of(engine, seafloor, home)
         operation = await start_reload(engine, kernel.id, seafloor, "v2", at_sequence=absorb_at)
         traffic = Traffic(
             kernel, log, shape=seafloor.shape, message_count=last_number, on_reply=on_reply
@@ -171,7 +174,9 @@ async def quiet_run(
         )
 
 
-async def kernel_of(engine: ringflow.Engine, seafloor: Seafloor) -> ringflow.KernelHandle:
+async def kernel_of(
+    engine: ringflow.Engine, seafloor: Seafloor, home: str
+) -> ringflow.KernelHandle:
     """Return the demo's kernel, launching it if no launch has succeeded yet.
 
     A kill in the middle of a launch leaves a kernel that never ran; its id is used up.
@@ -182,7 +187,7 @@ async def kernel_of(engine: ringflow.Engine, seafloor: Seafloor) -> ringflow.Ker
             return engine.kernel(status.kernel_id)
     kernel_id = f"{KERNEL_ID}-{len(kernels) + 1}" if kernels else KERNEL_ID
     spec = attrs.evolve(first_spec(seafloor), kernel_id=kernel_id)
-    return await engine.launch(spec, device=HOME, actor=ACTOR, reason="the demo's beginning")
+    return await engine.launch(spec, device=home, actor=ACTOR, reason="the demo's beginning")
 
 
 async def start_reload(
