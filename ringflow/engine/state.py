@@ -76,6 +76,7 @@ _LIFE_EVENTS: Final = life_events.EVENT_TYPES
 _REQUESTS: Final = (MigrationRequested, ReloadRequested, SnapshotRequested)
 _ROUTING_EVENTS: Final = routing_events.EVENT_TYPES
 _ENGINE_EVENTS: Final = engine_events.EVENT_TYPES
+_NEVER_REFUSED: Final = (*_MESSAGE_EVENTS, *_ROUTING_EVENTS)
 
 
 def begin_operation(event: Event) -> Operation | None:
@@ -153,10 +154,23 @@ class EngineState:
 
     def check(self, events: Sequence[Event]) -> None:
         """Raise ``IllegalTransitionError`` if ``events`` can't come next; changes nothing."""
-        trial = EngineState(dict(self.kernels), {}, dict(self.operations), dict(self.leases))
+        checked = [event for event in events if not isinstance(event, _NEVER_REFUSED)]
+        trial = self._part(checked)
+        for event in checked:
+            trial.apply(event)
+
+    def _part(self, events: Sequence[Event]) -> EngineState:
+        """Return a state with the kernels and operations that ``events`` are about: there may be
+        hundreds of thousands."""
+        part = EngineState()
         for event in events:
-            if not isinstance(event, (*_MESSAGE_EVENTS, *_ROUTING_EVENTS)):
-                trial.apply(event)
+            operation = self.operations.get(getattr(event, "operation_id", ""))
+            if operation is not None:
+                part.operations[operation.operation_id] = operation
+            life = self.kernels.get(getattr(event, "kernel_id", ""))
+            if life is not None:
+                part.kernels[life.kernel_id] = life
+        return part
 
     def _keep_key(self, event: Event) -> None:
         if isinstance(event, _REQUESTS) and event.key:
