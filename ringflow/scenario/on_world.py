@@ -138,27 +138,32 @@ def until(stage: Stage, arguments: Arguments) -> Lines:
 
     With ``of=`` one of this kernel, or of this operation: that may have come already.
     """
-    wanted, subject, world = arguments.text("EVENT"), arguments.text("of"), stage.world
-    before = sum(1 for _ in stage.records())
+    _until(stage, arguments, "EVENT", before=sum(1 for _ in stage.records()))
+    return ()
+
+
+def _until(stage: Stage, arguments: Arguments, name: str, *, before: int) -> None:
+    """Move the world until the event that the word ``name`` gives; not one up to ``before``."""
+    wanted, subject, world = arguments.text(name), arguments.text("of"), stage.world
 
     def is_it(event: Mapping[str, Any], sequence: int) -> bool:
         operation = stage.names.shorten(event.get("operation_id") or "")
         if not event["type"].startswith(wanted):
             return False
         if subject and subject == operation:
-            return True
+            return name == "EVENT" or sequence > before
         return sequence > before and subject in ("", event.get("kernel_id"))
 
     known = 0
     for _ in range(arguments.integer("steps", 100_000)):
         fresh = [record for record in stage.records() if record.sequence > known]
         if any(is_it(event, record.sequence) for record in fresh for event in record.events):
-            return ()
+            return
         known = max((record.sequence for record in fresh), default=known)
         if not world.step():
             break
     what = f"{wanted!r} of {subject!r}" if subject else repr(wanted)
-    raise arguments.error(f"no event {what} came", arguments.word("EVENT"))
+    raise arguments.error(f"no event {what} came", arguments.word(name))
 
 
 def deliver(stage: Stage, arguments: Arguments) -> Lines:
@@ -198,7 +203,13 @@ def crash(stage: Stage, arguments: Arguments) -> Lines:
 
 
 def restart(stage: Stage, arguments: Arguments) -> Lines:
+    """Open the engine; with ``until=`` only up to an event of its recovery, to crash there."""
     stage.begun.clear()
+    if arguments.word("until") is not None:
+        before = sum(1 for _ in stage.records())
+        stage.world.begin_opening()
+        _until(stage, arguments, "until", before=before)
+        return ()
     stage.world.restart()
     stage.world.settle()
     return ()

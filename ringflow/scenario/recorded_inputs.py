@@ -67,6 +67,7 @@ class Input:
         kernel_id: the kernel that it is asked of, "" where there is none.
         operation: the operation's id, "" where it is none.
         sequence: of a message.
+        changed: fields of its own events in which the scenario asks for something else.
     """
 
     start: int
@@ -81,6 +82,7 @@ class Input:
     kernel_id: str = ""
     operation: str = ""
     sequence: int = 0
+    changed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()

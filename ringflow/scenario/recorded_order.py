@@ -35,6 +35,8 @@ class Do:
     Attributes:
         begun: others come before it has ended.
         quiet: its events are not its output.
+        left_open: fields of an operation's own events that fall anew in each run.
+        stop_at: of a restart that a crash broke off: its last event, and whose that is.
         span: the moments from its first to the next input's; every moment is in one span.
     """
 
@@ -42,6 +44,8 @@ class Do:
     begun: bool
     quiet: bool
     span: tuple[int, int]
+    left_open: tuple[str, ...] = ()
+    stop_at: Until | None = None
 
 
 @final
@@ -83,6 +87,7 @@ class _Cap:
 
     Attributes:
         owner: the index of the input in which the boundary lies, None for a halt.
+        to_its_end: it ends with the owner, not when the boundary has come.
     """
 
     kernel_id: str
@@ -90,6 +95,7 @@ class _Cap:
     on: Place
     off: Place
     owner: int | None
+    to_its_end: bool = False
     over: bool = False
 
 
@@ -107,6 +113,7 @@ class _Planner:
         self._accepted = _accepted(moments)
         self._sends = {(one.kernel_id, one.sequence): at for at, one in enumerate(inputs)}
         self._places: list[Place] = [(one.start, 0, at) for at, one in enumerate(inputs)]
+        self._long = [at for at, one in enumerate(inputs) if one.kind in (Kind.LONG, Kind.CLOSE)]
         self._caps: list[_Cap] = []
         self._acts: list[Act] = []
         self._open: dict[int, Input] = {}
@@ -157,12 +164,17 @@ class _Planner:
 
     def _consider_boundary(self, at: int) -> None:
         moment = self._moments[at]
-        if moment.type not in ("kernel.quiesced", _HELD):
+        proved = moment.type == "kernel.recovery_point" and moment.event["reason"] == "reload"
+        if moment.type not in ("kernel.quiesced", _HELD) and not proved:
             return
-        kernel_id, applied = moment.event["kernel_id"], int(moment.event["applied_sequence"])
+        kernel_id = moment.event["kernel_id"]
         owner = self._owner(at, kernel_id)
         if owner is None:
             return
+        if proved:
+            self._keep_back(at, kernel_id, owner, int(moment.event["replay_from"]) - 1)
+            return
+        applied = int(moment.event["applied_sequence"])
         place, gate = self._places[owner], self._gate(owner)
         first = applied if gate is None else applied + _parked(self._moments[gate])
         for sequence, accepted in self._accepted.get(kernel_id, {}).items():
@@ -179,8 +191,15 @@ class _Planner:
         if on is not None and on <= place:
             self._caps.append(_Cap(kernel_id, applied, on, place, owner))
 
+    def _keep_back(self, at: int, kernel_id: str, owner: int, applied: int) -> None:
+        """Keep new code from more messages than it had handled when it was found good."""
+        on, off = self._place_of(kernel_id, applied + 1, at), self._places[owner]
+        if on is not None and on[0] < at:
+            self._caps.append(_Cap(kernel_id, applied, on, off, owner, to_its_end=True))
+
     def _owner(self, at: int, kernel_id: str) -> int | None:
-        for index, one in enumerate(self._inputs):
+        for index in self._long:
+            one = self._inputs[index]
             closes = one.kind is Kind.CLOSE
             own = closes or (one.kind is Kind.LONG and one.kernel_id == kernel_id)
             if own and one.start <= at < self._last(index):
@@ -194,7 +213,8 @@ class _Planner:
         for at in range(one.start, self._last(owner) if limit is None else limit):
             moment = self._moments[at]
             if moment.type in _GATES and moment.event["operation_id"] == one.operation:
-                return at
+                moved = limit is not None and moment.type != _PROVING
+                return None if moved else at  # it does not wait there to be broken off
         return None
 
     def _place_of(self, kernel_id: str, sequence: int, before: int) -> Place | None:
@@ -239,7 +259,16 @@ class _Planner:
         span = one.start, self._next_start(at)
         quiet = begun or bool(self._open or self._breaking) or one.hidden or self._is_inside(at)
         quiet = quiet or place[0] != one.start or self._moments[one.start].epoch in self._unsteady
-        self._acts.append(Do(input=one, begun=begun, quiet=quiet, span=span))
+        self._acts.append(
+            Do(
+                input=one,
+                begun=begun,
+                quiet=quiet,
+                span=span,
+                left_open=_left_open(one, limit),
+                stop_at=self._recovered(at),
+            )
+        )
         gate = self._gate(at) if begun else None
         if gate is not None:
             self._acts.append(Until(self._moments[gate].type, one.operation))
@@ -253,6 +282,15 @@ class _Planner:
             for cap in self._caps:
                 cap.over = cap.over or cap.off <= place
 
+    def _recovered(self, at: int) -> Until | None:
+        """Return where a restart was broken off, None if somebody was served after it."""
+        one, after = self._inputs[at], self._inputs[at + 1 : at + 2]
+        if one.line != "restart" or not any(other.kind is Kind.CRASH for other in after):
+            return None
+        last = self._moments[self._epoch_end(one.start) - 1]
+        of = last.event.get("operation_id") or last.event.get("kernel_id") or ""
+        return Until(last.type, of)
+
     def _next_start(self, at: int) -> int:
         after = at + 1
         return self._inputs[after].start if after < len(self._inputs) else len(self._moments)
@@ -260,14 +298,15 @@ class _Planner:
     def _is_inside(self, at: int) -> bool:
         """Whether an input came in the middle of another one, or another one in its own."""
         start = self._inputs[at].start
-        for other, one in enumerate(self._inputs):
-            if other == at or one.kind not in (Kind.LONG, Kind.CLOSE):
+        for other in self._long:
+            one = self._inputs[other]
+            if other == at:
                 continue
             if one.start < start < self._last(other):
                 return True
-            if self._inputs[at].kind is Kind.CLOSE and start < one.start < self._last(at):
-                return True
-        return False
+        following = self._inputs[at + 1].start if at + 1 < len(self._inputs) else None
+        closes = self._inputs[at].kind is Kind.CLOSE
+        return closes and following is not None and following < self._last(at)
 
     def _break_off_until(self, place: Place) -> None:
         """Break off what a crash or a cancellation had broken off before ``place``."""
@@ -305,7 +344,7 @@ class _Planner:
         elif caps and not has_gate:
             self._acts.append(Until("kernel.quiesced", one.kernel_id))
         for cap in caps:
-            cap.over = True
+            cap.over = not cap.to_its_end
         self._deliver(self._places[at])
 
     def _end_until(self, at: int) -> None:
@@ -314,6 +353,8 @@ class _Planner:
             if one.end is not None and one.end < at:
                 del self._open[index]
                 self._acts.append(Await(one))
+                for cap in self._caps:
+                    cap.over = cap.over or cap.owner == index
 
     def _deliver(self, place: Place) -> None:
         """Withhold from each kernel what it had not got at ``place``."""
@@ -351,3 +392,8 @@ def _accepted(moments: Sequence[Moment]) -> Mapping[str, Mapping[int, int]]:
 def _parked(gate: Moment) -> int:
     """Return how many messages waited there; the journal may have them behind it."""
     return int(gate.event["parked_count"])
+
+
+def _left_open(one: Input, limit: int | None) -> tuple[str, ...]:
+    moves = limit is not None and one.line.startswith("migrate ")
+    return (*one.changed, "parked_count") if moves else one.changed

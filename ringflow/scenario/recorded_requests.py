@@ -292,19 +292,41 @@ class Finder:
         changed = changed_words(old, spec, gaps)
         source = self._code(spec)
         for_s = int(event["probation_timeout_ns"]) / 1e9
+        asked, proved = int(event["probation_messages"]), self._proved(at, event)
+        probation = proved or asked
         line = words(
             "reload",
             kernel_id,
             f"code={source.line.split()[1]}",
             f"at={event['at_sequence']}" if int(event["at_sequence"]) else "",
-            f"probation={event['probation_messages']}" if event["probation_messages"] else "",
+            f"probation={probation}" if probation else "",
             f"for={for_s:g}s" if for_s != 1 else "",
             word("convert", event["convert"]),
             changed,
             _who(event),
         )
-        if self._operation(at, event, line, sources=(source,), notes=tuple(gaps)) == "completed":
+        more = {"sources": (source,), "notes": tuple(gaps)}
+        if probation != asked:
+            more["changed"] = ("probation_messages",)
+        if self._operation(at, event, line, hidden=probation != asked, **more) == "completed":
             self._specs[kernel_id] = spec
+
+    def _proved(self, at: int, event: Mapping[str, Any]) -> int:
+        """Return after how many messages new code was found good, 0 where it was not.
+
+        It may have handled more than it had to until somebody looked; what is recovered later
+        begins there.
+        """
+        drained = 0
+        for index in range(at, len(self._moments)):
+            told = self._moments[index].event
+            kind, own = self._moments[index].type, told.get("kernel_id") == event["kernel_id"]
+            if kind == "reload.drained" and told["operation_id"] == event["operation_id"]:
+                drained = int(told["applied_sequence"])
+            if kind == "kernel.recovery_point" and own and told["reason"] == "reload":
+                ours = str(told["checkpoint"]).endswith(event["operation_id"])
+                return int(told["replay_from"]) - 1 - drained if ours else 0
+        return 0
 
     def _snapshot(self, at: int, event: Mapping[str, Any]) -> None:
         kernel_id, checkpoint = event["kernel_id"], event["checkpoint"]

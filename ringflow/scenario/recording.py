@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, assert_never, final
+from typing import assert_never, final
 
 from ringflow.journal.record import RawRecord
 from ringflow.scenario import recorded_inputs as inputs
@@ -20,9 +20,6 @@ from ringflow.scenario.recorded_requests import Finder, Stored
 from ringflow.scenario.script import RULER
 from ringflow.scenario.short import Names, short
 from ringflow.scenario.telling import source_lines, words
-
-_UNSETTLED: Final = "replay_from"
-"""How far a kernel came while it proved itself is its own affair: no command fixes it."""
 
 
 def recorded(records: Iterable[RawRecord], stored: Stored, *, purpose: str) -> str:
@@ -49,6 +46,7 @@ class _Recording:
         self._lines = [short(moment.event, self._names) for moment in moments]
         self._parts: list[str] = []
         self._quieted: dict[str, None] = {}
+        self._left_open: dict[str, tuple[str, ...]] = {}
 
     def text(self, purpose: str) -> str:
         """Return the whole file."""
@@ -59,9 +57,11 @@ class _Recording:
         self._command(f"devices {' '.join(devices)}")
         if limits := inputs.limits_said(self._moments):
             self._command(f"limits {limits}")
-        opening, *groups = _grouped(self._acts)
+        acts = self._acts
+        opening, *groups = _grouped(acts)
         self._say(opening)
-        if any(isinstance(act, Until) for act in self._acts):  # it stops right behind an event
+        stops = (isinstance(act, Until) or (isinstance(act, Do) and act.stop_at) for act in acts)
+        if any(stops):  # it stops right behind an event
             self._command("disk prompt=yes")
         for group in groups:
             self._say(group)
@@ -73,7 +73,7 @@ class _Recording:
             case Do():
                 self._do([one for one in group if isinstance(one, Do)])
             case Until(event, of):
-                self._command(f"quiet until {event} of={self._names.shorten(of)}")
+                self._command(words("quiet until", event, f"of={self._names.shorten(of)}"))
             case Deliver(kernel_id, through):
                 limit = "" if through is None else f"through={through}"
                 self._command(words("quiet deliver", kernel_id, limit))
@@ -98,6 +98,11 @@ class _Recording:
             self._command(source.line, source_lines(source.code, []))
         line = words(self._line(one), f"count={len(group)}" if len(group) > 1 else "")
         spans = [index for act in group for index in range(*act.span)]
+        if first.left_open:
+            self._left_open[one.operation] = first.left_open
+        if (stop := first.stop_at) is not None:
+            of = f"of={self._names.shorten(stop.of)}" if stop.of else ""
+            line = words(line, f"until={stop.event}", of)
         if first.quiet:
             for index in spans:
                 self._quieted[inputs.subject(self._moments[index].event)] = None
@@ -129,22 +134,13 @@ class _Recording:
                 continue
             wanted = self._names.shorten(subject)
             found = [at for at, line in enumerate(self._lines) if wanted in line]
-            without = self._unsettled(found)
+            without = self._left_open.get(subject.strip(), ())
             expected = [
-                short(self._moments[at].event, self._names, without=without.split(","))
-                for at in found
+                short(self._moments[at].event, self._names, without=without) for at in found
             ]
-            option = f"without={without}" if without else ""
+            option = f"without={','.join(without)}" if without else ""
             if expected:
                 self._command(words(f'journal "{wanted}"', option), expected=expected)
-
-    def _unsettled(self, found: Sequence[int]) -> str:
-        events = [self._moments[at].event for at in found]
-        proved = any(
-            event["type"].startswith("kernel.recovery_point") and event["reason"] == "reload"
-            for event in events
-        )
-        return _UNSETTLED if proved else ""
 
     def _command(self, line: str, body: Sequence[str] = (), expected: Sequence[str] = ()) -> None:
         self._parts += [line, *body, RULER, *expected, ""]

@@ -114,7 +114,7 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         ),
         _world("disarm", on_world.disarm),
         _world("crash [loss=WORD]", on_world.crash),
-        _world("restart", on_world.restart),
+        _world("restart [until=EVENT] [of=SUBJECT]", on_world.restart),
         _world("close", on_world.close),
         _world("open-again", on_world.again),
         _world("disk [free=SIZE] [prompt=yes]", on_world.disk),

@@ -130,13 +130,7 @@ class World:
 
         Raises what ``open_engine`` raises; ``SimulatedCrashError`` if it crashed meanwhile.
         """
-        if self._process is not None:
-            raise UsageError("a process of this world runs; close or crash it first")
-        check_no_loop_runs()
-        self._processes += 1
-        random = Random(f"{self.seed}/{self._processes}")
-        self._agenda.renew(random, now_ns=self._agenda.now_ns)
-        self._process = process = Process(self, self._agenda, random)
+        process = self.begin_opening()
         self._until(lambda: process.engine is not None or process.serving.done)
         if process.serving.done:
             self._end()
@@ -144,6 +138,17 @@ class World:
         return self.engine
 
     restart = open
+
+    def begin_opening(self) -> Process:
+        """Start a process that opens the engine with the steps to come."""
+        if self._process is not None:
+            raise UsageError("a process of this world runs; close or crash it first")
+        check_no_loop_runs()
+        self._processes += 1
+        random = Random(f"{self.seed}/{self._processes}")
+        self._agenda.renew(random, now_ns=self._agenda.now_ns)
+        self._process = Process(self, self._agenda, random)
+        return self._process
 
     def close(self) -> None:
         """Close the engine in order, in virtual time; raises what its block raises."""
