@@ -283,6 +283,17 @@ def test_a_first_printf_waits_for_no_kernel(device: CudaDevice, gpus: Standin) -
     end(kernel)
 
 
+@pytest.mark.parametrize("gpus", [{"eager": False}], indirect=True)
+def test_a_first_launch_loads_nothing(device: CudaDevice) -> None:
+    """Hazard 1: where loading is lazy all the same, each kernel is loaded with its module."""
+    code = device.load(plain())
+    out = device.allocate(4, label="out")
+    kernel = launched(device, "echo")
+    launch = plain_launch(device, code, out, entry_point="count")
+    assert launch.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+    end(kernel)
+
+
 def test_code_is_loaded_into_one_context(device: CudaDevice, gpus: Standin) -> None:
     """Hazard 1: an eager library goes into all contexts, and waits for the kernels of each."""
     kernel, other = launched(device, "echo"), opened("cuda:1")

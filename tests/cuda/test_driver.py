@@ -117,10 +117,14 @@ def test_the_environment_is_set_before_the_driver_starts_and_only_if_unset(
     """Hazards 1 and 10: eager loading, and as many hardware queues as there can be."""
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "")  # noted, to be as it was afterwards
     monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS")
-    monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "")
+    monkeypatch.delenv("CUDA_MODULE_LOADING")
     assert driver.queue_count() == 8
     driver.start()
     assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
+    assert os.environ["CUDA_MODULE_LOADING"] == "EAGER"
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
+    driver.start()
     assert os.environ["CUDA_MODULE_LOADING"] == "LAZY"
     assert driver.queue_count() == 32
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "12")

@@ -120,6 +120,16 @@ def test_limits_are_set_before_anything_runs(gpus: Standin) -> None:
     device.close()
 
 
+def test_no_stream_waits_for_the_legacy_one(gpus: Standin) -> None:
+    """Hazard 3: other libraries' work there would wait for kernels that never end."""
+    device = opened()
+    with device.context.current():
+        flags = [driver.call("cuStreamGetFlags", stream) for stream in device.context._streams]
+    assert len(flags) > 28
+    assert set(flags) == {1}
+    device.close()
+
+
 def test_memory_is_taken_once(gpus: Standin) -> None:
     """Nine tenths of what is free, in one piece, and pinned memory besides."""
     device = open_device("cuda:0", mapped_limit_bytes=1 << 20)

@@ -293,11 +293,11 @@ class CudaDevice:
         """
         address = allocation.address
         arena = self._mapped if self._mapped.has(address) else self._arena
-        user = self.launches.user_of(address)
-        with self._loans.freeing(address) as is_lent:
-            arena.free(address, holds=(user is not None) + is_lent)
-        if user is not None:
-            user.when_ended.append(lambda: arena.settle(address))
+        with self.launches.still, self._loans.freeing(address) as is_lent:
+            users = self.launches.users_of(address)
+            arena.free(address, holds=len(users) + is_lent)
+            for user in users:
+                user.when_ended.append(lambda: arena.settle(address))
 
     def copy_in(self, target: Allocation, data: Buffer, *, offset_bytes: int = 0) -> None:
         """Copy bytes to device memory; raises ``DeviceError`` if they reach past its end."""

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, final
 
 from ringflow.device.abi import ABI_MAGIC, CONTROL, CONTROL_BYTES, Command
@@ -301,12 +302,14 @@ class Launches:
         magic = ctypes.string_at(found.host_address + CONTROL["magic"], 4)
         return found.host_address if struct.unpack("<I", magic)[0] == ABI_MAGIC else 0
 
-    def user_of(self, address: int) -> CudaLaunch | None:
-        """Return a live launch that may use memory at an address."""
-        for launch in self.live:
-            if launch.claims is None or address in launch.claims:
-                return launch
-        return None
+    @property
+    def still(self) -> AbstractContextManager[object]:
+        """A block in which no grid begins, and none that has ended is taken note of."""
+        return self._lock
+
+    def users_of(self, address: int) -> list[CudaLaunch]:
+        """Return the live launches that may use memory at an address."""
+        return [launch for launch in self.live if launch.claims is None or address in launch.claims]
 
     def when_idle(self, work: Callable[[], None]) -> None:
         """Do now what would wait for grids if none lives, else once none does."""
