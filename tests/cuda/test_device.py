@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -62,6 +63,18 @@ def test_a_kernel_answers_and_returns(device: CudaDevice, gpus: Standin) -> None
     end(kernel)
     assert len(gpus.calls("cuStreamWriteValue32")) == before + 1
     assert device.launches.live == []
+
+
+def test_an_answer_that_comes_late_is_found_without_a_ring(device: CudaDevice) -> None:
+    """The pump sleeps then, and nothing that a GPU does wakes it."""
+    kernel = launched(device, "trouble")
+    post(kernel, LATCH)
+    stop = kernel.regions["stop"]
+    late = threading.Timer(0.1, lambda: device.copy_in(stop, b"\1\0\0\0", offset_bytes=8))
+    late.start()
+    assert answer(kernel) == b"abcd"
+    late.join()
+    end(kernel)
 
 
 @pytest.mark.parametrize(
