@@ -31,7 +31,7 @@ from ringflow.device.native.layouts import ENTRY
 from ringflow.errors import DeviceError, DeviceLostError, EntryPointError, KernelStalledError
 from ringflow.spec import Dim3
 
-WATCH_S: Final = 0.01
+WATCH_S: Final = 0.02
 WATCH_CLOSELY_S: Final = 0.001
 """Where only the watching thread finds out that a grid has ended."""
 ABORT_DEADLINE_S: Final = 2.0
