@@ -20,6 +20,7 @@ from ringflow.device.api import Device
 from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.pump import Pump
 from ringflow.engine.bulk import Stager
+from ringflow.engine.deadlines import Deadlines
 from ringflow.engine.instances import Instance
 from ringflow.engine.outputs import Outputs
 from ringflow.engine.runtime import KernelRuntime
@@ -95,9 +96,13 @@ class Core:
     closing: bool = False
     retrying_sends: bool = False
     starter: Starter = attrs.field(factory=Starter)
+    deadlines: Deadlines = attrs.field(init=False)
     withheld: Withheld = attrs.field(factory=withheld_here)
     lease_ended: Callable[[str], None] = lambda kernel_id: None
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
+
+    def __attrs_post_init__(self) -> None:
+        self.deadlines = Deadlines(self.clock)
 
     def record(
         self,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, final
 import anyio
 import attrs
 
-from ringflow.clock import within
 from ringflow.device.posting import Posting, check_bulk_size
 from ringflow.device.pump import Output
 from ringflow.engine.bulk import Kept, Outgoing, keep, outgoing
@@ -23,7 +22,6 @@ from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import (
     KernelStateError,
     LimitExceededError,
-    RingflowError,
     UnknownMessageError,
     UsageError,
 )
@@ -95,15 +93,15 @@ async def send(
     on_full: OnFull = "wait",
 ) -> SendReceipt:
     """Accept one message; for a durable kernel it is durable when this returns."""
-    message = _checked(runtime, type_id, payload, data)
-    kept = await _admitted(core, runtime, message, on_full, producer, number)
-    receipt = _accept(core, runtime, type_id, (message.payload,), producer, number, kept=kept)
+    message = checked(runtime, type_id, payload, data)
+    kept = await admitted(core, runtime, message, on_full, producer, number)
+    receipt = accept_new(core, runtime, type_id, (message.payload,), producer, number, kept=kept)
     if runtime.spec.durability == "durable":
         await receipt.durable()
     return receipt
 
 
-def _checked(
+def checked(
     runtime: KernelRuntime, type_id: int, payload: bytes, data: ArrayLike | None
 ) -> Outgoing:
     """Return what is sent; raises as ``check_message``, and ``UsageError`` for data of no use."""
@@ -112,7 +110,7 @@ def _checked(
     return message
 
 
-async def _admitted(
+async def admitted(
     core: Core,
     runtime: KernelRuntime,
     message: Outgoing,
@@ -122,7 +120,7 @@ async def _admitted(
 ) -> Kept | None:
     """Wait for room for a message, and own its bulk; all that is left is to accept it."""
     if not message.bulk_bytes:
-        if not _is_at_ease(core, runtime):
+        if not is_at_ease(core, runtime):
             await _until_room(core, runtime, on_full)
         return None
     await _until_room(core, runtime, on_full, bulk_bytes=message.bulk_bytes)
@@ -157,13 +155,13 @@ async def send_many(
             await _until_room(core, runtime, "wait")
         batch = tuple(payloads[start : start + MESSAGES_A_RECORD])
         first_number = number + start if producer else number
-        receipt = _accept(core, runtime, type_id, batch, producer, first_number)
+        receipt = accept_new(core, runtime, type_id, batch, producer, first_number)
     if runtime.spec.durability == "durable":
         await receipt.durable()
     return receipt
 
 
-def _accept(
+def accept_new(
     core: Core,
     runtime: KernelRuntime,
     type_id: int,
@@ -285,7 +283,7 @@ def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> Non
         )
 
 
-def _is_at_ease(core: Core, runtime: KernelRuntime) -> bool:
+def is_at_ease(core: Core, runtime: KernelRuntime) -> bool:
     """Whether a small message certainly has room; asked first, for it is cheap."""
     return (
         runtime.delivering
@@ -345,42 +343,6 @@ def _full(core: Core, runtime: KernelRuntime, count: int) -> LimitExceededError:
         what, value, limit = "unfinished messages", len(runtime.inbox) + count, "parked_messages"
         advice = f"other kernels' sends wait for room as well and come first; {or_wait}"
     return LimitExceededError(f"the number of {what}", value, getattr(core.limits, limit), advice)
-
-
-async def call(
-    core: Core,
-    runtime: KernelRuntime,
-    type_id: int,
-    payload: bytes,
-    *,
-    data: ArrayLike | None = None,
-    timeout_s: float,
-) -> Reply:
-    """Send a message and return its first reply, which comes only once the message is durable."""
-    message = _checked(runtime, type_id, payload, data)
-    waiter = CallWaiter()
-
-    async def send_and_wait() -> None:
-        kept = await _admitted(core, runtime, message, "wait")
-        receipt = _accept(core, runtime, type_id, (message.payload,), waiter=waiter, kept=kept)
-        await waiter.done.wait()
-        if waiter.lost and runtime.spec.durability == "durable":
-            await receipt.durable()  # raises if the journal failed
-
-    if not await within(core.clock, timeout_s, send_and_wait):
-        raise TimeoutError(
-            f"kernel {runtime.kernel_id!r} has not replied within {timeout_s} s; the message "
-            "stays accepted"
-        )
-    if waiter.lost:
-        raise KernelStateError(
-            runtime.kernel_id, runtime.halted or "closed", "running; the message stays accepted"
-        )
-    if waiter.output is None:
-        raise RingflowError(
-            f"kernel {runtime.kernel_id!r} finished the message without a reply; use send"
-        )
-    return reply_of(core, runtime, waiter.output)
 
 
 def reply_of(

@@ -135,6 +135,7 @@ async def _serving(core: Core) -> AsyncIterator[None]:
     pump = pump_server(core.pump, tuple(core.devices.values()), on_report)
     core.tasks.start_soon(pump.run)
     core.tasks.start_soon(core.starter.run, core.tasks)
+    core.tasks.start_soon(core.deadlines.run)
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
     try:
         core.record("engine", _opened(core))

@@ -269,11 +269,17 @@ class Outputs:
 
 @attrs.define(eq=False)
 class CallWaiter:
-    """Waits for the first output of one message."""
+    """Waits for the first output of one message, until a deadline by the monotonic clock."""
 
+    deadline_ns: int
     done: anyio.Event = attrs.field(factory=anyio.Event)
     output: Output | None = None
     lost: bool = False
+    expired: bool = False
+
+    def expire(self) -> None:
+        self.expired = True
+        self.done.set()
 
     def lose(self) -> None:
         """Nothing runs any more that could reply."""

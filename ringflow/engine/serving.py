@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ringflow.engine import checkpoints, messaging, rewinding
+from ringflow.engine import calling, checkpoints, messaging, rewinding
 from ringflow.engine.core import Core
 from ringflow.engine.quiescing import held
 from ringflow.held import HeldRegion, HeldState, Hold
@@ -81,7 +81,7 @@ class HandleService:
     ) -> Reply:
         """Send raw bytes and wait for the reply; see ``KernelHandle.call``."""
         runtime = self._core.runtime(kernel_id)
-        return await messaging.call(
+        return await calling.call(
             self._core, runtime, type_id, payload, data=data, timeout_s=timeout_s
         )
 

@@ -72,7 +72,7 @@ def test_forgotten_outputs_are_made_again_by_the_old_code() -> None:
 def test_a_call_gets_the_first_reply_to_its_message_and_no_emission() -> None:
     """An unsolicited output carries a sequence too, and answers nothing."""
     outputs = Outputs(bound=10)
-    waiter = outputs.calls.setdefault(2, CallWaiter())
+    waiter = outputs.calls.setdefault(2, CallWaiter(0))
     outputs.take([_output(1), _output(2, 0, flags=OutputFlag.EMITTED)])
     assert not waiter.done.is_set()
     outputs.take([_output(2, 1), _output(2, 2)])
@@ -83,7 +83,7 @@ def test_a_call_gets_the_first_reply_to_its_message_and_no_emission() -> None:
 def test_a_call_on_probation_is_answered_by_the_code_that_stays() -> None:
     """A held reply answers nobody until it is released."""
     outputs = Outputs(bound=10)
-    waiter = outputs.calls.setdefault(1, CallWaiter())
+    waiter = outputs.calls.setdefault(1, CallWaiter(0))
     outputs.hold_after((0, INDEX_MAX))
     outputs.take([_output(1)])
     assert not waiter.done.is_set()
@@ -178,7 +178,7 @@ def test_an_outbox_that_was_cut_is_refused() -> None:
 async def test_closing_wakes_readers_and_callers() -> None:
     """Nobody waits for a kernel that is gone."""
     outputs, queue = _with_consumer()
-    waiter = outputs.calls.setdefault(1, CallWaiter())
+    waiter = outputs.calls.setdefault(1, CallWaiter(0))
     changed = queue.changed
     outputs.close()
     with anyio.fail_after(1):
