@@ -34,6 +34,10 @@ extern "C" __global__ void meet(unsigned* arrived) {
         while (*(volatile unsigned*)arrived < gridDim.x) __nanosleep(1000);
     }
 }
+extern "C" __global__ void late(unsigned* volatile* where, unsigned value) {
+    while (!*where) __nanosleep(1000);
+    **where = value;
+}
 extern "C" __global__ void stray() { __trap(); }
 extern "C" __global__ void deep(unsigned* to, unsigned at) {
     volatile unsigned local[1024];
@@ -45,7 +49,7 @@ PRINTING = """
 extern "C" int printf(const char*, ...);
 extern "C" __global__ void tell(unsigned value) { printf("value %u\\n", value); }
 """
-KERNELS = ("scale", "spin", "put", "number", "meet", "stray")
+KERNELS = ("scale", "spin", "put", "number", "meet", "late", "stray")
 Pointer, Float, Word = ctypes.c_void_p, ctypes.c_float, ctypes.c_uint32
 NON_BLOCKING = 1
 READ_WRITE = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE

@@ -109,7 +109,7 @@ def test_events_order_streams_and_null_orders_blocking_ones(gpus: Standin) -> No
         ask("cuMemcpyHtoDAsync", one.memory + 8, one.pinned + 8, 4, waiting)
         ask("cuStreamWaitEvent", blocking, event, 0)
         ask("cuMemcpyHtoDAsync", one.memory + 12, one.pinned + 8, 4, 0)
-        one.write(one.memory + 16, 1)
+        gpus.settle()
         busy = [code_of("cuStreamQuery", each) for each in (waiting, blocking, 0)]
         assert busy == [600] * 3
         assert code_of("cuEventQuery", event) == 600
@@ -127,23 +127,40 @@ def test_a_stream_writes_and_waits_for_words(gpus: Standin) -> None:
     with gpu() as one:
         ask("cuStreamWaitValue32", one.stream, one.pinned + 8, 4, 0)
         ask("cuStreamWriteValue32", one.stream, one.pinned + 12, 9, 0)
-        one.write(one.memory, 1)
+        gpus.settle()
         assert one.words[3] == 0
         one.words[2] = 5
         ask("cuStreamSynchronize", one.stream)
         assert one.words[3] == 9
 
 
+def test_blocking_streams_wait_for_the_legacy_one(gpus: Standin) -> None:
+    """Non-blocking ones don't: the library has no others."""
+    gpus.allow("cuStreamCreate")
+    with gpu() as one:
+        one.spin()
+        event, blocking = ask("cuEventCreate", 0), ask("cuStreamCreate", 0)
+        ask("cuEventRecord", event, one.stream)
+        ask("cuStreamWaitEvent", 0, event, 0)
+        for stream in (blocking, one.copies):
+            ask("cuMemcpyHtoDAsync", one.memory + 64, one.pinned + 64, 4, stream)
+        gpus.settle()
+        assert [code_of("cuStreamQuery", each) for each in (blocking, one.copies)] == [600, 0]
+        one.stop()
+        ask("cuStreamSynchronize", blocking)
+        ask("cuStreamDestroy", blocking)
+        ask("cuEventDestroy", event)
+
+
 @pytest.mark.parametrize(("connections", "code"), [(1, 600), (4, 0)])
 def test_streams_share_hardware_queues(connections: int, code: int) -> None:
     """A copy stands behind a kernel of another stream where there are too few queues."""
-    with plug(1, connections=connections), gpu() as one:
+    with plug(1, connections=connections) as standin, gpu() as one:
         one.spin()
         event = ask("cuEventCreate", 0)
         ask("cuMemcpyHtoDAsync", one.memory + 64, one.pinned + 64, 4, one.copies)
         ask("cuEventRecord", event, one.copies)
-        if code == 0:
-            ask("cuEventSynchronize", event)
+        standin.settle()
         assert code_of("cuEventQuery", event) == code
         one.stop()
         ask("cuStreamSynchronize", one.copies)
@@ -156,10 +173,11 @@ def test_connections_and_loading_come_from_the_environment(
     """As the driver reads them when it starts: with one queue the copy waits."""
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
-    with plug(1), gpu() as one:
+    with plug(1) as standin, gpu() as one:
         assert ask("cuModuleGetLoadingMode") == 2
         one.spin()
         ask("cuMemcpyHtoDAsync", one.memory + 64, one.pinned + 64, 4, one.copies)
+        standin.settle()
         assert code_of("cuStreamQuery", one.copies) == 600
         one.stop()
         ask("cuStreamSynchronize", one.copies)
@@ -181,6 +199,7 @@ def test_work_for_sms_waits_while_a_grid_fills_them(gpus: Standin, what: str) ->
     with gpu() as one:
         one.spin(**FULL)
         beside(one, what)
+        gpus.settle()
         assert code_of("cuStreamQuery", one.copies) == 600
         one.stop()
         ask("cuStreamSynchronize", one.copies)
@@ -201,6 +220,7 @@ def test_a_second_cooperative_grid_waits_and_one_that_can_never_fit_is_refused(
         one.spin(blocks=2, threads=1024)
         shape = {"blocks": 7, "threads": 1024, "stream": one.copies, "cooperative": True}
         assert not one.launch("meet", *arguments, **shape)
+        gpus.settle()
         assert gpus.live(0) == 1
         one.stop()
         ask("cuStreamSynchronize", one.copies)
@@ -244,14 +264,33 @@ def test_lazy_loading_loads_a_function_when_it_is_first_needed() -> None:
         assert int(ask("cuFuncIsLoaded", one.function("put"))) == 1
 
 
-def test_children_have_devices_of_the_same_kind() -> None:
-    """A child process loads the stand-in by itself."""
-    text = "from cuda.bindings import driver as d; print(d.cuInit(0)[0], d.cuDeviceGetCount()[1])"
+CORE = """
+import numpy as np
+from cuda.core import Device, LaunchConfig, LegacyPinnedMemoryResource, ObjectCode, launch
+from tests.cuda.raw import cubin
+
+first, second = Device(0), Device(1)
+first.set_current()
+stream = first.create_stream()
+memory = first.memory_resource.allocate(4096, stream=stream)
+pinned = LegacyPinnedMemoryResource().allocate(4096)
+values = np.from_dlpack(pinned).view(np.float32)
+values[:] = np.arange(1024)
+memory.copy_from(pinned, stream=stream)
+scale = ObjectCode.from_cubin(cubin()).get_kernel("scale")
+launch(stream, LaunchConfig(grid=4, block=256), scale, memory, np.float32(3), np.uint32(1024))
+memory.copy_to(pinned, stream=stream)
+stream.record().sync()
+print(len(Device.get_all_devices()), first.can_access_peer(second), values[:3].tolist())
+"""
+
+
+def test_the_real_cuda_core_works_in_a_child_which_has_devices_of_the_same_kind() -> None:
+    """It keeps contexts as long as its process, so it has one of its own here."""
     with plug(3):
-        done = subprocess.run(
-            [sys.executable, "-c", text], capture_output=True, text=True, check=False, cwd="/"
-        )
-    assert (done.stdout.split()[-1], done.stderr) == ("3", "")
+        child = [sys.executable, "-c", CORE]
+        done = subprocess.run(child, capture_output=True, text=True, check=False)
+    assert done.stdout == "3 True [0.0, 3.0, 6.0]\n", done.stderr
 
 
 def test_a_launch_with_bad_arguments_is_refused(gpus: Standin) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cuda.bindings import driver
 
 from tests.cuda.raw import READ_WRITE, Gpu, Pointer, Word, ask, code_of, gpu
-from tests.cuda.standin import Standin, plug
+from tests.cuda.standin import Hazard, Standin, plug
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -183,13 +183,25 @@ def test_pool_memory_goes_by_its_pools_access(gpus: Standin, on_pool: bool, code
         ask("cuMemPoolDestroy", pool)
 
 
-def test_memory_that_comes_while_a_kernel_runs_is_its_too(gpus: Standin) -> None:
-    """What may be touched is looked up anew; here the calls are let through for once."""
-    gpus.allow("cuMemAlloc")
-    with gpu() as one:
-        one.spin(stream=one.copies)
-        late = int(ask("cuMemAlloc", 64))
-        assert put(one, late) == 0
-        one.words[0] = 1
-        ask("cuStreamSynchronize", one.copies)
+@pytest.mark.parametrize("freed", [False, True])
+def test_what_a_running_kernel_may_touch_follows_the_calls(gpus: Standin, freed: bool) -> None:
+    """Memory that came after its launch is its too, freed memory no longer; the calls are let
+    through for once, with their hazard out."""
+    gpus.allow("cuMemAlloc", "cuMemFree")
+    gpus.set_hazards(Hazard(0))
+    one = Gpu(0)
+    assert not one.launch("late", (one.pinned + 8, Pointer), (6, Word), threads=1)
+    while not gpus.live(0):
+        pass
+    late = int(ask("cuMemAlloc", 64))
+    if freed:
         ask("cuMemFree", late)
+    words = np.ctypeslib.as_array(one.words).view(np.uint64)
+    words[1] = late
+    assert code_of("cuStreamSynchronize", one.stream) == (700 if freed else 0)
+    if freed:
+        one.release()
+    else:
+        assert one.read(late) == [6]
+        ask("cuMemFree", late)
+        one.close()

@@ -155,6 +155,10 @@ class Standin:
         count: int = self._library.standin_live(ordinal)
         return count
 
+    def settle(self, ordinal: int = 0) -> None:
+        """Return when all work of a device that could go on by now has."""
+        self._library.standin_settle(ordinal)
+
     def allow(self, *names: str) -> None:
         """Let calls be made while a kernel lives that are not on the list for it."""
         for name in names:

@@ -195,8 +195,11 @@ static void *work(void *given) {
                 finish(at, at->heads[queue]);
                 moved = 1;
             }
-        if (moved) {
+        ++at->passes;
+        if (at->settlers) changed_all();
+        if (moved || at->settlers) {
             pause_ns = SHORTEST_NS;
+            wait_change(0);
             continue;
         }
         if (stopping && !at->primary.pending) break;
@@ -206,6 +209,20 @@ static void *work(void *given) {
     }
     unlock_all();
     return 0;
+}
+
+/* Return when all that could go on by now has. */
+EXPORT void standin_settle(int ordinal) {
+    lock_all();
+    device *of = device_of(ordinal);
+    if (of) {
+        uint64_t enough = of->passes + 3;
+        ++of->settlers;
+        changed_all();
+        while (of->passes < enough && !stopping) wait_change(now_ns() + SECOND_NS);
+        --of->settlers;
+    }
+    unlock_all();
 }
 
 void queues_start(int ordinal) {

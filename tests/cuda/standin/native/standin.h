@@ -209,7 +209,8 @@ typedef struct {
     context primary;
     op *heads[QUEUES_MAX];
     op *tails[QUEUES_MAX];
-    unsigned stream_count;
+    uint64_t passes;                /* looks at all queues */
+    unsigned settlers;              /* who waits for more of them */
     double busy_sms;
     uint64_t used_bytes;
     uint64_t arena;                 /* addresses of its memory */
