@@ -17,7 +17,12 @@ from ringflow.device.compiler.headers import shipped_headers
 from ringflow.errors import CompileError, DeviceError
 
 DEADLINE_S: Final = 30.0
-FLAGS: Final = ("-std=c++17", "--no-source-include")
+_OFFSETOF: Final = "((unsigned long long)__INTADDR__(&((type*)0)->member))"
+FLAGS: Final = (
+    "-std=c++17",
+    "--no-source-include",
+    f"--define-macro=__builtin_offsetof(type,member)={_OFFSETOF}",  # NVRTC 13.0 has none
+)
 CONTRACTION: Final[Mapping[str, str]] = {"reproducible": "-fmad=false", "fast": "-fmad=true"}
 
 _ARCHITECTURE: Final = re.compile(r"sm_\d+[af]?\Z")

@@ -221,7 +221,7 @@ def _names_in(path: Path) -> set[str]:
 def test_nvrtc_gives_cubins_only() -> None:
     """The licence rule: no call of the module can bring out PTX or another portable form."""
     used = {name for name in _names_in(Path(nvrtc.__file__)) if name.startswith("nvrtcGet")}
-    assert used == {"nvrtcGetProgramLog", "nvrtcGetCUBIN"}
+    assert used == {"nvrtcGetProgramLog", "nvrtcGetCUBIN", "nvrtcGetSupportedArchs"}
 
 
 def test_no_other_file_reaches_nvrtc() -> None:
@@ -235,7 +235,8 @@ def test_no_other_file_reaches_nvrtc() -> None:
         if any("nvrtc" in name.lower().split(" ")[0] for name in _names_in(path))
         and not path.is_relative_to(cuda)
     }
-    doctor = package / "cli" / "checks.py"  # asks whether it is there, compiles nothing
-    assert importers == {doctor, *(compiler / f"{name}.py" for name in ("api", "check", "nvrtc"))}
+    # These two ask whether it is there, and compile nothing.
+    asking = (package / "cli" / f"{name}.py" for name in ("checks", "devices"))
+    assert importers == {*asking, *(compiler / f"{name}.py" for name in ("api", "check", "nvrtc"))}
     said = {name for name in _names_in(compiler / "check.py") if "nvrtc" in name.lower()}
     assert {name for name in said if " " not in name} == {"nvrtc"}, "a word in its reports"

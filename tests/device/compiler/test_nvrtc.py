@@ -29,6 +29,21 @@ def test_a_kernel_becomes_a_cubin_without_a_driver(architecture: str) -> None:
     assert log == ""
 
 
+def test_offsets_need_no_builtin_of_newer_compilers() -> None:
+    """NVRTC 13.0, which PyTorch installs, has none; the shipped headers are full of them."""
+    source = """
+    #include <cstddef>
+    #ifndef __builtin_offsetof
+    #error it is the compiler's own
+    #endif
+    struct Inner { char a; short b[3]; };
+    struct Outer { char a; Inner inner; double d; };
+    static_assert(__builtin_offsetof(Outer, d) == 16, "d");
+    static_assert(offsetof(Outer, inner.b[2]) == 8, "b");
+    """
+    compile_to_cubin(source + _kernel("1"), architecture="sm_90")
+
+
 def test_only_fast_mode_fuses() -> None:
     """Reproducible code is that of a multiplication and an addition that may not be fused."""
     apart = _cubin("__fadd_rn(__fmul_rn(p[1], p[2]), p[3])")
