@@ -216,6 +216,17 @@ def doorbell(posted: int, generation: int, command: int) -> int:
     return (posted & 0xFFFFFFFF) | (generation & GENERATION_MASK) << 32 | command << 56
 
 
+def next_generation(doorbell: int) -> int:
+    """Return the generation of the command after a doorbell's; 0 is none."""
+    return ((doorbell >> 32 & GENERATION_MASK) + 1) & GENERATION_MASK or 1
+
+
+def is_reached(generation: int, wanted: int) -> bool:
+    """Whether a generation is the wanted one or a later one: a parking gives commands anew."""
+    behind = (wanted - generation) & GENERATION_MASK
+    return behind == 0 or behind > GENERATION_MASK // 2
+
+
 def state_word(generation: int, state: int) -> int:
     return generation << 8 | state
 

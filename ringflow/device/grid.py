@@ -55,8 +55,8 @@ class KernelGrid(KernelMemory):
         self._output_index = 0
         self._commands = threading.Lock()  # never held while something is waited for
         self._command = Command.RUN
-        self._parked = False
-        self._sent_away = 0
+        self._parked = False  # the pump leaves it alone
+        self._leaving = False  # commands wait until it goes on
         self._lot = lot_of(device)
         if self._lot is not None:
             self._lot.enter(self)
@@ -145,10 +145,10 @@ class KernelGrid(KernelMemory):
             if self._launch is None or self.status is not LaunchStatus.RUNNING:
                 return False
             if self._command not in _RETURNS:
-                self._parked = True
+                self._parked = self._leaving = True
                 if self._pump is not None:
                     self._pump.suspend(self)
-                self._sent_away = self._native.command(self._entry_address, Command.RETURN)
+                self._native.command(self._entry_address, Command.RETURN)
         return True
 
     def await_gone(self, timeout_s: float) -> bool:
@@ -187,17 +187,15 @@ class KernelGrid(KernelMemory):
 
     def _unpark(self) -> None:
         with self._commands:
-            self._parked = False
+            self._parked = self._leaving = False
             if self._pump is not None:
                 self._pump.resume(self)
 
     def _command_again(self) -> int:
-        """Give the command again that the parking has covered, unless there is a newer one."""
+        """Give the command that the parking has covered, or that was given meanwhile."""
         with self._commands:
-            generation = self._load("doorbell") >> 32 & abi.GENERATION_MASK
-            if generation == self._sent_away:
-                generation = self._native.command(self._entry_address, self._command)
-            return generation
+            self._leaving = False
+            return self._native.command(self._entry_address, self._command)
 
     # Commands
 
@@ -205,6 +203,8 @@ class KernelGrid(KernelMemory):
         """Give a command; return the generation under which the kernel will report."""
         with self._commands:
             self._command = command
+            if self._leaving:  # it must return first: the command is given when it goes on
+                return abi.next_generation(self._load("doorbell"))
             generation = self._native.command(self._entry_address, command)
         self._rouse()
         return generation

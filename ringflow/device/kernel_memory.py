@@ -157,8 +157,7 @@ class KernelMemory:
         if dirty is not None and self._prepared:
             dirty.note_swapped(self._load_u32("dirty_swapped"))
         self._prepared = True
-        generation = (self._load("doorbell") >> 32 & abi.GENERATION_MASK) + 1
-        generation = generation & abi.GENERATION_MASK or 1
+        generation = abi.next_generation(self._load("doorbell"))
         ctypes.memset(self._control_host, 0, abi.CONTROL_BYTES)
         values = {
             "doorbell": abi.doorbell(0, generation, command),

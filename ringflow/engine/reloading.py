@@ -240,6 +240,8 @@ class ReloadPerformer:
         if runtime.trapped and not self._swapped:
             return await restore(core, runtime, self._old.device)
         if not await self._old_is_untouched():
+            runtime.pause()  # the pump may not have told yet that the device is lost
+            runtime.detach()
             await core.in_thread(self._old.discard)
             return await replay(core, runtime, self._old.device, applied_sequence=self._applied)
         if self._swapped:

@@ -18,7 +18,7 @@ import anyio
 import attrs
 
 from ringflow.clock import Clock, within
-from ringflow.device.abi import Command, KernelState
+from ringflow.device.abi import Command, KernelState, is_reached
 from ringflow.device.api import LaunchStatus
 from ringflow.device.posting import Posting
 from ringflow.device.pump import Pump, PumpReport
@@ -239,7 +239,7 @@ class KernelRuntime:
 
         def obeyed() -> bool:
             self.raise_if_dead()
-            return (self.generation, self.state) == (generation, state)
+            return self.state is state and is_reached(self.generation, generation)
 
         if not await within(self.clock, timeout_s, lambda: self.changed.until(obeyed)):
             if command is not Command.RUN:
@@ -270,8 +270,8 @@ class KernelRuntime:
         generation = self.instance.resident.command(Command.RUN)
 
         def answered() -> bool:
-            running = (self.generation, self.state) == (generation, KernelState.RUNNING)
-            return self._completed() or running
+            running = self.state is KernelState.RUNNING
+            return self._completed() or (running and is_reached(self.generation, generation))
 
         if not await within(self.clock, timeout_s, lambda: self.changed.until(answered)):
             raise self._stalled(Command.RUN, timeout_s)

@@ -62,6 +62,25 @@ async def test_a_driver_that_loads_beside_kernels_parks_none(
     assert await events_of(engine, "device.kernels_parked.v1") == []
 
 
+async def test_who_holds_a_kernel_does_not_notice(engine: ringflow.Engine, gpus: Standin) -> None:
+    """A hold that began before, and one that is asked for meanwhile, are kept and got."""
+    kernel = await engine.launch(adder(), device="cuda:0")
+    beside = await engine.launch(adder("beside"), device="cuda:0")
+    await send_all(kernel, range(5))
+    with anyio.fail_after(20):  # a hold that no kernel answers takes longer
+        async with kernel.held() as state:
+            before = state["state"].numpy().tobytes()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(engine.reload, "beside", code("adder_double"))
+                for _ in range(10):
+                    async with beside.held():
+                        pass
+                tasks.cancel_scope.cancel()
+            await engine.launch(adder("late"), device="cuda:0")
+            assert state["state"].numpy().tobytes() == before
+    assert (await state_of(kernel))[:3] == expected_state(list(range(5)))
+
+
 async def test_a_kernel_that_does_not_return_keeps_others_from_loading(
     engine: ringflow.Engine, gpus: Standin
 ) -> None:

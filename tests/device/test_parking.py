@@ -158,6 +158,34 @@ def test_a_command_that_waits_for_its_answer_gets_it(device: ParkingDevice, lot:
     counter.kernel.close()
 
 
+def test_a_command_does_not_call_a_grid_back_that_is_to_return(
+    device: ParkingDevice, lot: Lot
+) -> None:
+    """Given while the grid is still at work, it is obeyed once the grid goes on."""
+    trouble = Watched(device, "trouble")
+    trouble.kernel.post([Posting(1, LATCH)])
+    trouble.until_taken(1)
+    inside = threading.Event()
+
+    def load() -> None:
+        with lot.quiet(device.name, "load"):
+            inside.set()
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    end_s = time.monotonic() + DEADLINE_S
+    while not trouble.kernel._parked:
+        assert time.monotonic() < end_s
+    generation = trouble.kernel.command(Command.HOLD)
+    stop = bytearray(64)
+    stop[8:12] = u32(1)
+    device.copy_in(trouble.kernel.regions["stop"], stop)
+    thread.join(DEADLINE_S)
+    assert inside.is_set(), "the grid never returned"
+    assert trouble.kernel.await_generation(generation, DEADLINE_S) is KernelState.HELD
+    trouble.kernel.close()
+
+
 def test_a_return_given_meanwhile_is_obeyed(device: ParkingDevice, lot: Lot) -> None:
     """The pump tells of the end that was asked for, and of no other."""
     counter = Watched(device, "counter")
