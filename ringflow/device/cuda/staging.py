@@ -85,11 +85,17 @@ class Staging:
             lane.wait(0, "cuMemcpyHtoDAsync")
             lane.wait(1, "cuMemcpyHtoDAsync")
 
-    def copy_out(self, address: int, size_bytes: int) -> memoryview:
-        """Return a copy of device memory: uint8[size_bytes]; raises ``DeviceError``."""
+    def copy_out(
+        self, address: int, size_bytes: int, *, into: memoryview | None = None
+    ) -> memoryview:
+        """Return a copy of device memory: uint8[size_bytes]; raises ``DeviceError``.
+
+        Args:
+            into: where the copy goes; new memory by default.
+        """
         import numpy as np
 
-        target = np.empty(size_bytes, np.uint8)
+        target = np.empty(size_bytes, np.uint8) if into is None else np.frombuffer(into, np.uint8)
         lane = self._out
         starts = range(0, size_bytes, PIECE_BYTES)
 
