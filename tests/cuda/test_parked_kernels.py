@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import anyio
 import anyio.lowlevel
 import pytest
 
 import ringflow
+from ringflow.device.abi import Command
 from ringflow.device.parking import lot_of
 from ringflow.engine.replay import replay_records
 from tests.cuda.standin import Standin
@@ -62,23 +66,44 @@ async def test_a_driver_that_loads_beside_kernels_parks_none(
     assert await events_of(engine, "device.kernels_parked.v1") == []
 
 
-async def test_who_holds_a_kernel_does_not_notice(engine: ringflow.Engine, gpus: Standin) -> None:
-    """A hold that began before, and one that is asked for meanwhile, are kept and got."""
+async def test_a_hold_that_began_before_is_kept(engine: ringflow.Engine, gpus: Standin) -> None:
+    """The state that its user looks at is the same afterwards."""
     kernel = await engine.launch(adder(), device="cuda:0")
-    beside = await engine.launch(adder("beside"), device="cuda:0")
     await send_all(kernel, range(5))
     with anyio.fail_after(20):  # a hold that no kernel answers takes longer
         async with kernel.held() as state:
             before = state["state"].numpy().tobytes()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(engine.reload, "beside", code("adder_double"))
-                for _ in range(10):
-                    async with beside.held():
-                        pass
-                tasks.cancel_scope.cancel()
             await engine.launch(adder("late"), device="cuda:0")
             assert state["state"].numpy().tobytes() == before
     assert (await state_of(kernel))[:3] == expected_state(list(range(5)))
+
+
+async def test_a_hold_that_was_asked_for_before_is_got_after(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """The kernel comes to a boundary, returns for the load, and is held when it goes on."""
+    kernel = await engine.launch(adder(), device="cuda:0")
+    await kernel.send(Wait())
+    resident = engine._core.runtimes["adder"].instance.resident
+    got = anyio.Event()
+
+    async def hold() -> None:
+        async with kernel.held():
+            got.set()
+
+    async def until(reached: Callable[[], bool]) -> None:
+        while not reached():
+            await anyio.lowlevel.checkpoint()
+
+    with anyio.fail_after(20):  # a hold that no kernel answers takes longer
+        async with anyio.create_task_group() as tasks:
+            await until(lambda: resident.taken_sequence == 1)
+            tasks.start_soon(hold)
+            await until(lambda: resident._command is Command.HOLD)
+            tasks.start_soon(partial(engine.launch, adder("late"), device="cuda:0"))
+            await until(lambda: resident._parked)
+            open_gate(engine)
+            await got.wait()
 
 
 async def test_a_kernel_that_does_not_return_keeps_others_from_loading(
