@@ -29,6 +29,7 @@ from ringflow.journal.record import Header, RawRecord, header_line, parse_line
 from ringflow.journal.segments import Chain, Segment, SegmentName
 from ringflow.journal.store import SegmentStore
 
+_ENDS_OTHERWISE: Final = "the segment ends otherwise than it was written"
 _RESERVE_BYTES: Final = 2**20
 _STALLED_NS: Final = 10_000_000
 _UNSEALED_MAX: Final = 4  # so many wait for a quiet moment
@@ -203,9 +204,14 @@ class SegmentLog:
             if segment.name.first_sequence < first:
                 raise ArchivedError(max(start, segment.name.first_sequence), first) from None
             raise
-        expected, head = segment.name.first_sequence, ""
         lines = data.split(b"\n")[:-1]
-        for number, line in enumerate(lines, 1):
+        # The header is followed by a line a record: what lies before the wanted ones is passed
+        # over, but for the line that the first of them is linked to.
+        passed = max(0, min(start - segment.name.first_sequence, len(lines) - 1))
+        expected, head = segment.name.first_sequence + max(0, passed - 1), ""
+        if not lines:
+            raise CorruptJournalError(str(segment.name), 1, expected, _ENDS_OTHERWISE)
+        for number, line in enumerate(lines[passed:], passed + 1):
             try:
                 record = parse_line(line)
             except CorruptError as error:
@@ -217,8 +223,7 @@ class SegmentLog:
                 raise CorruptJournalError(str(segment.name), number, expected, reason)
             head = record.hash
             if number == len(lines) and head != segment.hash:  # all links lead here
-                reason = "the segment ends otherwise than it was written"
-                raise CorruptJournalError(str(segment.name), number, expected, reason)
+                raise CorruptJournalError(str(segment.name), number, expected, _ENDS_OTHERWISE)
             if not isinstance(record, RawRecord):
                 continue
             if record.sequence != expected:
