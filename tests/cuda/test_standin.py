@@ -286,11 +286,29 @@ print(len(Device.get_all_devices()), first.can_access_peer(second), values[:3].t
 
 
 def test_the_real_cuda_core_works_in_a_child_which_has_devices_of_the_same_kind() -> None:
-    """It keeps contexts as long as its process, so it has one of its own here."""
-    with plug(3):
+    """It keeps contexts as long as its process, so it has one of its own here, and leaks them."""
+    with plug(3, check=False):
         child = [sys.executable, "-c", CORE]
         done = subprocess.run(child, capture_output=True, text=True, check=False)
     assert done.stdout == "3 True [0.0, 3.0, 6.0]\n", done.stderr
+
+
+BREAKS_A_RULE = """
+from tests.cuda.raw import Gpu, ask
+one = Gpu(0)
+one.spin()
+ask("cuMemAlloc", 64)
+one.stop()
+"""
+
+
+def test_what_a_child_process_does_wrong_fails_its_parents_test() -> None:
+    """As its own problems do: calls beside a kernel, and leaks."""
+    with plug(1, check=False) as standin:
+        subprocess.run([sys.executable, "-c", BREAKS_A_RULE], check=True)
+    assert "cuMemAlloc was called while a kernel lives on cuda:0" in standin.problems[0]
+    assert any("leak on cuda:0: 64 bytes" in text for text in standin.problems)
+    assert all(text.startswith("in child ") for text in standin.problems)
 
 
 def test_a_launch_with_bad_arguments_is_refused(gpus: Standin) -> None:

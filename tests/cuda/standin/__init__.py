@@ -182,7 +182,8 @@ class Standin:
     def problems(self) -> list[str]:
         """What the library must not do, and leaks once the devices are unplugged."""
         found = _texts(self._library.standin_problem)
-        return [*found, *self._launcher.refused, *self._launcher.errors]
+        launcher = self._launcher
+        return [*found, *launcher.refused, *launcher.errors, *launcher.children]
 
     def forget_problems(self) -> list[str]:
         """Return the problems so far, which then fail nothing; for tests of the stand-in."""
@@ -295,6 +296,7 @@ def plug(
             library.standin_unplug()
     finally:
         _plugging.release()
+        launcher.children += child.take_report(environment[child.REPORT])
     if check and standin.problems:
         raise AssertionError("the stand-in driver found:\n- " + "\n- ".join(standin.problems))
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from ringflow.device.compiler.cache import cache_folder
 SOURCES = Path(__file__).parent / "native"
 SONAME = "libcuda.so.1"
 FLAGS = ("-shared", "-fPIC", "-std=gnu11", "-O1", "-g", "-fvisibility=hidden", "-pthread")
+KEPT_S = 14 * 86400.0
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
@@ -43,7 +45,15 @@ def library_path() -> Path:
         with _locked(folder / "lock"):
             if not library.exists():
                 _build(library)
+                _remove_old(folder.parent)
     return library
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove what was built long ago; a library in use lives on without its name."""
+    for old in folder.glob(f"*/{SONAME}"):
+        if time.time() - old.stat().st_mtime > KEPT_S:
+            shutil.rmtree(old.parent, ignore_errors=True)
 
 
 @contextmanager

@@ -97,6 +97,7 @@ class Launcher:
     Attributes:
         errors: tracebacks of callbacks that failed: defects of the stand-in.
         refused: why code could not be loaded.
+        children: what child processes have found.
         printed: what kernels have printed, in the order in which they ended.
     """
 
@@ -111,6 +112,7 @@ class Launcher:
         self._open: weakref.WeakKeyDictionary[Bounds, tuple[int, int]] = weakref.WeakKeyDictionary()
         self.errors: list[str] = []
         self.refused: list[str] = []
+        self.children: list[str] = []
         self.printed: list[str] = []
         self.table = Callbacks()
         for name, kind in Callbacks._fields_[:-2]:
