@@ -43,9 +43,11 @@ def no_device_outlives_its_test() -> Iterator[None]:
     """What a failed test has left open is forgotten, so that it fails no other one."""
     yield
     from ringflow.device import parking
-    from ringflow.device.cuda import device
+    from ringflow.device.cuda import device, peers
 
     parking._lots.clear()
+    for member in tuple(peers.shared_peers()._members):
+        peers.shared_peers().leave(member)
     for left in tuple(device._open):
         device._open.discard(left)
         left.launches.close()

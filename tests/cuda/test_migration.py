@@ -56,10 +56,11 @@ async def test_a_failed_peer_copy_leaves_the_kernel_at_work_on_its_source(
     engine: ringflow.Engine, gpus: Standin, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     """One bit that changed on the way, a copy that never ends, one that the driver refuses."""
-    monkeypatch.setattr(peers, "PIECE_TIMEOUT_S", 0.2)
     gpus.arm(fault)
-    with pytest.raises(ringflow.OperationFailedError) as raised:
-        await engine.migrate("adder", to="cuda:1")
+    with monkeypatch.context() as soon:
+        soon.setattr(peers, "PIECE_TIMEOUT_S", 0.2)
+        with pytest.raises(ringflow.OperationFailedError) as raised:
+            await engine.migrate("adder", to="cuda:1")
     gpus.release()
     assert raised.value.state == "rolled_back"
     kernel = engine.kernel("adder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -241,12 +242,13 @@ def test_copy_that_stops_is_an_error_by_its_deadline(
 ) -> None:
     """Nobody waits for ever for a piece; the devices work on once it has ended."""
     monkeypatch.setattr(peers, "PIECE_BYTES", PIECE_BYTES)
-    monkeypatch.setattr(peers, "PIECE_TIMEOUT_S", 0.2)
     first, second = opened("cuda:0"), opened("cuda:1")
     source, target = filled(first), second.allocate(len(DATA), label="target")
     gpus.arm(Fault("cuMemcpyPeerAsync", 3, kind=FaultKind.STALL_WORK))
-    with pytest.raises(DeviceError, match="copy to a peer") as raised:
-        first.copy_to_peer(source, second, target)
+    with monkeypatch.context() as soon:
+        soon.setattr(peers, "PIECE_TIMEOUT_S", 0.2)
+        with pytest.raises(DeviceError, match="to a peer") as raised:
+            first.copy_to_peer(source, second, target)
     assert raised.value.code == "timeout"
     gpus.release()
     assert first.copy_to_peer(source, second, target) == "nvlink"
@@ -257,13 +259,14 @@ def test_memory_of_a_copy_that_may_still_come_is_nobody_elses(
     gpus: Standin, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Freed after its deadline, it is handed out again only when the late bytes have arrived."""
-    monkeypatch.setattr(peers, "PIECE_TIMEOUT_S", 0.1)
     first, second = opened("cuda:0"), opened("cuda:1")
     source, target = filled(first), second.allocate(len(DATA), label="target")
     free_bytes = [device.free_bytes for device in (first, second)]
     gpus.arm(Fault("cuMemcpyPeerAsync", kind=FaultKind.STALL_WORK))
-    with pytest.raises(DeviceError, match="copy to a peer"):
-        first.copy_to_peer(source, second, target)
+    with monkeypatch.context() as soon:
+        soon.setattr(peers, "PIECE_TIMEOUT_S", 0.2)
+        with pytest.raises(DeviceError, match="copy to a peer"):
+            first.copy_to_peer(source, second, target)
     first.free(source)
     second.free(target)
     assert [device.free_bytes for device in (first, second)] == free_bytes
@@ -278,13 +281,14 @@ def test_memory_of_a_late_copy_in_is_kept_too(
     gpus: Standin, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies through pinned buffers are no other."""
-    monkeypatch.setattr(staging, "COPY_DEADLINE_S", 0.1)
     device = opened("cuda:0")
     free_bytes = device.free_bytes
     target = device.allocate(len(DATA), label="target")
     gpus.arm(Fault("cuMemcpyHtoDAsync", kind=FaultKind.STALL_WORK))
-    with pytest.raises(DeviceError, match="cuMemcpyHtoDAsync"):
-        device.copy_in(target, DATA)
+    with monkeypatch.context() as soon:
+        soon.setattr(staging, "COPY_DEADLINE_S", 0.2)
+        with pytest.raises(DeviceError, match="cuMemcpyHtoDAsync"):
+            device.copy_in(target, DATA)
     device.free(target)
     assert device.free_bytes < free_bytes
     gpus.release()
@@ -312,3 +316,35 @@ def test_lost_gpu_is_named(gpus: Standin, opened: Open, lost: int) -> None:
     other = devices[1 - lost]
     assert other.lost == ""
     assert other.digest_blocks(filled(other)) == block_digests(DATA)
+
+
+@pytest.mark.parametrize("gpus", [ONE_SM], indirect=True)
+def test_launch_waits_for_digests_that_fill_the_gpu(gpus: Standin, opened: Open) -> None:
+    """They are over in a moment: a launch then would be refused for nothing."""
+    device = opened("cuda:0")
+    source, kernel = filled(device), resident(device, "echo")
+    digests: list[bytes] = []
+    refused: list[DeviceError] = []
+
+    def digest() -> None:
+        digests.append(device.digest_blocks(source))
+
+    def launch() -> None:
+        try:
+            kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+        except DeviceError as error:
+            refused.append(error)
+
+    gpus.arm(Fault("cuLaunchCooperativeKernel", kind=FaultKind.STALL_WORK))
+    threads = [threading.Thread(target=work) for work in (digest, launch)]
+    threads[0].start()
+    wait_until(lambda: device.launches.room(1) == 0)
+    threads[1].start()
+    threads[1].join(0.1)  # long enough to be refused, where it is
+    gpus.release()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    assert digests == [block_digests(DATA)]
+    assert not refused
+    kernel.close()
