@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
 import attrs
@@ -110,9 +110,14 @@ class CudaCode:
         return found
 
 
-def load_module(context: CudaContext, code: CompiledCode) -> CudaCode:
+def load_module(
+    context: CudaContext, code: CompiledCode, *, unload: Callable[[Any], None] | None = None
+) -> CudaCode:
     """Load a cubin and all of its kernels; ``current`` is needed.
 
+    Args:
+        unload: what gives a module up that was half loaded, where kernels may run; by default it
+            is unloaded at once.
     Raises:
         DeviceError: the driver refuses the code; nothing stays loaded.
     """
@@ -122,8 +127,11 @@ def load_module(context: CudaContext, code: CompiledCode) -> CudaCode:
         kernels = {name: _loaded_kernel(context, module, name) for name in cubin_kernels(cubin)}
         variables = tuple(_variable(context, module, one) for one in state.variables)
     except BaseException:
-        with contextlib.suppress(DeviceError):
-            context.call("cuModuleUnload", module)
+        if unload is not None:
+            unload(module)
+        else:
+            with contextlib.suppress(DeviceError):
+                context.call("cuModuleUnload", module)
         raise
     return CudaCode(module, kernels, variables, state.unlisted)
 

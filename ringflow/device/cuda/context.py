@@ -198,7 +198,8 @@ class CudaContext:
         try:
             yield
         finally:
-            driver.call("cuCtxPopCurrent")
+            with contextlib.suppress(DeviceError):  # what was done in the block is done
+                driver.call("cuCtxPopCurrent")
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call the driver, as ``driver.call``; most calls need ``current`` around them.

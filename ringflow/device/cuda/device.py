@@ -181,6 +181,7 @@ class CudaDevice:
     @property
     def mapped_free_bytes(self) -> int:
         """What is left of the memory that is shared with the host."""
+        self.launches.collect_words()
         return self.memory.mapped.free_bytes
 
     @property
@@ -314,21 +315,23 @@ class CudaDevice:
 
     def _load(self, code: CompiledCode) -> CudaCode:
         with self.context.current():
-            return load_module(self.context, code)
+            return load_module(self.context, code, unload=self._unload_when_idle)
+
+    def _unload_when_idle(self, module: Any) -> None:
+        def unload() -> None:
+            with contextlib.suppress(DeviceError), self.context.current():
+                _quietly("cuModuleUnload", module)
+
+        self.launches.when_idle(unload)
 
     def unload(self, code: LoadedCode) -> None:
         """Give code up; the driver gives it back when no kernel runs, since it waits for all."""
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         if code in self._codes:
-            self.launches.when_idle(lambda: self._unload(code))
-
-    def _unload(self, code: CudaCode) -> None:
-        if code in self._codes:
             self._codes.remove(code)
             for variable in code.globals:
                 self.memory.remove_variable(variable)
-            with contextlib.suppress(DeviceError), self.context.current():
-                _quietly("cuModuleUnload", code.module)
+            self._unload_when_idle(code.module)
 
     def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
         """Return how many blocks are resident at once beside what runs now, at least 1."""

@@ -221,8 +221,7 @@ class Launches:
         occupancy = kernel.occupancy(self._context, threads, shared_bytes)
         with self._lock:
             self._reap()
-            while self._forgotten:
-                self._mapped.free(self._forgotten.popleft())
+            self.collect_words()
             self._check_local_memory(kernel)
             place = self.ledger.take(kernel.name, blocks, occupancy)
             word: CudaAllocation | None = None
@@ -301,6 +300,11 @@ class Launches:
             return 0
         magic = ctypes.string_at(found.host_address + CONTROL["magic"], 4)
         return found.host_address if struct.unpack("<I", magic)[0] == ABI_MAGIC else 0
+
+    def collect_words(self) -> None:
+        """Take back the status words of launches that nobody has any more."""
+        while self._forgotten:
+            self._mapped.free(self._forgotten.popleft())
 
     @property
     def still(self) -> AbstractContextManager[object]:
