@@ -210,6 +210,24 @@ async def test_a_gpus_region_is_given_where_it_lies(gpus: Standin, folder: Path)
             _ = region.__cuda_array_interface__
 
 
+async def test_a_held_region_stays_while_code_is_loaded_beside_it(
+    gpus: Standin, folder: Path
+) -> None:
+    """The grid is parked for that: its memory stays where it is, and no message is applied."""
+    async with engine_on(folder, "cuda:0") as engine:
+        kernel = await engine.launch(adder("held"), device="cuda:0")
+        await (await kernel.send(Add(3))).done()
+        async with kernel.held() as state:
+            waiting = await kernel.send(Add(4))
+            found = take(state["state"].__dlpack__(max_version=(1, 0)))
+            beside = await engine.launch(adder("beside"), device="cuda:0")
+            await (await beside.send(Add(5))).done()
+            seen = taken(CudaArray(found.tensor.address, (4,), "<u8"))
+            assert np.frombuffer(read(seen), np.uint64)[1] == 3
+            found.release()
+        await waiting.done()
+
+
 async def test_one_gpus_region_is_another_kernels_message(gpus: Standin, folder: Path) -> None:
     async with engine_on(folder, "cuda:0", "cuda:1") as engine:
         source = await engine.launch(adder(), device="cuda:0")
