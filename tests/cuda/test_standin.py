@@ -68,6 +68,16 @@ def test_a_persistent_kernel_polls_mapped_memory_while_copies_go_on(gpus: Standi
         assert (size, one.read(int(address))) == (4, [3])
 
 
+def test_work_is_done_later_than_it_is_asked_for() -> None:
+    """A buffer that is used again before its copy was made spoils the copy, as on a GPU."""
+    with plug(1, delay_s=0.02), gpu() as one:
+        one.words[8] = 1
+        ask("cuMemcpyHtoDAsync", one.memory, one.pinned + 32, 4, one.stream)
+        one.words[8] = 2
+        ask("cuStreamSynchronize", one.stream)
+        assert one.read(one.memory) == [2]
+
+
 def test_code_for_another_architecture_or_of_unknown_origin_is_refused() -> None:
     """209 for the one; the other is a defect of the test, and says so."""
     with plug(1, architecture=(8, 0)) as standin:

@@ -229,6 +229,7 @@ def plug(
     memcheck: bool = True,
     deadline_s: float = 10.0,
     wait_deadline_s: float = 60.0,
+    delay_s: float = 100e-6,
     check: bool = True,
 ) -> Iterator[Standin]:
     """Plug devices in for the block; at its end they go, and what is left of them is a failure.
@@ -250,6 +251,8 @@ def plug(
         memcheck: every access of the kernels is checked against what their device may touch.
         deadline_s: for a call that waits for kernels: past it that is a deadlock, a failure.
         wait_deadline_s: for any other wait.
+        delay_s: how much later than its call work starts, at least: who reuses a buffer before its
+            copy has been made is then found.
         check: problems fail the test.
     """
     environment = child.environment(locals())
@@ -281,6 +284,7 @@ def plug(
         fill=int(fill),
         deadline_ns=int(deadline_s * 1e9),
         wait_deadline_ns=int(wait_deadline_s * 1e9),
+        delay_ns=int(delay_s * 1e9),
     )
     assert _plugging.acquire(blocking=False), "devices are plugged in already"
     try:

@@ -23,6 +23,7 @@ class Settings(ctypes.Structure):
         ("fill", c_uint32),
         ("deadline_ns", c_uint64),
         ("wait_deadline_ns", c_uint64),
+        ("delay_ns", c_uint64),
     )
 
 

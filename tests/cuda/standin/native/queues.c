@@ -71,6 +71,7 @@ void op_issue(op *of) {
     stream *on = of->stream, *legacy = of->context->null_stream;
     device *at = &devices[of->context->ordinal];
     of->ticket = ++on->issued;
+    of->issued_ns = now_ns();
     if (on == legacy) {
         for (object *each = objects_newest(); each; each = each->older) {
             stream *other = (stream *)each;
@@ -107,6 +108,7 @@ static int may_start(op *of) {
         const point *last = &of->after[of->after_count - 1];
         if (last->stream->done < last->ticket) return 0;
     }
+    if (set.delay_ns && now_ns() < of->issued_ns + set.delay_ns) return 0;
     return !of->stalled || fault_released((unsigned)of->stalled);
 }
 

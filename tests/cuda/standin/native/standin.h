@@ -202,6 +202,7 @@ typedef struct {
     uint32_t fill;                  /* new memory holds garbage */
     uint64_t deadline_ns;           /* for a wait on kernels that only the waiter could end */
     uint64_t wait_deadline_ns;      /* for any wait */
+    uint64_t delay_ns;              /* from a call to the start of its work */
 } settings;
 
 typedef struct {
@@ -232,6 +233,7 @@ struct op {
     stream *stream;
     context *context;
     uint64_t ticket;
+    uint64_t issued_ns;
     op *next;
     point *after;               /* work of other streams that comes first */
     unsigned after_count;
