@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ringflow.device.api import Allocation, Device
-from ringflow.device.cuda import driver, peers, staging
+from ringflow.device.cuda import driver, memory_kernels, peers, staging
 from ringflow.device.cuda.device import CudaDevice
 from ringflow.device.cuda.peers import shared_peers
 from ringflow.device.registry import open_device
@@ -232,6 +232,45 @@ def test_memory_stays_on_a_gpu_that_has_room(gpus: Standin, opened: Open) -> Non
     assert device.digest_blocks(target) == block_digests(DATA)
     assert len(gpus.calls("cuMemcpyDtoHAsync", "cuMemcpyHtoDAsync")) == before
     kernel.close()
+
+
+@pytest.mark.parametrize("gpus", [ONE_SM], indirect=True)
+def test_digests_that_do_not_begin_are_made_on_the_host(
+    gpus: Standin, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may hold the SMs; the kernel's buffer rests until the late one has ended."""
+    device = opened("cuda:0")
+    source = filled(device)
+    gpus.arm(Fault("cuLaunchCooperativeKernel", kind=FaultKind.STALL_WORK))
+    with monkeypatch.context() as soon:
+        soon.setattr(memory_kernels, "DEADLINE_S", 0.1)
+        assert device.digest_blocks(source) == block_digests(DATA)
+    before = len(gpus.calls("cuLaunchCooperativeKernel"))
+    assert device.digest_blocks(source) == block_digests(DATA)
+    assert len(gpus.calls("cuLaunchCooperativeKernel")) == before
+    gpus.release()
+    wait_until(lambda: not device.launches.live)
+    assert device.digest_blocks(source) == block_digests(DATA)
+    assert len(gpus.calls("cuLaunchCooperativeKernel")) == before + 1
+
+
+@pytest.mark.parametrize("gpus", [ONE_SM], indirect=True)
+def test_copy_within_that_does_not_begin_is_an_error(
+    gpus: Standin, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may still come, over what a kernel has written to the target since: nothing goes on."""
+    device = opened("cuda:0")
+    source, target = filled(device), device.allocate(len(DATA), label="target")
+    free_bytes = device.free_bytes
+    gpus.arm(Fault("cuLaunchCooperativeKernel", kind=FaultKind.STALL_WORK))
+    with monkeypatch.context() as soon:
+        soon.setattr(memory_kernels, "DEADLINE_S", 0.1)
+        with pytest.raises(DeviceError, match="holds the GPU's SMs"):
+            device.copy_to_peer(source, device, target)
+    device.free(target)
+    assert device.free_bytes == free_bytes
+    gpus.release()
+    wait_until(lambda: device.free_bytes > free_bytes)
 
 
 # What goes wrong

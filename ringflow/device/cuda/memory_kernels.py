@@ -96,7 +96,12 @@ class MemoryKernels:
                 count = block_count(piece_bytes)
                 arguments = (address + start, piece_bytes, self._buffer.address)
                 claims = frozenset((address, self._buffer.address))
-                if not self._run(DIGEST_ENTRY_POINT, count, arguments, claims):
+                try:
+                    if not self._run(DIGEST_ENTRY_POINT, count, arguments, claims):
+                        return None
+                except DeviceError as error:
+                    if error.code != "timeout":  # what comes late writes to the buffer only
+                        raise
                     return None
                 made_bytes = count * BLOCK_DIGEST_BYTES
                 digests += ctypes.string_at(self._buffer.host_address, made_bytes)
@@ -108,7 +113,8 @@ class MemoryKernels:
         Where there was none, a part of the target may have been written.
 
         Raises:
-            DeviceError: the driver refuses, or the context is lost.
+            DeviceError: the driver refuses, or the context is lost; or it has not ended in time
+                (code ``"timeout"``), and may still write to the target.
         """
         with self.alone:
             for start in range(0, size_bytes, COPY_BYTES):
@@ -146,9 +152,14 @@ class MemoryKernels:
                 return False
             raise
         status = launch.wait(DEADLINE_S)
-        if status is LaunchStatus.RUNNING:  # something outside of the ledger holds the SMs
+        if status is LaunchStatus.RUNNING:
             self._late = launch
-            return False
+            raise DeviceError(
+                f"{entry_point} has not ended on {self._context.name!r} within {DEADLINE_S:g} s; "
+                "something else in this process or another one holds the GPU's SMs: end that",
+                call=entry_point,
+                code="timeout",
+            )
         self._context.check()
         if status is not LaunchStatus.COMPLETED:
             raise DeviceError(
