@@ -160,12 +160,13 @@ def copy_rows(*, quick: bool) -> list[Row]:
     """Time copies in and out, and digests, beside bare copies of the same bytes."""
     size_bytes, rounds = (MB, 1) if quick else (256 * MB, 9)
     device = opened("cuda:0", size_bytes)
-    memory = device.allocate(size_bytes, label="bulk")
+    memory, other = (device.allocate(size_bytes, label=label) for label in ("bulk", "other"))
     data = np.random.default_rng(5).integers(0, 255, size_bytes, np.uint8)
     back = np.zeros(size_bytes, np.uint8)
     times: dict[str, list[float]] = {}
     with Bare(0) as bare:
         place, pinned = bare.allocate(size_bytes), bare.pinned(size_bytes)
+        beside = bare.allocate(size_bytes)
         ctypes.memset(pinned, 1, size_bytes)
         works: dict[str, Callable[[], object]] = {
             "in": lambda: device.copy_in(memory, data.data),
@@ -175,11 +176,14 @@ def copy_rows(*, quick: bool) -> list[Row]:
             "bare out": lambda: bare.copy_out(back.ctypes.data, place, size_bytes),
             "pinned out": lambda: bare.copy_out(pinned, place, size_bytes),
             "digest": lambda: device.digest_blocks(memory),
+            "within": lambda: device.copy_to_peer(memory, device, other),
+            "bare within": lambda: bare.copy(beside, place, size_bytes),
         }
         for _ in range(rounds):
             for name, work in works.items():
                 times.setdefault(name, []).append(_seconds(work))
     device.free(memory)
+    device.free(other)
     device.close()
     gigabytes = size_bytes / 1e9
     return [
@@ -195,6 +199,14 @@ def copy_rows(*, quick: bool) -> list[Row]:
             _ratio(times["pinned out"], times["digest"]),
             "times",
             2.0,
+        ),
+        Row("copy within the GPU", gigabytes / median(times["within"]), "GB/s"),
+        Row("copy within the GPU, bare", gigabytes / median(times["bare within"]), "GB/s"),
+        at_least(
+            "copy within the GPU, over bare",
+            _ratio(times["bare within"], times["within"]),
+            "times",
+            0.8,
         ),
     ]
 

@@ -20,6 +20,7 @@ WITH_GOALS = {
     "copy out, over bare",
     "digest, over the bare copy out to pinned memory",
     "copy to the other GPU, over bare",
+    "copy within the GPU, over bare",
     "snapshot, over the bare copy out",
     "migration, over bare copy and sync",
     "reload, over bare copy and sync",
