@@ -18,6 +18,8 @@
 #define PARAMETER_BYTES_MAX 4096
 #define NAME_BYTES 192
 #define TEXT_BYTES 512
+#define GARBAGE 0xA5
+#define GARBAGE_BYTES_MAX (1u << 20)
 
 enum { /* hazards: what waits for the kernels of its context when its bit is set */
     HAZARD_FREE = 1,        /* freeing, and allocating pinned memory */
@@ -336,11 +338,13 @@ int stream_idle(const stream *of);
 void queues_start(int ordinal);
 void queues_stop(void);
 
-/* launches.c */
+/* libraries.c, functions.c, launches.c */
 void launches_reset(void);
 int launch_step(op *of); /* 1 when it is over */
 CUresult function_of(call *here, handle given, function **into);
 CUresult function_load(call *here, function *of);
+CUresult module_in(call *here, library *of, context *where, module **into);
+CUresult get_function(call *here, module *of, const char *name, function **into);
 void library_end(library *of);
 void module_end(module *of);
 const char *error_name(int code);
