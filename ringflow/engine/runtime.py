@@ -223,9 +223,10 @@ class KernelRuntime:
         """Raise when the grid has trapped, or nobody watches it any more."""
         self._check_alive()
         if self.trapped:
+            resident, device = self.instance.resident, self.instance.device
             raise KernelTrappedError(
                 f"kernel {self.kernel_id!r} {self.status.name.lower()} at message "
-                f"{self.instance.resident.taken_sequence}: {self.instance.resident.detail}"
+                f"{resident.taken_sequence}: {resident.detail or device.lost}"
             )
 
     async def command(self, command: Command, state: KernelState, *, timeout_s: float) -> None:

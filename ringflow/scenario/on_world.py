@@ -197,6 +197,13 @@ def disarm(stage: Stage, arguments: Arguments) -> Lines:
     return ()
 
 
+def lose(stage: Stage, arguments: Arguments) -> Lines:
+    """Lose a GPU; its kernels go on elsewhere."""
+    stage.world.lose(arguments.text("DEVICE"))
+    stage.settle()
+    return ()
+
+
 def crash(stage: Stage, arguments: Arguments) -> Lines:
     stage.world.crash(arguments.choice("loss", _LOSSES, Loss.ALL))
     return ()

@@ -113,6 +113,7 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
             on_world.fault,
         ),
         _world("disarm", on_world.disarm),
+        _world("lose DEVICE", on_world.lose),
         _world("crash [loss=WORD]", on_world.crash),
         _world("restart [until=EVENT] [of=SUBJECT]", on_world.restart),
         _world("close", on_world.close),

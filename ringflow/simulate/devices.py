@@ -7,10 +7,12 @@ from typing import final
 
 from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAllocation, Stepping
 from ringflow.device.compiler.api import CompiledCode, CompileTarget
+from ringflow.device.parking import Lot, lot_of
 from ringflow.device.registry import open_device
-from ringflow.errors import DeviceError
+from ringflow.errors import DeviceError, UnknownDeviceError, UsageError
 from ringflow.files import Buffer
 from ringflow.simulate.faults import Faults
+from ringflow.simulate.gpus import GPU_NAME, ModelGpu
 from ringflow.spec import Dim3
 
 
@@ -21,9 +23,15 @@ class SimulatedDevice:
     def __init__(
         self, name: str, faults: Faults, *, seed: int, memory_limit_bytes: int | None = None
     ) -> None:
-        self._device: Device = open_device(
-            name, deterministic_seed=seed, memory_limit_bytes=memory_limit_bytes
-        )
+        self._device: Device
+        if GPU_NAME.match(name):
+            self._device = ModelGpu(name, seed=seed, memory_limit_bytes=memory_limit_bytes)
+        elif name.startswith("cuda"):  # there are real ones of such names
+            raise UnknownDeviceError(name, ("host:N", "cuda:N"), advice="name one of these forms")
+        else:
+            self._device = open_device(
+                name, deterministic_seed=seed, memory_limit_bytes=memory_limit_bytes
+            )
         self._faults = faults
         self._allocated: list[Allocation] = []
         self._lost: list[Allocation] = []
@@ -69,6 +77,16 @@ class SimulatedDevice:
     @property
     def lost(self) -> str:
         return self._device.lost
+
+    @property
+    def lot(self) -> Lot | None:
+        return lot_of(self._device)
+
+    def lose(self) -> None:
+        """Lose the device as a fault of its hardware does; raises ``UsageError`` if it has none."""
+        if not isinstance(self._device, ModelGpu):
+            raise UsageError(f"{self.name!r} can't be lost; name a cuda:N")
+        self._device.lose("its hardware failed")
 
     @property
     def memory_bytes(self) -> int:

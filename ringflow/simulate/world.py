@@ -190,6 +190,15 @@ class World:
         """The devices of the process that runs."""
         return () if self._process is None else self._process.devices
 
+    def lose(self, device: str) -> None:
+        """Lose a GPU with all that is on it; raises ``UsageError`` where there is none."""
+        for one in self.opened_devices:
+            if one.name == device:
+                one.lose()
+                self.engine._core.pump.wake()
+                return
+        raise UsageError(f"no device {device!r} is open; open the engine, or correct the name")
+
     # Moving
 
     @property

@@ -6,6 +6,8 @@ import anyio
 import pytest
 
 import ringflow
+from ringflow.engine.migrating import MigrationPerformer
+from ringflow.engine.operations import Outcome
 from ringflow.engine.replay import replay_records
 from ringflow.errors import DeviceLostError
 from tests.cuda.standin import Fault, Standin
@@ -165,6 +167,28 @@ async def test_the_last_device_that_is_lost_halts_its_kernels(
         engine._core.devices["host:0"] = host
     await engine.resume("adder", "retry")
     assert (await state_of(kernel))[:3] == expected_state(list(range(10)))
+
+
+async def test_a_target_that_is_lost_past_the_commit_point_is_left_as_well(
+    engine: ringflow.Engine, gpus: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The migration completes, the kernel works elsewhere, and the journal replays."""
+    opens = MigrationPerformer._open_gate
+
+    def lost(self: MigrationPerformer, ids: dict[str, str]) -> Outcome:
+        opens(self, ids)
+        gpus.kill(1)
+        raise DeviceLostError("cuda:1", "the test says so")
+
+    monkeypatch.setattr(MigrationPerformer, "_open_gate", lost)
+    kernel = await engine.launch(adder(), device="cuda:0")
+    await send_all(kernel, range(10))
+    await engine.migrate("adder", to="cuda:1")
+    assert engine.kernels()[0].device == "cuda:0"
+    assert (await state_of(kernel))[:3] == expected_state(list(range(10)))
+    (lost_there,) = await events_of(engine, "kernel.device_lost.v1")
+    assert lost_there.device == "cuda:1"
+    assert replay_records(engine._core.journal.records()).difference is None
 
 
 async def test_the_journal_of_a_loss_replays(engine: ringflow.Engine, gpus: Standin) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import re
 import struct
 import threading
 import uuid
@@ -46,7 +45,6 @@ from ringflow.storage.blocks import block_digests
 if TYPE_CHECKING:
     from ringflow.device.host.program import EntryLayout
 
-_NAME: Final = re.compile(r"host:\d+\Z")
 MEMCHECK_GAP_BYTES: Final = 1 << 20
 """Addresses between two pieces of memory, so that who leaves the one doesn't meet the other."""
 _UUID_SPACE: Final = uuid.UUID("b5d1d9a6-6b0b-5f0e-9a55-0b5e3f2f7c11")
@@ -177,7 +175,6 @@ class HostDevice:
                 kernel as a trap that says where. By default only if the environment has
                 ``RINGFLOW_HOST_MEMCHECK=1``.
         """
-        assert _NAME.match(name), name
         self._name = name
         if memcheck is None:
             memcheck = os.environ.get("RINGFLOW_HOST_MEMCHECK") == "1"
