@@ -222,7 +222,7 @@ def test_a_launch_that_never_starts_is_told_and_leaves_all_as_it_was(
     device: CudaDevice, gpus: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The launch proof: another user of the context holds all SMs, which no ledger knows."""
-    monkeypatch.setattr("ringflow.device.cuda.launches.ABORT_DEADLINE_S", 0.05)
+    monkeypatch.setattr("ringflow.device.cuda.launch.ABORT_DEADLINE_S", 0.05)
     before = device.free_bytes
     code, kernel = device.load(plain()), resident(device, "echo")
     word, out = (device.allocate(4, label=name) for name in ("word", "out"))
@@ -281,6 +281,23 @@ def test_the_same_gpu_is_neither_opened_nor_closed_under_running_kernels(
     assert answer(kernel) == b"abcd"
     end(kernel)
     second.close()
+    second.close()
+
+
+def test_a_gpu_that_is_opened_twice_has_its_room_once(device: CudaDevice) -> None:
+    """Two ledgers would give the same SMs away twice, and each load under the other's grid."""
+    second = opened(f"cuda:{device.uuid}")
+    codes = [one.load(plain()) for one in (device, second)]
+    word, out = (device.allocate(4, label=name) for name in ("word", "out"))
+    fits = device.grid_that_fits(codes[0], "wait_for", (1024, 1, 1))
+    full = plain_launch(device, codes[0], word, out, grid=(fits, 1, 1), block=(1024, 1, 1))
+    with pytest.raises(DeviceError, match="other grids hold the rest"):
+        plain_launch(second, codes[1], second.allocate(4, label="out"), entry_point="count")
+    with pytest.raises(DeviceError, match=r"load on .* would wait for its running kernels"):
+        second.load(plain())
+    second.unload(codes[1])  # later
+    device.copy_in(word, b"\1\0\0\0")
+    assert full.wait(DEADLINE_S) is LaunchStatus.COMPLETED
     second.close()
 
 

@@ -123,8 +123,9 @@ def test_limits_are_set_before_anything_runs(gpus: Standin) -> None:
 def test_no_stream_waits_for_the_legacy_one(gpus: Standin) -> None:
     """Hazard 3: other libraries' work there would wait for kernels that never end."""
     device = opened()
+    streams = [*device.context._streams, *device.launches.grids.streams]
     with device.context.current():
-        flags = [driver.call("cuStreamGetFlags", stream) for stream in device.context._streams]
+        flags = [driver.call("cuStreamGetFlags", stream) for stream in streams]
     assert len(flags) > 28
     assert set(flags) == {1}
     device.close()

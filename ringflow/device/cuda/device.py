@@ -24,7 +24,6 @@ from ringflow.device.cuda import driver
 from ringflow.device.cuda.code import CudaCode, load_module
 from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordinal_of
 from ringflow.device.cuda.launches import Launches
-from ringflow.device.cuda.ledger import Ledger
 from ringflow.device.cuda.loading import loads_while_running
 from ringflow.device.cuda.loans import Loan
 from ringflow.device.cuda.memory import CudaMemory
@@ -109,9 +108,7 @@ class CudaDevice:
         context = self.context
         memory = CudaMemory(context, memory_bytes=memory_bytes, mapped_bytes=mapped_bytes)
         self._memory = memory
-        sm_count, queues = context.attributes.sm_count, driver.queue_count()
-        ledger = Ledger(self._name, sm_count=sm_count, queue_count=queues)
-        self._launches = memory.launches = Launches(context, ledger, memory.mapped)
+        self._launches = memory.launches = Launches(context, memory.mapped)
         prime(context, self._launches)
         memory.kernels = self._memory_kernels()
         self._peer = shared_peers().join(context, while_idle=self._launches.idle)
@@ -322,7 +319,7 @@ class CudaDevice:
             with contextlib.suppress(DeviceError), self.context.current():
                 _quietly("cuModuleUnload", module)
 
-        self.launches.when_idle(unload)
+        self.launches.grids.when_idle(unload)
 
     def unload(self, code: LoadedCode) -> None:
         """Give code up; the driver gives it back when no kernel runs, since it waits for all."""

@@ -20,7 +20,8 @@ from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.cuda.arena import CudaAllocation
 from ringflow.device.cuda.code import CudaCode
 from ringflow.device.cuda.context import CudaContext
-from ringflow.device.cuda.launches import CudaLaunch, Launches
+from ringflow.device.cuda.launch import CudaLaunch
+from ringflow.device.cuda.launches import Launches
 from ringflow.errors import DeviceError
 from ringflow.storage.blocks import BLOCK_BYTES, BLOCK_DIGEST_BYTES, block_count
 
