@@ -173,7 +173,9 @@ class Device(Protocol):
         """Make code ready to launch; raises ``UnsupportedPtxError`` and other ``DeviceError``."""
 
     def unload(self, code: LoadedCode) -> None: ...
-    def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
+    def grid_that_fits(
+        self, code: LoadedCode, entry_point: str, block: Dim3, *, dynamic_shared_bytes: int = 0
+    ) -> int:
         """Return how many blocks can be resident at once (``grid="fill"``)."""
 
     def launch(

@@ -106,7 +106,12 @@ def create(
     try:
         if grid is None:
             fits = (
-                device.grid_that_fits(code, compiled.entry_point, spec.block)
+                device.grid_that_fits(
+                    code,
+                    compiled.entry_point,
+                    spec.block,
+                    dynamic_shared_bytes=spec.dynamic_shared_bytes,
+                )
                 if spec.grid == "fill"
                 else 0
             )

@@ -135,8 +135,12 @@ class ModelGpu:
     def unload(self, code: LoadedCode) -> None:
         self._device.unload(code)
 
-    def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
-        return self._device.grid_that_fits(code, entry_point, block)
+    def grid_that_fits(
+        self, code: LoadedCode, entry_point: str, block: Dim3, *, dynamic_shared_bytes: int = 0
+    ) -> int:
+        return self._device.grid_that_fits(
+            code, entry_point, block, dynamic_shared_bytes=dynamic_shared_bytes
+        )
 
     def launch(
         self,

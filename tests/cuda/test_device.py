@@ -105,8 +105,10 @@ def test_what_does_not_fit_beside_what_runs_is_refused_at_once(device: CudaDevic
     free = device.free_bytes, device.mapped_free_bytes
     word, out = (device.allocate(4, label=name) for name in ("word", "out"))
     fits = device.grid_that_fits(code, "wait_for", (1024, 1, 1))
+    fewer = device.grid_that_fits(code, "wait_for", (1024, 1, 1), dynamic_shared_bytes=200 << 10)
     full = plain_launch(device, code, word, out, grid=(fits, 1, 1), block=(1024, 1, 1))
     assert device.grid_that_fits(code, "wait_for", (1024, 1, 1)) == 1
+    assert fits > fewer > 0
     with pytest.raises(DeviceError, match="1 other grids hold the rest") as raised:
         plain_launch(device, code, word, out)
     assert raised.value.code == "does not fit"

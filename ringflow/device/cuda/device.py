@@ -330,12 +330,15 @@ class CudaDevice:
                 self.memory.remove_variable(variable)
             self._unload_when_idle(code.module)
 
-    def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
+    def grid_that_fits(
+        self, code: LoadedCode, entry_point: str, block: Dim3, *, dynamic_shared_bytes: int = 0
+    ) -> int:
         """Return how many blocks are resident at once beside what runs now, at least 1."""
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         kernel = code.kernel(entry_point)
         with self.context.current():
-            occupancy = kernel.occupancy(self.context, block[0] * block[1] * block[2], 0)
+            threads = block[0] * block[1] * block[2]
+            occupancy = kernel.occupancy(self.context, threads, dynamic_shared_bytes)
         return max(1, self.launches.room(occupancy))
 
     def launch(

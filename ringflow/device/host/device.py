@@ -403,7 +403,9 @@ class HostDevice:
         for variable in code.globals:
             self._variables.pop(variable.address, None)
 
-    def grid_that_fits(self, code: LoadedCode, entry_point: str, block: Dim3) -> int:
+    def grid_that_fits(
+        self, code: LoadedCode, entry_point: str, block: Dim3, *, dynamic_shared_bytes: int = 0
+    ) -> int:
         """Return one block a worker: more would share the same cores."""
         self._entry(code, entry_point)
         return max(1, self._pool.worker_count)
