@@ -12,7 +12,7 @@ import ringflow
 from ringflow.device.native import native
 from ringflow.engine.operations import Operation
 from ringflow.engine.waiting import Condition
-from tests.engine.kernels import Add, Total
+from tests.engine.kernels import Add, Total, Wait
 
 GATE_OPEN: Final = (1).to_bytes(8, "little")
 
@@ -23,6 +23,16 @@ async def send_all(kernel: ringflow.KernelHandle, values: Iterable[int]) -> int:
     for value in values:
         sequence = (await kernel.send(Add(value))).sequence
     return sequence
+
+
+async def close_gate(engine: ringflow.Engine, kernel: ringflow.KernelHandle) -> ringflow.Receipt:
+    """Have a kernel stay in a ``Wait``, and return once it is there: it obeys no command then."""
+    receipt = await kernel.send(Wait())
+    resident = engine._core.runtimes[kernel.id].instance.resident
+    with anyio.fail_after(60):
+        while resident.taken_sequence < receipt.sequence:  # noqa: ASYNC110 - the kernel tells nobody
+            await anyio.sleep(0.001)
+    return receipt
 
 
 def open_gate(engine: ringflow.Engine, kernel_id: str = "adder") -> None:

@@ -12,8 +12,8 @@ import ringflow
 from ringflow.clock import ManualClock
 from ringflow.engine.deadlines import Deadlines
 from ringflow.limits import EngineLimits
-from tests.engine.kernels import Total, Wait, adder
-from tests.engine.story import open_gate
+from tests.engine.kernels import Total, adder
+from tests.engine.story import close_gate, open_gate
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +68,7 @@ async def test_calls_with_many_deadlines_each_end_at_their_own(folder: Path) -> 
     clock = ManualClock()
     async with ringflow.open_engine(folder, devices=["host:0"], clock=clock) as engine:
         kernel = await engine.launch(adder(), device="host:0")
-        await kernel.send(Wait())
+        await close_gate(engine, kernel)
         async with anyio.create_task_group() as tasks:
             for timeout_s in (5.0, 1.0, 3.0, 0.0):
                 tasks.start_soon(call, kernel, timeout_s)
@@ -88,7 +88,7 @@ async def test_a_call_that_finds_no_room_says_that_its_message_was_not_accepted(
     limits = EngineLimits(parked_messages=1)
     async with ringflow.open_engine(folder, devices=["host:0"], limits=limits) as engine:
         kernel = await engine.launch(adder(), device="host:0")
-        receipt = await kernel.send(Wait())
+        receipt = await close_gate(engine, kernel)
         with pytest.raises(TimeoutError, match="not accepted"):
             await kernel.call(Total(), timeout_s=0.05)
         open_gate(engine)

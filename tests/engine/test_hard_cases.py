@@ -15,8 +15,8 @@ from ringflow.engine import forking
 from ringflow.engine.restoring import rebuild_at
 from ringflow.files import SystemFiles
 from tests.engine.doubles import FaultyDevice
-from tests.engine.kernels import Add, Total, Trap, Wait, adder, code, expected_state
-from tests.engine.story import cancel_in_its_wait, send_all, state_of
+from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
+from tests.engine.story import cancel_in_its_wait, close_gate, send_all, state_of
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ async def test_a_migration_cancelled_while_it_waits_for_the_grid(folder: Path) -
     """The next operation works, and the folder opens again."""
     async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
         kernel = await engine.launch(adder(), device="host:0")
-        await kernel.send(Wait())
+        await close_gate(engine, kernel)
         operation = engine.start_migration("adder", to="host:1")
         await until_state(operation, "migration.target_prepared.v1")
         await cancel_in_its_wait(engine, operation)

@@ -11,12 +11,13 @@ import pytest
 import ringflow
 from ringflow.engine.runtime import KernelRuntime
 from tests.engine.doubles import FaultyDevice
-from tests.engine.kernels import Add, Spin, Total, Wait, adder, expected_state
+from tests.engine.kernels import Add, Spin, Total, adder, expected_state
 from tests.engine.story import (
     Producer,
     Recorder,
     cancel_in_its_wait,
     cells_of,
+    close_gate,
     send_all,
     state_of,
 )
@@ -128,7 +129,7 @@ async def test_each_failing_step_leaves_the_kernel_on_the_source(
 async def test_a_cancelled_migration_leaves_the_kernel_at_work(engine: ringflow.Engine) -> None:
     """Cancelling before the commit point ends with the source running."""
     kernel = await engine.launch(adder(), device="host:0")
-    await kernel.send(Wait())
+    await close_gate(engine, kernel)
     operation = engine.start_migration("adder", to="host:1")
     async for event in operation.events():
         if event.wire_name == "migration.target_prepared.v1":

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 import ringflow
-from tests.engine.kernels import Add, Wait, adder, code, expected_state
-from tests.engine.story import open_gate, send_all, state_of
+from tests.engine.kernels import Add, adder, code, expected_state
+from tests.engine.story import close_gate, open_gate, send_all, state_of
 from tests.recovery.crashes import events_of
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +72,7 @@ async def test_a_cancelled_request_is_over_and_the_kernel_works_on(
     async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
         kernel = await engine.launch(adder(), device="host:0")
         await send_all(kernel, [1, 2, 3])
-        await kernel.send(Wait())  # the kernel obeys no command before the gate opens
+        await close_gate(engine, kernel)  # the kernel obeys no command before the gate opens
         async with told(engine, "kernel.quiesce_started.v1", "kernel.hold_started.v1") as ready:
             cancel = _cancel_with_anyio if cancelled_by == "anyio" else _cancel_with_asyncio
             await cancel(OPERATIONS[name](engine), ready, partial(open_gate, engine))
@@ -220,7 +220,7 @@ async def test_leaving_the_block_ends_what_is_under_way(folder: Path) -> None:
     ):
         kernel = await engine.launch(adder(), device="host:0")
         await send_all(kernel, [1, 2])
-        await kernel.send(Wait())
+        await close_gate(engine, kernel)
         async with told(engine, "kernel.quiesce_started.v1") as resting:
             tasks.start_soon(roll_back, engine)
             await resting.wait()
