@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 import ringflow
@@ -40,6 +41,13 @@ def open_gate(engine: ringflow.Engine, kernel_id: str = "adder") -> None:
     resident = engine._core.runtimes[kernel_id].instance.resident
     resident.device.copy_in(resident.regions["state"], GATE_OPEN, offset_bytes=3 * 8)
     native().ring_workers(native().room)  # nobody else tells a sleeping worker
+
+
+async def open_gate_once_closing(engine: ringflow.Engine) -> None:
+    """For a task beside the engine's block: the close waits for the kernel's message."""
+    while not engine._core.closing:
+        await anyio.lowlevel.checkpoint()
+    open_gate(engine)
 
 
 async def cancel_in_its_wait(engine: ringflow.Engine, operation: Operation[Any]) -> None:

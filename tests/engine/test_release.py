@@ -12,8 +12,14 @@ import ringflow
 from ringflow.events.messages import MessagesLost
 from ringflow.simulate.files import CrashingFiles
 from tests.engine.doubles import FaultyDevice
-from tests.engine.kernels import Add, Spin, Total, adder, code, expected_state
-from tests.engine.story import Recorder, send_all, state_of
+from tests.engine.kernels import Add, Total, adder, code, expected_state
+from tests.engine.story import (
+    Recorder,
+    close_gate,
+    open_gate_once_closing,
+    send_all,
+    state_of,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -188,11 +194,15 @@ async def test_what_an_orderly_close_loses_of_a_volatile_kernel_is_journaled(
     folder: Path,
 ) -> None:
     """Messages that wait then are nowhere afterwards, and a second close has nothing to say."""
-    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+    async with (
+        anyio.create_task_group() as tasks,
+        ringflow.open_engine(folder, devices=["host:0"]) as engine,
+    ):
         kernel = await engine.launch(adder(durability="volatile"), device="host:0")
-        await kernel.send(Spin(100_000))
+        await close_gate(engine, kernel)
         for value in range(40):
             await kernel.send(Add(value))
+        tasks.start_soon(open_gate_once_closing, engine)
     async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
         applied = engine.kernels()[0].applied_sequence
         await done(engine.kernel("adder"), [1])

@@ -14,7 +14,7 @@ import pytest
 
 import ringflow
 from tests.engine.kernels import Add, adder, code, expected_state
-from tests.engine.story import close_gate, open_gate, send_all, state_of
+from tests.engine.story import close_gate, open_gate, open_gate_once_closing, send_all, state_of
 from tests.recovery.crashes import events_of
 
 pytestmark = pytest.mark.anyio
@@ -209,11 +209,6 @@ async def test_leaving_the_block_ends_what_is_under_way(folder: Path) -> None:
         except ringflow.RingflowError as error:
             failures.append(error)
 
-    async def open_once_closing(engine: ringflow.Engine) -> None:
-        while not engine._core.closing:
-            await anyio.lowlevel.checkpoint()
-        open_gate(engine)
-
     async with (
         anyio.create_task_group() as tasks,
         ringflow.open_engine(folder, devices=["host:0"]) as engine,
@@ -224,7 +219,7 @@ async def test_leaving_the_block_ends_what_is_under_way(folder: Path) -> None:
         async with told(engine, "kernel.quiesce_started.v1") as resting:
             tasks.start_soon(roll_back, engine)
             await resting.wait()
-        tasks.start_soon(open_once_closing, engine)
+        tasks.start_soon(open_gate_once_closing, engine)
     assert [type(error) for error in failures] == [ringflow.EngineClosedError]
     async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
         assert (await state_of(engine.kernel("adder")))[:3] == expected_state([1, 2])
