@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from cuda.bindings import driver
 
 from tests.cuda.raw import PRINTING, Gpu, Word, ask, code_of, cubin, gpu, load
 from tests.cuda.standin import Fault, FaultKind, Standin, plug
@@ -179,6 +180,18 @@ def test_the_trace_says_who_called_what_and_what_came_back(gpus: Standin) -> Non
         assert found[1].thread == threading.get_ident()
         assert found[0].at_ns <= found[1].at_ns
         one.stop()
+
+
+def test_a_long_trace_keeps_its_newest_calls() -> None:
+    """The first of them are gone, none is there twice."""
+    with plug(1) as standin:
+        ask("cuInit", 0)
+        for _ in range(70_000):
+            driver.cuDeviceGetCount()
+        ask("cuDeviceGet", 0)
+        assert len(standin.trace) == 65_536
+        assert standin.trace[-1].name == "cuDeviceGet"
+        assert not standin.calls("cuInit")
 
 
 def test_calls_without_a_context_or_with_a_stale_handle_err(gpus: Standin) -> None:

@@ -113,7 +113,7 @@ def bind(library: ctypes.CDLL) -> Any:
     )
     library.standin_unplug.restype = None
     library.standin_fault.argtypes = (c_char_p, c_int32, c_int32, c_int32, c_int32)
-    library.standin_trace.argtypes = (c_uint64, POINTER(TraceEntry), c_uint64)
+    library.standin_trace.argtypes = (POINTER(c_uint64), POINTER(TraceEntry), c_uint64)
     library.standin_trace.restype = c_uint64
     library.standin_ranges.argtypes = (c_int32, c_void_p, c_uint64)
     library.standin_ranges.restype = c_uint64

@@ -88,7 +88,8 @@ class Standin:
         """The calls since the devices were plugged in (the newest 65536)."""
         calls: list[Call] = []
         buffer = (TraceEntry * 1024)()
-        while count := self._library.standin_trace(len(calls), buffer, len(buffer)):
+        following = ctypes.c_uint64()
+        while count := self._library.standin_trace(following, buffer, len(buffer)):
             calls += [
                 Call(row.name.decode(), row.ordinal, row.result, row.live, row.thread, row.at_ns)
                 for row in buffer[:count]

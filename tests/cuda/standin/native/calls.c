@@ -217,12 +217,12 @@ EXPORT void standin_allow(const char *name) {
     unlock_all();
 }
 
-EXPORT uint64_t standin_trace(uint64_t first, entry *into, uint64_t count) {
+/* Copy calls from the `*next`-th on, or the oldest that is kept; `*next` is then the one after. */
+EXPORT uint64_t standin_trace(uint64_t *next, entry *into, uint64_t count) {
     lock_all();
-    if (traced > TRACE_MAX && first < traced - TRACE_MAX) first = traced - TRACE_MAX;
+    if (traced > TRACE_MAX && *next < traced - TRACE_MAX) *next = traced - TRACE_MAX;
     uint64_t copied = 0;
-    for (; copied < count && first + copied < traced; ++copied)
-        into[copied] = trace[(first + copied) % TRACE_MAX];
+    for (; copied < count && *next < traced; ++copied) into[copied] = trace[(*next)++ % TRACE_MAX];
     unlock_all();
     return copied;
 }
