@@ -14,10 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ringflow.device.cuda.loading import OVERRIDE
 from tests.cuda.standin import child, origins
 from tests.cuda.standin.build import library_path
-from tests.cuda.standin.launching import Launcher
 from tests.cuda.standin.layout import DEVICES_MAX, DeviceSettings, Settings, bind
 from tests.cuda.standin.look import attribute_numbers, device_settings
 from tests.cuda.standin.seen import Call, Fault, FaultKind, Hazard, Standin
@@ -99,6 +97,9 @@ def plug(
         check: problems fail the test.
     """
     environment = child.environment(locals())
+    from ringflow.device.cuda.loading import OVERRIDE  # not when a run of other tests starts
+    from tests.cuda.standin.launching import Launcher
+
     library = install()
     assert 0 <= devices <= DEVICES_MAX, f"{devices} devices"
     names = [f"sm_{architecture[0]}{architecture[1]}"] * devices

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tests.cuda.standin.launching import Launcher
 from tests.cuda.standin.layout import TEXT_BYTES, TraceEntry
+
+if TYPE_CHECKING:
+    from tests.cuda.standin.launching import Launcher
 
 
 class Hazard(IntFlag):
