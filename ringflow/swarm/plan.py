@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from random import Random
+from re import Match
 from typing import Final, final
 
 import attrs
@@ -26,6 +28,7 @@ CODES: Final = {
     "traps": 'define="FACTOR=5 TRAP_AT=2" version=fold_5_traps',
     "broken": 'define="FACTOR=oops(" version=fold_9_broken',
 }
+GPU_SHARE: Final = 0.3
 _LOSSES: Final = ("all", "none", "names_only", "tail", "holes")
 _PLACES: Final = ("journal", "checkpoints", "objects", "engine")
 
@@ -331,4 +334,26 @@ ACTIONS: Final[dict[Callable[[Drawing], Sequence[str]], float]] = {
 
 def draw(seed: int, *, length: int = 60) -> Plan:
     """Return the plan of a seed, with about ``length`` lines."""
-    return Plan(seed, Drawing(seed, length).lines())
+    return Plan(seed, _with_gpus(Drawing(seed, length).lines(), Random(f"{seed}/gpus")))
+
+
+def _with_gpus(lines: tuple[str, ...], random: Random) -> tuple[str, ...]:
+    """Make GPUs of the first devices of some plans, and lose them now and then; host:0 is last."""
+    count = len(lines[0].split()) - 1
+    if count < 2 or random.random() >= GPU_SHARE:
+        return lines
+    gpus = random.randint(1, count - 1)
+
+    def named(found: Match[str]) -> str:
+        index = int(found[1])
+        return f"cuda:{index}" if index < gpus else f"host:{index - gpus}"
+
+    made = [re.sub(r"\bhost:(\d+)", named, line) for line in lines]
+    for _ in range(random.randint(0, 3)):
+        place = random.randint(_first_launch(made) + 1, len(made) - 1)
+        made.insert(place, f"lose cuda:{random.randrange(gpus)}")
+    return tuple(made)
+
+
+def _first_launch(lines: Sequence[str]) -> int:
+    return next(index for index, line in enumerate(lines) if line.startswith("launch"))

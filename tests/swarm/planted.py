@@ -91,7 +91,7 @@ def reply_lost_with_its_checkpoint(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED: Final[dict[str, tuple[Plant, int]]] = {
-    "parked message dropped": (parked_message_dropped, 3025),
+    "parked message dropped": (parked_message_dropped, 3081),
     "message lost after rerouted": (message_of_the_reroute_lost, 3026),
     "digest check missing": (digests_not_checked, 3000),
     "lease not released": (lease_not_released, 3006),

@@ -30,6 +30,16 @@ def test_what_is_promised_holds_in_a_bounded_swarm(
         assert report.counts[name] > 0, name
 
 
+def test_some_plans_have_gpus_and_lose_them() -> None:
+    """Never all devices: what can't go on anywhere is no finding."""
+    plans = [draw(seed) for seed in range(60)]
+    with_gpus = [plan for plan in plans if "cuda:" in plan.lines[0]]
+    assert 5 <= len(with_gpus) <= 30
+    assert all("host:0" in plan.lines[0] for plan in with_gpus)
+    assert any(line.startswith("lose cuda:") for plan in with_gpus for line in plan.lines)
+    assert not any("lose" in plan.text("") for plan in plans if plan not in with_gpus)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_line_of_a_plan_is_a_command_of_the_language(seed: int) -> None:
     """A misspelt command would be tried, refused, and never missed."""
