@@ -195,8 +195,11 @@ def test_local_memory_grows_only_while_nothing_runs(device: CudaDevice) -> None:
 # What a live kernel holds up
 
 
-def test_memory_of_a_kernel_that_never_answers_stays_taken(device: CudaDevice) -> None:
+def test_memory_of_a_kernel_that_never_answers_stays_taken(
+    device: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its grid can't be stopped; nobody gets its memory, and the others work on."""
+    monkeypatch.setattr("ringflow.device.cuda.launch.ABORT_DEADLINE_S", 0.2)
     before = device.free_bytes
     other, stalled = launched(device, "echo"), launched(device, "trouble")
     post(stalled, LATCH)

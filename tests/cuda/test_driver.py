@@ -58,7 +58,7 @@ def test_values_come_as_they_are(calls: dict[str, Any]) -> None:
         (2, "CUDA_ERROR_OUT_OF_MEMORY", "smaller memory_limit_bytes"),
         (100, "CUDA_ERROR_NO_DEVICE", "CUDA_VISIBLE_DEVICES"),
         (209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "another architecture"),
-        (719, "CUDA_ERROR_LAUNCH_FAILED", "restore them on another device"),
+        (719, "CUDA_ERROR_LAUNCH_FAILED", "every kernel in it are lost"),
         (424242, "CUDA_ERROR_424242", "manual"),
     ],
 )

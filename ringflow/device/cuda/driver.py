@@ -25,7 +25,7 @@ NOT_READY: Final = 600
 NEEDED_MAJOR: Final = 13
 """Of the driver: what cuda-python 13 and the cubins of NVRTC 13 need."""
 
-_LOST: Final = "the context and every kernel in it are lost; restore them on another device"
+_LOST: Final = "the context and every kernel in it are lost"
 _ADVICE: Final[Mapping[int, str]] = {
     1: "this is a fault in ringflow, or memory was used that is not the device's; report it",
     2: "the GPU's memory is taken, perhaps by another process (look at nvidia-smi); give "
