@@ -1,6 +1,6 @@
 """Parking: a context's grids return for a moment, and go on as if nothing had been.
 
-- For devices that can't load or unload code beside a running grid.
+- For devices that can't unload code beside a running grid, and those that can't load it either.
 - A parked grid goes on with its rings, its message numbers and its commands: neither who posts nor
   the pump takes part. The regions hold its state, as after any return.
 - Grids are launched, ended and parked under one lock a context, so none starts in between.
@@ -170,11 +170,12 @@ _lots_lock: Final = threading.Lock()
 
 
 def lot_of(device: Device) -> Lot | None:
-    """Return where a device's grids are parked; ``None`` if it loads code beside them."""
-    if device.loads_while_running:
-        return None
-    own: Lot | None = getattr(device, "lot", None)  # of a model, which shares it with nobody
-    if own is not None:
-        return own
+    """Return where a device's grids are parked; ``None`` for one that never has to."""
+    lot: Lot | None = getattr(device, "lot", None)
+    return lot
+
+
+def shared_lot(uuid: str) -> Lot:
+    """Return the lot of a GPU's context, which all devices of it in this process share."""
     with _lots_lock:
-        return _lots.setdefault(device.uuid, Lot())
+        return _lots.setdefault(uuid, Lot())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -11,6 +12,7 @@ import pytest
 
 import ringflow
 from ringflow.device.abi import Command
+from ringflow.device.cuda import device
 from ringflow.device.parking import lot_of
 from ringflow.engine.replay import replay_records
 from tests.cuda.standin import Standin
@@ -21,6 +23,14 @@ from tests.recovery.crashes import events_of
 pytestmark = pytest.mark.anyio
 
 BESIDE = {"loads_while_running": True}
+
+
+async def pauses(engine: ringflow.Engine, count: int) -> list[Any]:
+    """Return the journaled pauses, once there are so many: each is told a moment after its end."""
+    with anyio.fail_after(20):
+        while len(found := await events_of(engine, "device.kernels_parked.v1")) < count:
+            pass
+    return found
 
 
 async def test_a_reload_parks_the_gpus_kernels_and_says_so(
@@ -46,7 +56,7 @@ async def test_a_reload_parks_the_gpus_kernels_and_says_so(
     assert (await state_of(beside))[:3] == expected_state(producer.values)
     await send_all(kernel, range(5))
     assert (await state_of(kernel))[1] == 2 * sum(range(5))
-    parked = await events_of(engine, "device.kernels_parked.v1")
+    parked = await pauses(engine, 2)
     assert [(one.device, one.purpose, one.kernels) for one in parked] == [
         ("cuda:0", "load", ("adder",)),
         ("cuda:0", "load", ("adder", "beside")),
@@ -123,8 +133,8 @@ async def test_a_kernel_that_does_not_return_keeps_others_from_loading(
     with pytest.raises(ringflow.KernelStalledError, match="busy"):
         await engine.launch(adder("late"), device="cuda:0")
     assert [status.kernel_id for status in engine.kernels()] == ["busy", "good"]
-    (*_, parked) = await events_of(engine, "device.kernels_parked.v1")
-    assert "busy" in parked.failure
+    parked = await pauses(engine, 2)
+    assert ["busy" in one.failure for one in parked] == [False, True]
     await send_all(good, range(5))
     assert (await state_of(good))[:3] == expected_state(list(range(5)))
     open_gate(engine, "busy")
@@ -181,3 +191,21 @@ async def test_a_migration_to_a_full_gpu_leaves_the_kernel_where_it_is(
         await send_all(one, range(5, 10))
     assert (await state_of(kernel))[:3] == expected_state(list(range(10)))
     assert (await state_of(full))[:3] == expected_state(list(range(5, 10)))
+
+
+@pytest.mark.parametrize("gpus", [BESIDE], indirect=True)
+async def test_code_that_waits_to_be_given_back_is_bounded(
+    engine: ringflow.Engine, gpus: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that never returns is parked for it once in a while, whoever comes and goes."""
+    monkeypatch.setattr(device, "UNLOADS_WAITING_MAX", 2)
+    beside = await engine.launch(adder("beside"), device="cuda:0")
+    before = len(gpus.calls("cuModuleUnload"))
+    for number in range(3):
+        await engine.launch(adder(f"guest{number}"), device="cuda:0")
+        await engine.stop(f"guest{number}")
+        await send_all(beside, [number])
+    assert len(gpus.calls("cuModuleUnload")) == before + 3
+    (parked,) = await pauses(engine, 1)
+    assert (parked.purpose, parked.kernels) == ("unload", ("beside",))
+    assert (await state_of(beside))[:3] == expected_state([0, 1, 2])

@@ -13,7 +13,7 @@ from ringflow.device.api import DeviceGlobal, LaunchStatus
 from ringflow.device.host.device import HostDevice
 from ringflow.device.host.memory import HostAllocation
 from ringflow.device.native import native
-from ringflow.device.parking import lot_of
+from ringflow.device.parking import Lot, shared_lot
 from ringflow.errors import DeviceError
 from ringflow.spec import Dim3, KernelCodeSource, KernelSpec
 
@@ -150,10 +150,12 @@ class ParkingDevice(HostDevice):  # type: ignore[misc]  # final for users, not f
     def loads_while_running(self) -> bool:
         return False
 
+    @property
+    def lot(self) -> Lot:
+        return shared_lot(self.uuid)
+
     def load(self, code: Any) -> Any:
-        lot = lot_of(self)
-        assert lot is not None
-        with lot.quiet(self.name, "load"):
+        with self.lot.quiet(self.name, "load"):
             states = [launch.status for launch in self.launches]
             self.beside.append(states.count(LaunchStatus.RUNNING))
             return super().load(code)

@@ -36,12 +36,13 @@ from ringflow.device.cuda.peers import Member, shared_peers
 from ringflow.device.cuda.priming import prime
 from ringflow.device.cuda.staging import Staging
 from ringflow.device.cuda.topology import HOST_PATH
-from ringflow.device.parking import lot_of
+from ringflow.device.parking import Lot, shared_lot
 from ringflow.errors import DeviceError
 from ringflow.files import Buffer
 from ringflow.spec import Dim3
 
 MAPPED_LIMIT_BYTES: Final = 256 << 20
+UNLOADS_WAITING_MAX: Final = 16
 EXIT_DEADLINE_S: Final = 5.0
 
 _open_lock = threading.RLock()
@@ -190,6 +191,11 @@ class CudaDevice:
         return self._loads_while_running
 
     @property
+    def lot(self) -> Lot:
+        """Where the context's persistent kernels are parked."""
+        return shared_lot(self.uuid)
+
+    @property
     def lost(self) -> str:
         """Why the context, and with it all that the device had, is gone; empty if it is not."""
         return str(self.context.lost or "")
@@ -293,11 +299,11 @@ class CudaDevice:
                 call="load",
                 code="target",
             )
-        if (lot := lot_of(self)) is None:
+        if self.loads_while_running:
             with self._beside_own_kernels():
                 loaded = self._load(code)
         else:
-            with lot.quiet(self._name, "load"), self._beside_own_kernels():
+            with self.lot.quiet(self._name, "load"), self._beside_own_kernels():
                 loaded = self.launches.idle(lambda: self._load(code), what="load")
         self._codes.append(loaded)
         for variable in loaded.globals:
@@ -322,13 +328,19 @@ class CudaDevice:
         self.launches.grids.when_idle(unload)
 
     def unload(self, code: LoadedCode) -> None:
-        """Give code up; the driver gives it back when no kernel runs, since it waits for all."""
+        """Give code up; the driver gives it back when no kernel runs, since it waits for all.
+
+        Where none of the persistent ones ever returns they are parked for it, once in a while.
+        """
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         if code in self._codes:
             self._codes.remove(code)
             for variable in code.globals:
                 self.memory.remove_variable(variable)
             self._unload_when_idle(code.module)
+            if self.launches.grids.waiting_count > UNLOADS_WAITING_MAX:
+                with contextlib.suppress(DeviceError), self.lot.quiet(self._name, "unload"):
+                    self.launches.grids.reap()
 
     def grid_that_fits(
         self, code: LoadedCode, entry_point: str, block: Dim3, *, dynamic_shared_bytes: int = 0

@@ -60,6 +60,11 @@ class Grids:
             while self._idle_work and not self.live:
                 self._idle_work.pop(0)()
 
+    @property
+    def waiting_count(self) -> int:
+        """How much work waits until no grid lives."""
+        return len(self._idle_work)
+
     def when_idle(self, work: Callable[[], None]) -> None:
         """Do now what would wait for grids if none lives, else once none does."""
         with self.lock:
