@@ -68,8 +68,8 @@ def ordinal_of(name: str) -> int:
     if found[1] is not None:
         ordinals = [int(found[1])] if int(found[1]) < count else []
     else:
-        wanted = found[2].lower()
-        ordinals = [i for i in range(count) if uuid_of(i).lower() == wanted]
+        digits = found[2][4:].lower()  # a slice of a GPU (MIG) has a UUID of its own
+        ordinals = [i for i in range(count) if uuid_of(i)[4:] == digits]
     if not ordinals:
         known = [f"cuda:{i} ({uuid_of(i)})" for i in range(count)]
         raise UnknownDeviceError(

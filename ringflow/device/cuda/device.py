@@ -132,6 +132,8 @@ class CudaDevice:
             shared_peers().leave(self._peer)
         if self._launches is not None:
             self._launches.close()
+        if self._memory is not None:  # what is given back below would wait for them, without end
+            self._memory.await_late_copies()
         with contextlib.suppress(DeviceError), context.current():
             for code in self._codes:
                 _quietly("cuModuleUnload", code.module)
@@ -141,7 +143,6 @@ class CudaDevice:
         if self._memory is None:
             context.close()
         else:
-            self._memory.await_late_copies()
             self._memory.loans.after_all(self._release_memory)
 
     def _release_memory(self) -> None:
