@@ -20,14 +20,14 @@ async def test_messages_sent_while_a_trapped_kernel_is_rebuilt(
 ) -> None:
     """They park; the instance that is gone is not touched (it ended the process by SIGSEGV)."""
     begun, go = anyio.Event(), anyio.Event()
-    rebuild = restoring.rebuild
+    rebuild = restoring._rebuild_on
 
     async def slowly(*arguments: Any) -> restoring.Rebuilt:
         begun.set()
         await go.wait()
         return await rebuild(*arguments)
 
-    monkeypatch.setattr(restoring, "rebuild", slowly)
+    monkeypatch.setattr(restoring, "_rebuild_on", slowly)
     kernel = await engine.launch(adder(), device="host:0")
     await send_all(kernel, range(20))  # the journal knows by now how long a commit takes
     trap = await kernel.send(Trap())
