@@ -185,6 +185,7 @@ async def migrate(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     result = await engine.migrate(
         arguments.text("KERNEL"),
         to=arguments.text("to"),
+        key=arguments.text("key") or None,
         actor=arguments.text("actor"),
         reason=arguments.text("reason"),
     )
@@ -230,6 +231,7 @@ async def reload(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
         probation_messages=arguments.integer("probation", 0),
         probation_timeout_s=arguments.duration_s("for", 1.0),
         **changes,
+        key=arguments.text("key") or None,
         actor=arguments.text("actor"),
         reason=arguments.text("reason"),
     )
@@ -240,6 +242,7 @@ async def snapshot(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     info = await engine.checkpoint(
         arguments.text("KERNEL"),
         name=arguments.text("name") or None,
+        key=arguments.text("key") or None,
         actor=arguments.text("actor"),
         reason=arguments.text("reason"),
     )
@@ -303,10 +306,14 @@ async def forget(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 
 
 async def hold(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
-    """Hold a kernel for a time; worth beginning."""
-    async with engine.kernel(arguments.text("KERNEL")).held() as state:
+    """Hold a kernel for a time, worth beginning; or while its checkpoint is taken as a value."""
+    kernel, says = engine.kernel(arguments.text("KERNEL")), arguments.choice("say", _ON_OFF, True)
+    if arguments.choice("as", {"checkpoint": True}, False):
+        applied = (await kernel.checkpoint()).metadata.current_step
+        return (f"held at {applied}",) if says else ()
+    async with kernel.held() as state:
         await stage.world.clock.sleep(arguments.duration_s("for", 1.0))
-        return (f"held at {state.applied_sequence}",)
+        return (f"held at {state.applied_sequence}",) if says else ()
 
 
 async def connect(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, final
 import attrs
 
 from ringflow.journal.record import RawRecord
+from ringflow.limits import EngineLimits
 
 if TYPE_CHECKING:
     from ringflow.spec import KernelCodeSource
 
 ACCEPTED: Final = "messages.accepted.v1"
+TORN: Final = "engine.torn_tail_cut.v1"
 Plain = Mapping[str, Any]
 
 
@@ -94,6 +96,8 @@ def moments(records: Iterable[RawRecord]) -> Iterator[Moment]:
     for record in records:
         types = frozenset(event["type"] for event in record.events)
         for event in record.events:
+            if event["type"] == TORN:  # what was cut was never acknowledged
+                continue
             for one in _singles(event):
                 yield Moment(record.epoch, _on_host(one, names), types)
 
@@ -143,14 +147,42 @@ def belongs(event: Plain, first: Plain) -> bool:
 
 
 _WITHIN: Final = re.compile(r"has not obeyed \w+ within ([\d.]+) s")
+"""The reason of a step that ran into its own deadline."""
 
 
 def limits_said(moments: Sequence[Moment]) -> str:
-    """Return the limits that a journal gives away: the deadline of a step that ran into it."""
+    """Return the limits that a journal gives away.
+
+    They are the deadline of a step that ran into it, how many traps halted a kernel, and how many
+    recovery points were kept.
+    """
+    said: dict[str, str] = {}
     for moment in moments:
         if found := _WITHIN.search(str(moment.event.get("reason", ""))):
-            return f"step_timeout_s={found[1]}s"
-    return ""
+            said.setdefault("step_timeout_s", f"{found[1]}s")
+        if moment.type == "kernel.halted" and int(moment.event["message_sequence"]):
+            said.setdefault("traps_in_a_row", str(moment.event["attempts"]))
+    if kept := _points_kept(moments):
+        said["recovery_points_kept"] = str(kept)
+    usual = EngineLimits()
+    told = {key: text for key, text in said.items() if str(getattr(usual, key)) != text}
+    return " ".join(f"{key}={text}" for key, text in told.items())
+
+
+def _points_kept(moments: Sequence[Moment]) -> int:
+    """Return how many unnamed recovery points were left behind one that retention took; 0: none."""
+    points: dict[str, list[str]] = {}
+    kept = 0
+    for moment in moments:
+        mine = points.setdefault(moment.event.get("kernel_id", ""), [])
+        if moment.type == "kernel.recovery_point" and not moment.event["pinned"]:
+            mine.append(moment.event["checkpoint"])
+        elif moment.type == "checkpoint.retired" and moment.event["checkpoint"] in mine:
+            if moment.event["reason"] == "limit":
+                behind = len(mine) - 1 - mine.index(moment.event["checkpoint"])
+                kept = min(kept or behind, behind)
+            mine.remove(moment.event["checkpoint"])
+    return kept
 
 
 _BY_ITSELF: Final = (

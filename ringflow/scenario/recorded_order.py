@@ -160,7 +160,19 @@ class _Planner:
         """Return the moment at which a request was broken off, None where it came to its end."""
         if one.kind is not Kind.LONG or (one.end is not None and not one.cancelled):
             return None
-        return one.cancelled or self._epoch_end(one.start)
+        return one.cancelled or min(self._epoch_end(one.start), self._closed(one.start))
+
+    def _closed(self, at: int) -> int:
+        """Return where the engine of a moment's epoch was closed; past all moments if nowhere."""
+        ends = (self._inputs[index] for index in self._long)
+        return next(
+            (
+                one.end
+                for one in ends
+                if one.kind is Kind.CLOSE and one.end is not None and one.end >= at
+            ),
+            len(self._moments),
+        )
 
     def _consider_boundary(self, at: int) -> None:
         moment = self._moments[at]
@@ -234,15 +246,17 @@ class _Planner:
         return (accepted, 0, 0) if index is None else self._places[index]
 
     def _consider_halt(self, at: int) -> None:
-        """Let what was sent after a message that halted its kernel be sent before it does."""
+        """Let what was asked after a message that halted its kernel be asked before it does."""
         moment = self._moments[at]
         poison = int(moment.event.get("message_sequence", 0))
         if moment.type != "kernel.halted" or not poison:
             return
         kernel_id = moment.event["kernel_id"]
         on = self._place_of(kernel_id, poison, at)
-        after = self._accepted[kernel_id].get(poison + 1)
-        if on is not None and after is not None and after < at:
+        if on is None:
+            return
+        between = (one for one in self._inputs if on[0] < one.start < at)
+        if any(one.kernel_id == kernel_id for one in between):
             self._caps.append(_Cap(kernel_id, poison - 1, on, (at, _BEFORE, 0), None))
 
     # What is done there
@@ -359,9 +373,11 @@ class _Planner:
     def _deliver(self, place: Place) -> None:
         """Withhold from each kernel what it had not got at ``place``."""
         wanted: dict[str, int] = {}
+        halted = []
         for cap in self._caps:
-            if cap.owner is None and cap.off <= place:
+            if cap.owner is None and cap.off <= place and not cap.over:
                 cap.over = True
+                halted.append(cap.kernel_id)
             if cap.on <= place and not cap.over:
                 known = wanted.get(cap.kernel_id, cap.applied)
                 wanted[cap.kernel_id] = min(known, cap.applied)
@@ -370,6 +386,7 @@ class _Planner:
             if through != self._withheld.get(kernel_id):
                 self._acts.append(Deliver(kernel_id, through))
         self._withheld = wanted
+        self._acts += [Until("kernel.halted", kernel_id) for kernel_id in halted]
 
 
 def _epoch_ends(moments: Sequence[Moment]) -> Mapping[int, int]:

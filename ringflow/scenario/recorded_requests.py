@@ -9,13 +9,15 @@ from typing import Any, Final, final
 
 import attrs
 
-from ringflow.scenario.recorded_inputs import Input, Kind, Moment, Source
+from ringflow.errors import UsageError
+from ringflow.scenario.recorded_inputs import TORN, Input, Kind, Moment, Source
 from ringflow.scenario.short import first_line
 from ringflow.scenario.telling import (
     array_value,
     changed_words,
     kernel_line,
     message_words,
+    quoted,
     word,
     words,
 )
@@ -49,7 +51,11 @@ _DEVICE_STEPS: Final[Mapping[str, str]] = {
     "SaveCheckpoint": "checkpoints.write",
 }
 """What to let fail where a step failed for a reason that a world does not have by itself."""
-_OWN_REASONS: Final = ("trap", "has not obeyed", "not done within", "digest", "kept regions")
+_OWN_REASONS: Final = (
+    "trap", "has not obeyed", "not done within", "memory differs", "kept regions", "variables ",
+    "takes parameters", "convert kernel", "state outside of its regions",
+)  # fmt: skip
+"""What kernels and their code do to a step by themselves."""
 _RESULTS: Final[Mapping[str, str]] = {
     "migration": "moved from {source} to {target}",
     "reload": "reloaded from {old_version} to {new_version}",
@@ -96,6 +102,7 @@ class Finder:
             "route.connected": self._route,
             "route.disconnected": self._route,
             "checkpoint.retired": self._retired,
+            "kernel.device_lost": self._device_lost,
         }
         for at, moment in enumerate(self._moments):
             if (handler := handlers.get(moment.type)) is not None:
@@ -136,7 +143,7 @@ class Finder:
         if self._moments[at - 1].type != "engine.closed":
             self._add(at, "crash", kind=Kind.CRASH)
         self._add(at, "restart")
-        if "engine.torn_tail_cut.v1" in self._moments[at].with_types:
+        if TORN in self._moments[at].with_types:
             self.notes.append("a torn tail was cut from the journal; no command here tears it")
 
     def _closed(self, at: int, event: Mapping[str, Any]) -> None:
@@ -144,6 +151,12 @@ class Finder:
             self._add(at, "close", kind=Kind.CLOSE)
 
     # Kernels
+
+    def _device_lost(self, at: int, event: Mapping[str, Any]) -> None:
+        raise UsageError(
+            f"kernel {event['kernel_id']!r} lost its device {event['device']!r}, and simulated "
+            "devices can't be lost; record from a copy of the folder from before"
+        )
 
     def _placed(self, at: int, event: Mapping[str, Any]) -> None:
         self._devices[event["kernel_id"]] = event["device"]
@@ -154,13 +167,20 @@ class Finder:
         end = self._next(at, kernel_id, "kernel.launched", "kernel.launch_failed")
         failed = end is not None and self._moments[end].type == "kernel.launch_failed"
         reason = self._moments[end].event["reason"] if end is not None and failed else ""
+        cancelled = failed and reason.lower().startswith("cancel")
         self._devices[kernel_id] = event["device"]
         if spec is None:
             self.notes.append(f"kernel {kernel_id}'s spec is gone: what it did is left out")
             return
+        if spec.durability == "volatile" and self._has_worked(kernel_id):
+            raise UsageError(
+                f"kernel {kernel_id!r} is volatile: its messages are in no journal, so nothing "
+                "can send them again; only durable and async kernels can be recorded"
+            )
         self._specs[kernel_id] = spec
         more: dict[str, Any] = {
-            "error": first_line(f"DeviceError: {reason}") if failed else "",
+            "error": first_line(f"DeviceError: {reason}") if failed and not cancelled else "",
+            "cancelled": end if cancelled else 0,
             "faults": tuple(_INJECTED.findall(reason)),
         }
         who = _who(event)
@@ -176,6 +196,16 @@ class Finder:
         line = words("launch", kernel_id, f"on={event['device']}", who)
         notes = tuple(gaps)
         self._long(at, line, kernel_id, end, sources=(described,), notes=notes, **more)
+
+    def _has_worked(self, kernel_id: str) -> bool:
+        """Whether some event of a kernel shows that it got messages."""
+        mine = [one.event for one in self._moments if one.event.get("kernel_id") == kernel_id]
+        return any(
+            int(event.get("applied_sequence", 0)) > 0
+            or int(event.get("replay_from", 0)) > 1
+            or event["type"].startswith("messages.lost")
+            for event in mine
+        )
 
     def _fork(
         self,
@@ -227,9 +257,9 @@ class Finder:
         elif purpose == "rollback":
             self._rollback(at, event)
         elif purpose == "restore":
-            self.notes.append(
-                f"kernel {kernel_id} was restored from a checkpoint that no journal names: "
-                "write restore KERNEL from=NAME where it was"
+            raise UsageError(
+                f"kernel {kernel_id!r} was restored from a checkpoint that its program held, and "
+                "no journal has what was in it; record from a copy of the folder from before"
             )
 
     def _stop(self, at: int, event: Mapping[str, Any]) -> None:
@@ -270,11 +300,9 @@ class Finder:
         kernel_id = event["kernel_id"]
         if event["purpose"] not in ("held", "checkpoint") or self._inside(at, kernel_id):
             return
-        if event["purpose"] == "checkpoint":
-            self.notes.append("a checkpoint was taken as a value: here the kernel is held instead")
         end = self._next(at, kernel_id, "kernel.hold_released")
-        result = f"held at {self._accepted.get(kernel_id, 0)}"
-        self._long(at, f"hold {kernel_id} for=1ms", kernel_id, end, result=result)
+        how = "as=checkpoint" if event["purpose"] == "checkpoint" else "for=1ms"
+        self._long(at, f"hold {kernel_id} {how} say=no", kernel_id, end)
 
     # Operations
 
@@ -347,6 +375,9 @@ class Finder:
             if told.get("operation_id") != event["operation_id"]:
                 continue
             name = moment.type.split(".")[1]
+            if name == "completed" and told.get("retire_failure"):
+                more |= {"changed": ("retire_failure",), "hidden": True}
+                more["notes"] = ("the source's memory was not given back; here it is",)
             if told.get("cancelled") or (name == "cancelled" and not cancelled):
                 cancelled = cancelled or index
             if name == "step_failed" or (kind == "snapshot" and name == "failed"):
@@ -360,6 +391,9 @@ class Finder:
         following = self._moments[end + 1 : end + 2] if end is not None else ()
         after = [one.event["reason"] for one in following if one.type == "kernel.halted"]
         faults = self._faults(event, step, failure, after) if failure and not cancelled else ()
+        if faults and not _INJECTED.search(failure):  # a world has its own words for it
+            failure = f"{step}: injected in {faults[0]}"
+            more |= {"changed": (*more.get("changed", ()), "reason"), "hidden": True}
         error = ""
         if ended in ("rolled_back", "failed"):
             what = f"operation '{event['operation_id']}' ended {ended}: {failure}"
@@ -424,7 +458,7 @@ class Finder:
 
     def _consumer(self, at: int, event: Mapping[str, Any]) -> None:
         kind = self._moments[at].type
-        both = words(event["kernel_id"], event["consumer"])
+        both = words(event["kernel_id"], quoted(event["consumer"]))
         if kind == "consumer.forgotten":
             self._add(at, f"forget {both}")
         elif kind == "consumer.registered":
@@ -448,4 +482,4 @@ class Finder:
 
 
 def _who(event: Mapping[str, Any]) -> str:
-    return words(word("actor", event.get("actor", "")), word("reason", event.get("reason", "")))
+    return words(*(word(key, event.get(key, "")) for key in ("key", "actor", "reason")))

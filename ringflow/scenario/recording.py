@@ -17,6 +17,7 @@ from ringflow.scenario import recorded_inputs as inputs
 from ringflow.scenario.recorded_inputs import Input, Moment
 from ringflow.scenario.recorded_order import Act, Await, Cancel, Deliver, Do, Until, in_order
 from ringflow.scenario.recorded_requests import Finder, Stored
+from ringflow.scenario.recorded_runs import as_one, is_run
 from ringflow.scenario.script import RULER
 from ringflow.scenario.short import Names, short
 from ringflow.scenario.telling import source_lines, words
@@ -96,7 +97,7 @@ class _Recording:
             self._command(f"fault {fault}" + (f" nth={nth}" if nth > 1 else ""))
         for source in one.sources:
             self._command(source.line, source_lines(source.code, []))
-        line = words(self._line(one), f"count={len(group)}" if len(group) > 1 else "")
+        line = as_one([self._line(act.input) for act in group])
         spans = [index for act in group for index in range(*act.span)]
         if first.left_open:
             self._left_open[one.operation] = first.left_open
@@ -147,10 +148,10 @@ class _Recording:
 
 
 def _grouped(acts: Sequence[Act]) -> Iterator[list[Act]]:
-    """Yield each act alone, but equal messages that follow each other as one."""
+    """Yield each act alone, but messages that follow each other as one if a command can say so."""
     group: list[Act] = []
     for act in acts:
-        if group and not _continues(group[-1], act):
+        if group and not _continues(group, act):
             yield group
             group = []
         group.append(act)
@@ -158,9 +159,12 @@ def _grouped(acts: Sequence[Act]) -> Iterator[list[Act]]:
         yield group
 
 
-def _continues(last: Act, act: Act) -> bool:
-    if not isinstance(last, Do) or not isinstance(act, Do):
+def _continues(group: Sequence[Act], act: Act) -> bool:
+    last = group[-1]
+    if not isinstance(last, Do) or not isinstance(act, Do) or act.quiet != last.quiet:
         return False
-    same = (last.input.line, last.quiet) == (act.input.line, act.quiet) and not act.input.notes
     follows = act.quiet or act.span[0] == last.span[1] == last.span[0] + 1
-    return same and follows and bool(act.input.sequence) and " producer=" not in act.input.line
+    if not follows or not act.input.sequence or act.input.notes:
+        return False
+    lines = [one.input.line for one in group[-2:] if isinstance(one, Do)]
+    return is_run([*lines, act.input.line])

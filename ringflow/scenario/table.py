@@ -78,15 +78,16 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         _engine(f"disconnect KERNEL ROUTE {_WHO}", on_engine.disconnect),
         _engine("connections KERNEL", on_engine.connections),
         _engine("region KERNEL REGION [as=digest] [first=N]", on_engine.region),
-        _engine("hold KERNEL [for=TIME]", on_engine.hold),
+        _engine("hold KERNEL [for=TIME] [as=checkpoint] [say=no]", on_engine.hold),
         # operations
-        _engine(f"migrate KERNEL [to=DEVICE] {_WHO}", on_engine.migrate),
+        _engine(f"migrate KERNEL [to=DEVICE] [key=TEXT] {_WHO}", on_engine.migrate),
         _engine(
             f"reload KERNEL [code=CODE] [at=N] [probation=N] [for=TIME] [convert=NAME] "
-            f"[messages=TEXT] [regions=TEXT] [arguments=TEXT] [routes=TEXT] {_WHO}",
+            f"[messages=TEXT] [regions=TEXT] [arguments=TEXT] [routes=TEXT] "
+            f"[key=TEXT] {_WHO}",
             on_engine.reload,
         ),
-        _engine(f"snapshot KERNEL [name=NAME] {_WHO}", on_engine.snapshot),
+        _engine(f"snapshot KERNEL [name=NAME] [key=TEXT] {_WHO}", on_engine.snapshot),
         _engine("restore KERNEL [from=NAME]", on_engine.restore),
         _engine(
             f"rollback KERNEL [to=NAME] [before_reload=yes] [undo_messages=yes] {_WHO}",

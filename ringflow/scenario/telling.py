@@ -38,8 +38,13 @@ def word(key: str, text: str) -> str:
     """Return ``key=text``, quoted where it must be; ``""`` stands for a text that is empty."""
     if not text:
         return ""
+    return f"{key}={quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as one word."""
     plain = text.replace('"', "'").replace("\n", " ")
-    return f'{key}="{plain}"' if " " in plain else f"{key}={plain}"
+    return f'"{plain}"' if " " in plain else plain
 
 
 def words(*given: str) -> str:
