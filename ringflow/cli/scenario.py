@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _PATHS = typer.Argument(help="Scenario files, or folders of them (all *.txt below).")
 _JOURNAL = typer.Argument(help="The engine's folder, or its journal's.", show_default=False)
 _OUTPUT = typer.Option("--output", "-o", help="The scenario file to write.", show_default=False)
+_CHECK = typer.Option(
+    help="Run the scenario before it is written; one that comes to something else is refused."
+)
 _REWRITE = typer.Option(help="Write what was found into the files as what is expected.")
 _SEED = typer.Option(help="Of every order, duration and id. Expected outputs are those of seed 0.")
 _KEEP = typer.Option(
@@ -46,16 +49,19 @@ def _group() -> None:
 def record(
     path: Annotated[Path, _JOURNAL],
     output: Annotated[Path, _OUTPUT],
+    check: Annotated[bool, _CHECK] = True,
 ) -> None:
     """Make a scenario of what a journal recorded: kernels, requests, messages, crashes.
 
-    The events that the journal holds are its expected output. Look at what `ringflow scenario run`
-    says of it: what a journal can't tell (limits, memory, files that were damaged) is in comments
-    or missing, and where work overlapped only each kernel's and operation's own order is compared.
+    The events that the journal holds are its expected output. It is run once before it is written:
+    what a journal can't tell (memory, files that were damaged, what a program wrote into a kernel's
+    memory) may have decided, and then nothing is written and the first difference is shown.
     """
-    from ringflow.scenario.recorded_folder import record_folder
+    from ringflow.scenario.recorded_folder import check_recording, record_folder
 
     text = record_folder(path)
+    if check:
+        check_recording(text, path)
     output.write_text(text, encoding="utf-8")
     typer.echo(f"{output}: {text.count(chr(10) + RULER + chr(10))} commands")
 

@@ -126,7 +126,9 @@ async def _undo(core: Core, instance: Instance, error: BaseException) -> None:
     await core.in_thread(instance.discard)
     life = core.state.kernels.get(kernel_id)
     if life is not None and not life.is_terminal and not core.closed:
-        failed = e.KernelLaunchFailed(kernel_id=kernel_id, reason=str(error) or repr(error))
+        cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+        reason = "cancelled" if cancelled else str(error) or repr(error)
+        failed = e.KernelLaunchFailed(kernel_id=kernel_id, reason=reason)
         await core.journal.until_durable(core.record_kernel(kernel_id, failed))
 
 

@@ -176,6 +176,20 @@ def deliver(stage: Stage, arguments: Arguments) -> Lines:
     return ()
 
 
+def handled(stage: Stage, arguments: Arguments) -> Lines:
+    """Move the world until a kernel has handled a message."""
+    kernel_id, world = arguments.text("KERNEL"), stage.world
+    wanted = arguments.integer("SEQUENCE")
+    for _ in range(arguments.integer("steps", 1_000_000)):
+        known = (one for one in world.engine.kernels() if one.kernel_id == kernel_id)
+        if any(one.applied_sequence >= wanted for one in known):
+            return ()
+        if not world.step():
+            break
+    problem = f"{kernel_id!r} does not come to message {wanted}"
+    raise arguments.error(problem, arguments.word("SEQUENCE"))
+
+
 def clock(stage: Stage, arguments: Arguments) -> Lines:
     stage.world.clock.step_wall(arguments.duration_s("step"))
     return ()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ringflow.errors import RingflowError, UsageError
 from ringflow.files import SystemFiles
 from ringflow.journal.reader import find_journal, read_records
 from ringflow.scenario.recorded_requests import Stored
 from ringflow.scenario.recording import recorded
+from ringflow.scenario.running import run
+from ringflow.scenario.script import parse
 from ringflow.spec import decode_spec
 from ringflow.storage import Checkpoint, FileStorage, ObjectStore
 
 T = TypeVar("T")
+
+_SHOWN: Final = 12
+"""Lines of a difference that an error shows."""
 
 
 def record_folder(path: Path) -> str:
@@ -44,6 +49,22 @@ def record_folder(path: Path) -> str:
         data=lambda digest: _there(lambda: objects.get(digest)),
     )
     return recorded(records, stored, purpose=f"Recorded from the journal of {root.name!r}.")
+
+
+def check_recording(text: str, path: Path) -> None:
+    """Run a recording of ``path``; blocks, where no event loop runs.
+
+    Raises:
+        UsageError: it comes to something else than what was recorded.
+    """
+    outcome = run(parse(text, "recorded"), folder=path)
+    if not outcome.passed:
+        shown = "\n".join(outcome.report.splitlines()[:_SHOWN])
+        raise UsageError(
+            f"the scenario of {str(path)!r} comes to something else than its journal, so "
+            "something decided that no journal tells (memory, damaged files, a program that wrote "
+            f"into a kernel's memory); --no-check writes it all the same. It differs here:\n{shown}"
+        )
 
 
 def _there(read: Callable[[], T]) -> T | None:

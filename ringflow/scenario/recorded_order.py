@@ -78,7 +78,22 @@ class Deliver:
     through: int | None
 
 
-Act = Do | Until | Await | Cancel | Deliver
+@final
+@attrs.frozen
+class Handled:
+    """A kernel has come to a message: it is stopped or held right after it."""
+
+    kernel_id: str
+    sequence: int
+
+
+@final
+@attrs.frozen
+class Settle:
+    """What was withheld does what it does."""
+
+
+Act = Do | Until | Await | Cancel | Deliver | Handled | Settle
 
 
 @attrs.define(eq=False)
@@ -115,6 +130,8 @@ class _Planner:
         self._places: list[Place] = [(one.start, 0, at) for at, one in enumerate(inputs)]
         self._long = [at for at, one in enumerate(inputs) if one.kind in (Kind.LONG, Kind.CLOSE)]
         self._caps: list[_Cap] = []
+        self._bounded: set[int] = set()
+        self._handled: dict[int, list[Handled]] = {}
         self._acts: list[Act] = []
         self._open: dict[int, Input] = {}
         self._breaking: dict[int, int] = {}
@@ -188,6 +205,9 @@ class _Planner:
             return
         applied = int(moment.event["applied_sequence"])
         place, gate = self._places[owner], self._gate(owner)
+        if applied and applied in self._accepted.get(kernel_id, {}):
+            self._handled.setdefault(owner, []).append(Handled(kernel_id, applied))
+        self._bounded.add(owner)
         first = applied if gate is None else applied + _parked(self._moments[gate])
         for sequence, accepted in self._accepted.get(kernel_id, {}).items():
             index = self._sends.get((kernel_id, sequence))
@@ -266,13 +286,15 @@ class _Planner:
         self._end_until(place[0])
         self._break_off_until(place)
         self._deliver(place)
+        self._acts += self._handled.get(at, ())
         owned, limit = [cap for cap in self._caps if cap.owner == at], self._limit(one)
         begun = one.kind is Kind.LONG and bool(
             owned or limit is not None or (one.end is not None and following[0] <= one.end)
         )
         span = one.start, self._next_start(at)
         quiet = begun or bool(self._open or self._breaking) or one.hidden or self._is_inside(at)
-        quiet = quiet or place[0] != one.start or self._moments[one.start].epoch in self._unsteady
+        moved = place[0] != one.start and one.kind is not Kind.CLOSE
+        quiet = quiet or moved or self._moments[one.start].epoch in self._unsteady
         self._acts.append(
             Do(
                 input=one,
@@ -339,6 +361,8 @@ class _Planner:
                 self._acts.append(Until(self._moments[last].type, of))
             if one.cancelled:
                 self._acts.append(Cancel(one))
+                for cap in self._caps:
+                    cap.over = cap.over or cap.owner == at
 
     def _last_own(self, one: Input, limit: int) -> int:
         """Return the last moment before ``limit`` of what an input led to."""
@@ -353,10 +377,11 @@ class _Planner:
     def _pass(self, at: int, caps: Sequence[_Cap], *, has_gate: bool) -> None:
         """Let an operation's boundary come, and then the messages after it."""
         one = self._inputs[at]
-        if caps and not has_gate and one.line.startswith("snapshot "):
-            self._acts.append(Until(_HELD, one.operation))
-        elif caps and not has_gate:
-            self._acts.append(Until("kernel.quiesced", one.kernel_id))
+        if at in self._bounded and not has_gate:
+            held = one.line.startswith("snapshot ")
+            self._acts.append(
+                Until(_HELD, one.operation) if held else Until("kernel.quiesced", one.kernel_id)
+            )
         for cap in caps:
             cap.over = not cap.to_its_end
         self._deliver(self._places[at])
@@ -373,7 +398,7 @@ class _Planner:
     def _deliver(self, place: Place) -> None:
         """Withhold from each kernel what it had not got at ``place``."""
         wanted: dict[str, int] = {}
-        halted = []
+        halted: list[str] = []
         for cap in self._caps:
             if cap.owner is None and cap.off <= place and not cap.over:
                 cap.over = True
@@ -386,7 +411,7 @@ class _Planner:
             if through != self._withheld.get(kernel_id):
                 self._acts.append(Deliver(kernel_id, through))
         self._withheld = wanted
-        self._acts += [Until("kernel.halted", kernel_id) for kernel_id in halted]
+        self._acts += [Settle()] * bool(halted)
 
 
 def _epoch_ends(moments: Sequence[Moment]) -> Mapping[int, int]:

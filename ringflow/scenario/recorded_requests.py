@@ -148,7 +148,7 @@ class Finder:
 
     def _closed(self, at: int, event: Mapping[str, Any]) -> None:
         if self._closing != self._moments[at].epoch:
-            self._add(at, "close", kind=Kind.CLOSE)
+            self._add(at, "close", kind=Kind.CLOSE, end=at)
 
     # Kernels
 

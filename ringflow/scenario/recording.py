@@ -15,7 +15,17 @@ from typing import assert_never, final
 from ringflow.journal.record import RawRecord
 from ringflow.scenario import recorded_inputs as inputs
 from ringflow.scenario.recorded_inputs import Input, Moment
-from ringflow.scenario.recorded_order import Act, Await, Cancel, Deliver, Do, Until, in_order
+from ringflow.scenario.recorded_order import (
+    Act,
+    Await,
+    Cancel,
+    Deliver,
+    Do,
+    Handled,
+    Settle,
+    Until,
+    in_order,
+)
 from ringflow.scenario.recorded_requests import Finder, Stored
 from ringflow.scenario.recorded_runs import as_one, is_run
 from ringflow.scenario.script import RULER
@@ -78,6 +88,10 @@ class _Recording:
             case Deliver(kernel_id, through):
                 limit = "" if through is None else f"through={through}"
                 self._command(words("quiet deliver", kernel_id, limit))
+            case Handled(kernel_id, sequence):
+                self._command(f"quiet handled {kernel_id} {sequence}")
+            case Settle():
+                self._command("quiet settle")
             case Cancel(one):
                 self._command(f"quiet cancel {self._names.shorten(one.name)}")
             case Await(one):

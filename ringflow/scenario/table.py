@@ -107,6 +107,7 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         _world("step [COUNT]", on_world.step),
         _world("until EVENT [of=SUBJECT] [steps=N]", on_world.until),
         _world("deliver KERNEL [through=N]", on_world.deliver),
+        _world("handled KERNEL SEQUENCE [steps=N]", on_world.handled),
         _world("clock [step=TIME]", on_world.clock),
         # trouble
         _world(
