@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,18 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.cuda.standin import install
 
         install()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what tries other libraries (``library``) where those are not installed."""
+    missing = [
+        item
+        for item in items
+        if any(find_spec(mark.args[0]) is None for mark in item.iter_markers("library"))
+    ]
+    if missing:
+        config.hook.pytest_deselected(items=missing)
+        items[:] = [item for item in items if item not in missing]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

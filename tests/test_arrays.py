@@ -248,6 +248,7 @@ def test_a_region_checks_any_librarys_array() -> None:
 # Other libraries
 
 
+@pytest.mark.library("torch")
 def test_pytorch_arrays_are_taken_and_made() -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.arange(12, dtype=torch.float32).reshape(3, 4)
@@ -262,11 +263,11 @@ def test_pytorch_arrays_are_taken_and_made() -> None:
     assert torch.from_dlpack(Capsules(VALUES, read_only=True)).tolist() == VALUES.tolist()
 
 
+@pytest.mark.gpu
+@pytest.mark.library("cupy")
 def test_cupy_arrays_are_taken() -> None:
     """On a machine without a GPU CuPy makes none."""
     cupy = pytest.importorskip("cupy")
-    if not cupy.is_available():
-        pytest.skip("no CUDA device")
     given = cupy.arange(12, dtype=cupy.float32).reshape(3, 4)
     found = taken(given)
     assert isinstance(found, DeviceArray)

@@ -164,6 +164,7 @@ async def test_one_kernels_region_is_anothers_message(engine: ringflow.Engine) -
     assert await hash_of(target) == folded([(1, cells)])
 
 
+@pytest.mark.library("torch")
 async def test_pytorch_reads_and_gives(engine: ringflow.Engine) -> None:
     torch = pytest.importorskip("torch")
     given = torch.arange(4096, dtype=torch.float32)
