@@ -218,6 +218,8 @@ EXPORT void standin_settle(int ordinal) {
     lock_all();
     device *of = device_of(ordinal);
     if (of) {
+        uint64_t due_ns = now_ns() + set.delay_ns;
+        while (now_ns() < due_ns && !stopping) wait_change(due_ns);
         uint64_t enough = of->passes + 3;
         ++of->settlers;
         changed_all();
