@@ -358,10 +358,14 @@ def test_lost_gpu_is_named(gpus: Standin, opened: Open, lost: int) -> None:
 
 
 @pytest.mark.parametrize("gpus", [ONE_SM], indirect=True)
-def test_launch_waits_for_digests_that_fill_the_gpu(gpus: Standin, opened: Open) -> None:
+@pytest.mark.parametrize("openings", [1, 2])
+def test_launch_waits_for_digests_that_fill_the_gpu(
+    gpus: Standin, opened: Open, openings: int
+) -> None:
     """They are over in a moment: a launch then would be refused for nothing."""
-    device = opened("cuda:0")
-    source, kernel = filled(device), resident(device, "echo")
+    devices = [opened("cuda:0") for _ in range(openings)]
+    device = devices[0]
+    source, kernel = filled(device), resident(devices[-1], "echo")
     digests: list[bytes] = []
     refused: list[DeviceError] = []
 

@@ -15,7 +15,6 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Final, final
 
 from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAllocation
@@ -301,21 +300,15 @@ class CudaDevice:
                 code="target",
             )
         if self.loads_while_running:
-            with self._beside_own_kernels():
+            with self.launches.grids.alone:
                 loaded = self._load(code)
         else:
-            with self.lot.quiet(self._name, "load"), self._beside_own_kernels():
+            with self.lot.quiet(self._name, "load"), self.launches.grids.alone:
                 loaded = self.launches.idle(lambda: self._load(code), what="load")
         self._codes.append(loaded)
         for variable in loaded.globals:
             self.memory.add_variable(variable)
         return loaded
-
-    def _beside_own_kernels(self) -> AbstractContextManager[object]:
-        """Wait for ringflow's own kernels, which are short; none begins in the block."""
-        return (
-            contextlib.nullcontext() if self.memory.kernels is None else self.memory.kernels.alone
-        )
 
     def _load(self, code: CompiledCode) -> CudaCode:
         with self.context.current():
@@ -377,7 +370,7 @@ class CudaDevice:
         """
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         claims = None if memory is None else frozenset(one.address for one in memory)
-        with self._beside_own_kernels(), self.context.current():
+        with self.launches.grids.alone, self.context.current():
             return self.launches.launch(
                 code,
                 code.kernel(entry_point),

@@ -25,6 +25,8 @@ class Grids:
 
     Attributes:
         lock: held while a grid is launched, or the end of one taken note of.
+        alone: held while one of ringflow's own short kernels runs, and to launch or load beside
+            none of them; taken before ``lock``.
         live: launches whose end was not taken note of yet; under the lock, like all that follows.
         streams: those that no grid has.
     """
@@ -34,6 +36,7 @@ class Grids:
         queues, sm_count = driver.queue_count(), context.attributes.sm_count
         self.ledger = Ledger(context.name, sm_count=sm_count, queue_count=queues)
         self.lock = threading.RLock()
+        self.alone = threading.RLock()
         self.live: list[CudaLaunch] = []
         self.streams: list[Any] = []
         self.users = 0

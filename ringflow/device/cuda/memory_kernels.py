@@ -3,14 +3,13 @@
 - They are loaded when the device is opened, before any grid lives: a load may wait for grids.
 - They need SMs, so they run only where the ledger has room for them; who is told that there is
   none goes through staging: slower, and the same bytes.
-- They end by themselves. ``alone`` keeps launches and loads, which would be refused while one
-  runs, waiting for that instead.
+- They end by themselves. ``Grids.alone`` keeps launches and loads, which would be refused while
+  one runs, waiting for that instead.
 """
 
 from __future__ import annotations
 
 import ctypes
-import threading
 from pathlib import Path
 from typing import Final, final
 
@@ -64,11 +63,7 @@ def compile_memory_kernels(target: CompileTarget) -> CompiledCode | None:
 
 @final
 class MemoryKernels:
-    """The loaded kernels of one device.
-
-    Attributes:
-        alone: hold it to launch or load something.
-    """
+    """The loaded kernels of one device."""
 
     def __init__(
         self, context: CudaContext, launches: Launches, code: CudaCode, buffer: CudaAllocation
@@ -78,7 +73,6 @@ class MemoryKernels:
         Args:
             buffer: mapped memory, ``DIGEST_BUFFER_BYTES``.
         """
-        self.alone = threading.RLock()
         self._context, self._launches, self._code = context, launches, code
         self._buffer = buffer
         self._late: CudaLaunch | None = None
@@ -91,7 +85,7 @@ class MemoryKernels:
         """
         digests = bytearray()
         step_bytes = DIGEST_BUFFER_BYTES // BLOCK_DIGEST_BYTES * BLOCK_BYTES
-        with self.alone:
+        with self._launches.grids.alone:
             for start in range(0, size_bytes, step_bytes):
                 piece_bytes = min(step_bytes, size_bytes - start)
                 count = block_count(piece_bytes)
@@ -117,7 +111,7 @@ class MemoryKernels:
             DeviceError: the driver refuses, or the context is lost; or it has not ended in time
                 (code ``"timeout"``), and may still write to the target.
         """
-        with self.alone:
+        with self._launches.grids.alone:
             for start in range(0, size_bytes, COPY_BYTES):
                 piece_bytes = min(COPY_BYTES, size_bytes - start)
                 blocks = -(-piece_bytes // _COPY_BLOCK_BYTES)
