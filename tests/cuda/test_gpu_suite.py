@@ -18,7 +18,7 @@ OPTIONS = (
     "-m",
     "gpu or multigpu",
     "-k",
-    "not trio and not keep",
+    "not trio and not keep and not rolls_back",
     "tests/gpu",
 )
 TWO = {"memory_bytes": 600 << 20}
