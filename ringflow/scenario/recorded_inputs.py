@@ -188,6 +188,7 @@ def _points_kept(moments: Sequence[Moment]) -> int:
 _BY_ITSELF: Final = (
     "kernel.trapped",
     "kernel.halted",
+    "kernel.device_lost",
     "route.taken",
     "route.dropped",
     "messages.lost",
