@@ -341,8 +341,8 @@ class _Planner:
             if one.start < start < self._last(other):
                 return True
         following = self._inputs[at + 1].start if at + 1 < len(self._inputs) else None
-        closes = self._inputs[at].kind is Kind.CLOSE
-        return closes and following is not None and following < self._last(at)
+        is_long = at in self._long
+        return is_long and following is not None and following < self._last(at)
 
     def _break_off_until(self, place: Place) -> None:
         """Break off what a crash or a cancellation had broken off before ``place``."""
@@ -371,7 +371,8 @@ class _Planner:
             at
             for at in range(one.start, limit)
             if belongs(self._moments[at].event, first)
-            and self._moments[at].type != "kernel.hold_released"  # the cancellation's own
+            # a cancellation itself leads to it
+            and not (one.cancelled and self._moments[at].type == "kernel.hold_released")
         )
 
     def _pass(self, at: int, caps: Sequence[_Cap], *, has_gate: bool) -> None:
