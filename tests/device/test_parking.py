@@ -10,6 +10,7 @@ import pytest
 
 from ringflow.device.abi import Command, KernelState
 from ringflow.device.api import LaunchStatus
+from ringflow.device.native import native
 from ringflow.device.parking import Lot, Pause, lot_of
 from ringflow.device.posting import Posting
 from ringflow.device.pump import Pump, PumpReport
@@ -180,6 +181,7 @@ def test_a_command_does_not_call_a_grid_back_that_is_to_return(
     stop = bytearray(64)
     stop[8:12] = u32(1)
     device.copy_in(trouble.kernel.regions["stop"], stop)
+    native().ring_workers(native().room)  # nobody else tells a sleeping worker
     thread.join(DEADLINE_S)
     assert inside.is_set(), "the grid never returned"
     assert trouble.kernel.await_generation(generation, DEADLINE_S) is KernelState.HELD
