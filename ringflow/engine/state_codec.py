@@ -22,7 +22,7 @@ import orjson
 
 from ringflow.engine.state import EngineState, Operation
 from ringflow.errors import CorruptError
-from ringflow.events.values import canonical_json, dump_integer, load_integer
+from ringflow.events.values import canonical_json, dump_integer, load_exactly, load_integer
 from ringflow.statemachines.hot_reload import Reload
 from ringflow.statemachines.migration import Migration
 from ringflow.statemachines.snapshot import Snapshot
@@ -84,7 +84,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(int, lambda value, _: load_integer(value))
     converter.register_unstructure_hook(int, dump_integer)
     for kind in (str, bool):
-        converter.register_structure_hook(kind, _load_exactly(kind))
+        converter.register_structure_hook(kind, load_exactly(kind))
         converter.register_unstructure_hook(kind, lambda value: value)
     converter.register_unstructure_hook_factory(_is_tuple)(_tuple_dumper)
     converter.register_structure_hook_factory(_is_tuple)(_tuple_loader)
@@ -107,15 +107,6 @@ def _load(plain: Mapping[str, Any], converter: cattrs.Converter) -> Operation:
     fields = dict(plain)
     operation: Operation = converter.structure(fields, _OPERATIONS[fields.pop("kind")])
     return operation
-
-
-def _load_exactly(kind: type) -> Callable[[Any, Any], Any]:
-    def load(value: Any, _: Any) -> Any:
-        if type(value) is not kind:
-            raise ValueError(f"{value!r} is not a {kind.__name__}")
-        return value
-
-    return load
 
 
 def _is_tuple(kind: Any) -> bool:

@@ -79,7 +79,9 @@ def _exactly(kind: type) -> Callable[[Any], Any]:
     return dump
 
 
-def _load_exactly(kind: type) -> Callable[[Any, Any], Any]:
+def load_exactly(kind: type) -> Callable[[Any, Any], Any]:
+    """Return a hook for cattrs that takes values of exactly this type, without converting any."""
+
     def load(value: Any, _: Any) -> Any:
         if type(value) is not kind:
             raise ValueError(f"{value!r} is not a {kind.__name__}")
@@ -132,7 +134,7 @@ def new_converter() -> cattrs.Converter:
     converter.register_structure_hook(bytes, _load_bytes)
     converter.register_unstructure_hook(bytes, _dump_bytes)
     for kind in (str, bool):
-        converter.register_structure_hook(kind, _load_exactly(kind))
+        converter.register_structure_hook(kind, load_exactly(kind))
         converter.register_unstructure_hook(kind, _exactly(kind))
     converter.register_structure_hook_factory(_is_tuple)(_tuple_loader)
     converter.register_unstructure_hook_factory(_is_tuple)(_tuple_dumper)
