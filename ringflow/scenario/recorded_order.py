@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, final
 
@@ -24,6 +25,7 @@ _FIRST: Final = -2
 _AFTER: Final = 1
 _PROVING: Final = "reload.restored"
 _GATES: Final = ("migration.gate_opened", _PROVING)
+_TRAPPED: Final = re.compile(r"trapped at message (\d+)")
 _HELD: Final = "snapshot.held"
 
 
@@ -102,6 +104,7 @@ class _Cap:
 
     Attributes:
         owner: the index of the input in which the boundary lies, None for a halt.
+        after: a reload that was rolled back: its code may have handled messages after ``applied``.
         to_its_end: it ends with the owner, not when the boundary has come.
     """
 
@@ -111,6 +114,7 @@ class _Cap:
     off: Place
     owner: int | None
     to_its_end: bool = False
+    after: int | None = None
     over: bool = False
 
 
@@ -131,6 +135,7 @@ class _Planner:
         self._long = [at for at, one in enumerate(inputs) if one.kind in (Kind.LONG, Kind.CLOSE)]
         self._caps: list[_Cap] = []
         self._bounded: set[int] = set()
+        self._proving: set[int | None] = set()
         self._handled: dict[int, list[Handled]] = {}
         self._acts: list[Act] = []
         self._open: dict[int, Input] = {}
@@ -142,6 +147,7 @@ class _Planner:
         for at in range(len(self._moments)):
             self._consider_boundary(at)
             self._consider_halt(at)
+        self._proving = {cap.after for cap in self._caps if cap.after is not None}
         order = sorted(range(len(self._inputs)), key=self._places.__getitem__)
         following = [*order[1:], None]
         for at, after in zip(order, following, strict=True):
@@ -221,7 +227,30 @@ class _Planner:
         if gate is not None and self._limit(self._inputs[owner]) is not None:
             on = place if on is None else min(on, place)
         if on is not None and on <= place:
-            self._caps.append(_Cap(kernel_id, applied, on, place, owner))
+            after = self._rolled_back(at, kernel_id)
+            if after is not None and self._trapped_at(after) <= applied:
+                after = None
+            self._caps.append(_Cap(kernel_id, applied, on, place, owner, after=after))
+
+    def _trapped_at(self, reload: int) -> int:
+        """Return the message at which new code trapped, 0 where it failed otherwise."""
+        found = _TRAPPED.search(self._inputs[reload].error)
+        return int(found[1]) if found else 0
+
+    def _rolled_back(self, at: int, kernel_id: str) -> int | None:
+        """Return the last reload of a kernel before a moment that failed while it proved itself."""
+        epoch = self._moments[at].epoch
+        found = [
+            index
+            for index in self._long
+            if (one := self._inputs[index]).kernel_id == kernel_id
+            and one.end is not None
+            and one.end < at
+            and self._moments[one.start].epoch == epoch
+            and self._moments[one.end].type == "reload.rolled_back"
+            and self._gate(index) is not None
+        ]
+        return found[-1] if found else None
 
     def _keep_back(self, at: int, kernel_id: str, owner: int, applied: int) -> None:
         """Keep new code from more messages than it had handled when it was found good."""
@@ -289,7 +318,10 @@ class _Planner:
         self._acts += self._handled.get(at, ())
         owned, limit = [cap for cap in self._caps if cap.owner == at], self._limit(one)
         begun = one.kind is Kind.LONG and bool(
-            owned or limit is not None or (one.end is not None and following[0] <= one.end)
+            owned
+            or limit is not None
+            or at in self._proving
+            or (one.end is not None and following[0] <= one.end)
         )
         span = one.start, self._next_start(at)
         quiet = begun or bool(self._open or self._breaking) or one.hidden or self._is_inside(at)
@@ -392,6 +424,10 @@ class _Planner:
         for index, one in list(self._open.items()):
             if one.end is not None and one.end < at:
                 del self._open[index]
+                if index in self._proving:  # its messages are handled again, so far as they were
+                    self._proving.remove(index)
+                    self._acts.append(Until("reload.step_failed", one.operation))
+                    self._deliver((one.end, 0, 0))
                 self._acts.append(Await(one))
                 for cap in self._caps:
                     cap.over = cap.over or cap.owner == index
@@ -404,7 +440,7 @@ class _Planner:
             if cap.owner is None and cap.off <= place and not cap.over:
                 cap.over = True
                 halted.append(cap.kernel_id)
-            if cap.on <= place and not cap.over:
+            if cap.on <= place and not cap.over and cap.after not in self._proving:
                 known = wanted.get(cap.kernel_id, cap.applied)
                 wanted[cap.kernel_id] = min(known, cap.applied)
         for kernel_id in dict.fromkeys([*self._withheld, *wanted]):

@@ -60,13 +60,15 @@ async def everything_at_once(engine: ringflow.Engine) -> None:
         await kernel.send(Add(value=value))
     with pytest.raises(OperationFailedError):
         await operation.result()
+    await kernel.call(Total(), timeout_s=60.0)
 
 
 async def checkpoints_by_themselves(engine: ringflow.Engine) -> None:
     """Each is after another message in each run."""
-    kernel = await engine.launch(adder(checkpoint_every_messages=15), device="host:0")
+    kernel = await engine.launch(adder(checkpoint_every_messages=30), device="host:0")
     await sending(kernel)
-    await kernel.call(Total(), timeout_s=60.0)
+    while [one.state for one in engine.operations()] != ["saved"]:  # a close would cancel it
+        await kernel.call(Total(), timeout_s=60.0)
 
 
 async def arrays_that_move(engine: ringflow.Engine) -> None:
