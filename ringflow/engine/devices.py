@@ -90,6 +90,13 @@ def device_of(core: Core, life: KernelLife) -> Device:
     return choose_device(core.devices.values()) if device is None else places_for(core, device)[0]
 
 
+def others_like(core: Core, device: Device) -> list[Device]:
+    """Return the other devices for the same code that are left, the one with most room first."""
+    others = [one for one in core.devices.values() if one is not device and not one.lost]
+    alike = [one for one in others if one.target.name == device.target.name]
+    return sorted(alike, key=lambda one: -one.free_bytes)
+
+
 @contextmanager
 def noting_pauses(core: Core) -> Iterator[None]:
     """Record within the block when grids of the engine's devices are parked."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ringflow.device.pump import Output
 from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
-from ringflow.engine.devices import device_of
+from ringflow.engine.devices import device_of, others_like
 from ringflow.engine.operations import restart_events
 from ringflow.engine.outputs import decode_outbox
 from ringflow.engine.quiescing import resumed
@@ -17,7 +17,7 @@ from ringflow.engine.restoring import Rebuilt, rebuild, restart_from
 from ringflow.engine.routing import marks_after_restart, pass_on, serve
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.skipped import cut_after
-from ringflow.errors import RingflowError
+from ringflow.errors import DeviceMemoryError, RingflowError
 from ringflow.events import lifecycle as e
 from ringflow.events.messages import MessagesLost
 from ringflow.routing import INDEX_MAX, OutputId, decode_sends
@@ -131,13 +131,28 @@ async def start(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
 async def _relaunch(core: Core, life: KernelLife) -> None:
     kernel_id = life.kernel_id
     try:
-        rebuilt = await rebuild(core, kernel_id, device_of(core, life))
-        runtime = await start(core, rebuilt)
+        rebuilt, runtime = await _started_where_there_is_room(core, life)
     except RingflowError as error:  # nothing is given up: the next opening tries again
         core.stranded[kernel_id] = str(error)
         return
     core.record_kernel(kernel_id, resumed(runtime, rebuilt.applied_sequence))
     pass_on(core, runtime)
+
+
+async def _started_where_there_is_room(
+    core: Core, life: KernelLife
+) -> tuple[Rebuilt, KernelRuntime]:
+    """Start a kernel on its device, or if that is full on another one of its kind."""
+    own = device_of(core, life)
+    failure: DeviceMemoryError | None = None
+    for device in (own, *others_like(core, own)):
+        try:
+            rebuilt = await rebuild(core, life.kernel_id, device)
+            return rebuilt, await start(core, rebuilt)
+        except DeviceMemoryError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 def _announce_lost_suffix(core: Core, kernel_id: str) -> None:
