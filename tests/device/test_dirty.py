@@ -50,12 +50,14 @@ def kernel(device: HostDevice) -> Iterator[ResidentKernel]:
 
 
 def send(kernel: ResidentKernel, type: int, payload: bytes) -> None:
-    """Post a message and wait until it is done."""
-    pump, sequence = Pump(), kernel.posted_sequence + 1
+    """Post a message and wait until it is done and its outputs are taken."""
+    pump, sequence, done = Pump(), kernel.posted_sequence + 1, 0
     key = pump.register(kernel)
     assert kernel.post([Posting(sequence, type, payload)])
-    while kernel.done_sequence < sequence:
-        assert pump.wait(DEADLINE_S), kernel.detail
+    while done < sequence:
+        reports = pump.wait(DEADLINE_S)
+        assert reports, kernel.detail
+        done = reports[-1].done_sequence
     pump.unregister(key)
 
 
