@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
+import threading
 
 import pytest
 
+from ringflow.device.host import pieces
 from ringflow.device.host.device import HostDevice
 from ringflow.device.host.pieces import PIECE_BYTES_MAX, Piece, piece_or_pages
 from ringflow.errors import DeviceError
@@ -14,13 +16,33 @@ from ringflow.errors import DeviceError
 
 def test_pieces_are_zeroed_and_apart() -> None:
     """Each has cache lines of its own, whatever was in them before."""
-    pieces = [Piece(size, label=f"{size}") for size in (1, 64, 127, 128, 129, 5000) * 20]
-    spans = sorted((piece.address, piece.address + piece.size_bytes) for piece in pieces)
+    taken = [Piece(size, label=f"{size}") for size in (1, 64, 127, 128, 129, 5000) * 20]
+    spans = sorted((piece.address, piece.address + piece.size_bytes) for piece in taken)
     assert all(start % 128 == 0 for start, _ in spans)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    for piece in pieces:
+    for piece in taken:
         assert not any(piece.view)
         piece.view[:] = b"\xff" * piece.size_bytes
+
+
+def test_garbage_that_is_collected_while_a_piece_is_taken_blocks_nobody() -> None:
+    """A collection may begin at any allocation, also in the middle of a take, in its thread."""
+    forgotten = Piece(96, label="forgotten")
+    address = forgotten.address
+
+    def take_and_collect(piece: list[Piece]) -> None:
+        with pieces._store._lock:  # as in a take
+            piece.clear()
+            gc.collect()
+
+    kept = [forgotten]
+    del forgotten
+    thread = threading.Thread(target=take_and_collect, args=(kept,), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    again = [Piece(96, label="again") for _ in range(2)]
+    assert address in [piece.address for piece in again]
 
 
 def test_released_bytes_are_used_again_and_zeroed() -> None:

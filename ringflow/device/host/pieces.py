@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
+from collections import deque
 from typing import Final
 
 from ringflow.device.host.memory import HostAllocation
@@ -27,12 +28,16 @@ class _Store:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free: dict[int, list[tuple[HostAllocation, int]]] = {}
+        self._given: deque[tuple[HostAllocation, int, int]] = deque()
         self._pages: HostAllocation | None = None
         self._end = 0
 
     def take(self, size_bytes: int) -> tuple[HostAllocation, int]:
         """Return pages and a place in them, zeroed."""
         with self._lock:
+            while self._given:
+                pages, offset, given_bytes = self._given.popleft()
+                self._free.setdefault(given_bytes, []).append((pages, offset))
             if free := self._free.get(size_bytes):
                 pages, offset = free.pop()
                 ctypes.memset(pages.address + offset, 0, size_bytes)
@@ -44,8 +49,8 @@ class _Store:
             return pages, offset
 
     def give(self, pages: HostAllocation, offset: int, size_bytes: int) -> None:
-        with self._lock:
-            self._free.setdefault(size_bytes, []).append((pages, offset))
+        """Take a place back; without the lock, for a collection of garbage may come in ``take``."""
+        self._given.append((pages, offset, size_bytes))
 
 
 _store: Final = _Store()
