@@ -38,22 +38,22 @@ async def call(
         await waiter.done.wait()
     finally:
         core.deadlines.forget(waiter)
-    if waiter.expired:
-        raise TimeoutError(
-            f"kernel {runtime.kernel_id!r} has not replied within {timeout_s} s; the message "
-            "stays accepted"
-        )
+    if waiter.output is not None:  # also one that came with the deadline
+        return reply_of(core, runtime, waiter.output)
     if waiter.lost:
         if runtime.spec.durability == "durable":
             await receipt.durable()  # raises if the journal failed
         raise KernelStateError(
             runtime.kernel_id, runtime.halted or "closed", "running; the message stays accepted"
         )
-    if waiter.output is None:
-        raise RingflowError(
-            f"kernel {runtime.kernel_id!r} finished the message without a reply; use send"
+    if waiter.expired:
+        raise TimeoutError(
+            f"kernel {runtime.kernel_id!r} has not replied within {timeout_s} s; the message "
+            "stays accepted"
         )
-    return reply_of(core, runtime, waiter.output)
+    raise RingflowError(
+        f"kernel {runtime.kernel_id!r} finished the message without a reply; use send"
+    )
 
 
 async def _admitted_within(

@@ -31,8 +31,8 @@ class Deadlines:
         self._nearer = anyio.Event()
 
     def after(self, duration_s: float) -> int:
-        """Return the deadline that comes in ``duration_s``."""
-        return self._clock.monotonic_ns() + min(round(duration_s * NS_PER_S), _NEVER_NS)
+        """Return the deadline that comes in ``duration_s``; infinity is allowed."""
+        return self._clock.monotonic_ns() + int(min(duration_s * NS_PER_S, _NEVER_NS))
 
     def watch(self, wait: Wait) -> None:
         """Have ``wait`` expire at its deadline, unless it is forgotten before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 
 import ringflow
 from ringflow.clock import ManualClock
+from ringflow.device.pump import Output
 from ringflow.engine.deadlines import Deadlines
 from ringflow.limits import EngineLimits
 from tests.engine.kernels import Total, adder
@@ -79,6 +81,33 @@ async def test_calls_with_many_deadlines_each_end_at_their_own(folder: Path) -> 
                 await anyio.wait_all_tasks_blocked()
         open_gate(engine)
         assert (await kernel.call(Total(), timeout_s=60)).sequence == 6
+
+
+async def test_a_call_may_wait_without_an_end(folder: Path) -> None:
+    """Infinity is a time like any other."""
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        assert (await kernel.call(Total(), timeout_s=inf)).sequence == 1
+
+
+async def test_a_reply_that_comes_with_the_deadline_is_not_thrown_away(folder: Path) -> None:
+    """Both happen before the caller's task runs again."""
+    replies: list[ringflow.Reply] = []
+
+    async def call(kernel: ringflow.KernelHandle) -> None:
+        replies.append(await kernel.call(Total(), timeout_s=60))
+
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        gate = await close_gate(engine, kernel)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call, kernel)
+            await anyio.wait_all_tasks_blocked()
+            waiter = engine._core.runtimes["adder"].outputs.calls[gate.sequence + 1]
+            waiter.expire()
+            waiter.resolve(Output(gate.sequence + 1, 0, 2, 0, b"in time"))
+        open_gate(engine)
+    assert [reply.payload for reply in replies] == [b"in time"]
 
 
 async def test_a_call_that_finds_no_room_says_that_its_message_was_not_accepted(
