@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ringflow.device.abi import Command
@@ -35,6 +36,14 @@ extern "C" __global__ void hungry(unsigned* out, unsigned at) {
     *out = own[at % 1024];
 }
 """
+
+
+def until(reached: Callable[[], object]) -> None:
+    """Look again and again at what no event tells of; fails after a deadline."""
+    ends_at_s = time.monotonic() + DEADLINE_S
+    while not reached():
+        assert time.monotonic() < ends_at_s, "it never came"
+        time.sleep(0.001)
 
 
 def opened(name: str = "cuda:0", **options: Any) -> CudaDevice:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ringflow.device.arrays import read
 from ringflow.device.cuda import driver, foreign
 from ringflow.dlpack import given_count, take
 from ringflow.storage import block_digests, region_digest
+from tests.cuda.kernels import until
 from tests.cuda.library import Library
 from tests.cuda.standin import Fault, FaultKind, Standin
 from tests.engine.arrays import Fold, Mirror, arrays, folded, hash_of
@@ -74,19 +74,13 @@ def test_an_array_is_read_once_its_stream_has_made_it(
     reader = threading.Thread(target=lambda: found.append(read(array)))
     began = len(gpus.trace)
     reader.start()
-    _until(lambda: any(call.name == "cuEventQuery" for call in gpus.trace[began:]))
+    until(lambda: any(call.name == "cuEventQuery" for call in gpus.trace[began:]))
     assert not found
     gpus.release()
     reader.join(30)
     assert bytes(found[0]) == NEW.tobytes()
     if device is not None:
         device.close()
-
-
-def _until(reached: Callable[[], bool]) -> None:
-    ends_at_s = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < ends_at_s, "it did not come to that"
 
 
 def test_a_stream_that_does_not_end_has_a_deadline(

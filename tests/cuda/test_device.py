@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +31,7 @@ from tests.cuda.kernels import (
     plain,
     plain_launch,
     post,
+    until,
 )
 from tests.cuda.standin import Fault, FaultKind, Standin
 from tests.device.kernels import resident
@@ -42,14 +42,6 @@ def device(gpus: Standin) -> Iterator[CudaDevice]:
     made = opened()
     yield made
     made.close()
-
-
-def until(reached: Any) -> None:
-    """Wait for something that another thread brings about."""
-    ends_at_s = time.monotonic() + DEADLINE_S
-    while not reached():
-        assert time.monotonic() < ends_at_s
-        time.sleep(1e-3)
 
 
 # Kernels

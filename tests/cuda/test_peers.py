@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from ringflow.device.cuda.peers import shared_peers
 from ringflow.device.registry import open_device
 from ringflow.errors import DeviceError, DeviceLostError
 from ringflow.storage.blocks import block_digests
+from tests.cuda.kernels import until
 from tests.cuda.standin import Fault, FaultKind, Standin
 from tests.device.kernels import resident
 
@@ -56,14 +56,6 @@ def copied(source: Device, target: Device) -> str:
     assert bytes(target.copy_out(there)) == DATA
     assert target.digest_blocks(there) == block_digests(DATA)
     return path
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    """Look again and again at what no event tells of; fails after a deadline."""
-    ends_at_s = time.monotonic() + DEADLINE_S
-    while not reached():
-        assert time.monotonic() < ends_at_s, "it never came"
-        time.sleep(0.001)
 
 
 def pieces(gpus: Standin) -> list[int]:
@@ -249,7 +241,7 @@ def test_digests_that_do_not_begin_are_made_on_the_host(
     assert device.digest_blocks(source) == block_digests(DATA)
     assert len(gpus.calls("cuLaunchCooperativeKernel")) == before
     gpus.release()
-    wait_until(lambda: not device.launches.live)
+    until(lambda: not device.launches.live)
     assert device.digest_blocks(source) == block_digests(DATA)
     assert len(gpus.calls("cuLaunchCooperativeKernel")) == before + 1
 
@@ -270,7 +262,7 @@ def test_copy_within_that_does_not_begin_is_an_error(
     device.free(target)
     assert device.free_bytes == free_bytes
     gpus.release()
-    wait_until(lambda: device.free_bytes > free_bytes)
+    until(lambda: device.free_bytes > free_bytes)
 
 
 # What goes wrong
@@ -311,7 +303,7 @@ def test_memory_of_a_copy_that_may_still_come_is_nobody_elses(
     assert [device.free_bytes for device in (first, second)] == free_bytes
     others = [device.allocate(len(DATA), label="other") for device in (first, second)]
     gpus.release()
-    wait_until(lambda: first.free_bytes == free_bytes[0])
+    until(lambda: first.free_bytes == free_bytes[0])
     assert second.free_bytes == free_bytes[1]
     assert not any(any(d.copy_out(a)) for d, a in zip((first, second), others, strict=True))
 
@@ -331,7 +323,7 @@ def test_memory_of_a_late_copy_in_is_kept_too(
     device.free(target)
     assert device.free_bytes < free_bytes
     gpus.release()
-    wait_until(lambda: device.free_bytes == free_bytes)
+    until(lambda: device.free_bytes == free_bytes)
 
 
 def test_bytes_that_change_on_the_way_are_found_by_digests(gpus: Standin, opened: Open) -> None:
@@ -381,7 +373,7 @@ def test_launch_waits_for_digests_that_fill_the_gpu(
     gpus.arm(Fault("cuLaunchCooperativeKernel", kind=FaultKind.STALL_WORK))
     threads = [threading.Thread(target=work) for work in (digest, launch)]
     threads[0].start()
-    wait_until(lambda: device.launches.room(1) == 0)
+    until(lambda: device.launches.room(1) == 0)
     threads[1].start()
     threads[1].join(0.1)  # long enough to be refused, where it is
     gpus.release()

@@ -141,8 +141,7 @@ async def test_checkpoints_after_so_much_time() -> None:
         clock.advance(1000.0)
         await anyio.lowlevel.checkpoint()
         assert len(await events_of(engine, "snapshot.requested.v1")) == 1
-        await apply(kernel, [3])
-        clock.advance(61.0)
+        await apply(kernel, [3])  # at once: the time has passed, and no step's deadline may
         assert await until_saved(engine, 2) == [2, 3]
         (requested, _) = await events_of(engine, "snapshot.requested.v1")
         assert requested.reason == "periodic"
