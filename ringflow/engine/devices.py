@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from ringflow.device.api import Device
 from ringflow.device.parking import Pause, lot_of
 from ringflow.engine.core import Core
 from ringflow.engine.placing import choose_device
-from ringflow.errors import DeviceError, DeviceLostError
+from ringflow.errors import DeviceError, DeviceLostError, RingflowError
 from ringflow.events.device import DeviceLost, KernelsParked
 from ringflow.statemachines.lifecycle import KernelLife
 
@@ -109,7 +109,7 @@ def noting_pauses(core: Core) -> Iterator[None]:
 
 def _hear(core: Core, pause: Pause) -> None:
     async def record() -> None:
-        if not core.closed:
+        with suppress(RingflowError):  # a note: it must not end the engine
             core.record(f"device/{pause.device}", [parked])
 
     parked = KernelsParked(

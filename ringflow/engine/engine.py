@@ -456,6 +456,8 @@ class Engine(HandleService):
 
         Raises:
             UnknownKernelError, UnknownDeviceError: there is none of this name.
+            KernelStateError: the kernel does not run.
+            DeviceLostError: the device is lost.
         """
         source = self._core.runtime(kernel_id).instance.device.name
         return self._core.rates.estimate(source, self._core.device(to).name)

@@ -137,17 +137,17 @@ async def _serving(core: Core) -> AsyncIterator[None]:
     core.tasks.start_soon(core.starter.run, core.tasks)
     core.tasks.start_soon(core.deadlines.run)
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
-    try:
-        core.record("engine", _opened(core))
-        with noting_pauses(core):
+    with noting_pauses(core):
+        try:
+            core.record("engine", _opened(core))
             await recover(core)
             yield
-    finally:
-        with anyio.CancelScope(shield=True):
-            try:
-                await _close(core)
-            finally:
-                pump.close()
+        finally:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await _close(core)
+                finally:
+                    pump.close()
 
 
 async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device], list[Device]]:

@@ -47,7 +47,9 @@ def decode_state(data: bytes) -> EngineState:
         CorruptError: it is none, or one of a version that knew more.
     """
     try:
-        state: EngineState = _converter().structure(orjson.loads(data), EngineState)
+        # Older ones don't say whether it was closed; an end in order comes after them as an event.
+        plain = {"closed": False, **orjson.loads(data)}
+        state: EngineState = _converter().structure(plain, EngineState)
     except Exception as error:  # cattrs and the classes' own validators raise many kinds
         raise CorruptError(
             f"the encoded state can't be read ({error}); use the version that wrote it, or newer"

@@ -101,7 +101,8 @@ class SegmentLog:
     ) -> None:
         self._files = files
         self._lock = lock
-        self._checked_ns = 0
+        self._clock = clock
+        self._checked_ns: int | None = None
         self._folder = folder
         self._store = SegmentStore(files, folder)
         self._segment_bytes = segment_bytes
@@ -145,8 +146,8 @@ class SegmentLog:
         It takes a writer that was stalled, within the sync or before it, so a writer that was
         here a moment ago need not look.
         """
-        now_ns = self._sealer.tick()
-        if now_ns - self._checked_ns >= _STALLED_NS:
+        now_ns = self._clock.monotonic_ns()  # wall time may step back, and would hide a stall
+        if self._checked_ns is None or now_ns - self._checked_ns >= _STALLED_NS:
             self._lock.check()
             self._checked_ns = now_ns
 

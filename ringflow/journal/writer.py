@@ -249,14 +249,18 @@ class JournalWriter:
         """Write what is appended, until ``aclose`` or the first failure; once, as a task."""
         with anyio.CancelScope(shield=True):  # acknowledged or failed, but never abandoned
             if self._in_thread:
-                self._caller = LoopCaller()
-                own = anyio.CapacityLimiter(1)  # it stays: it must not use up the default limiter
-                await anyio.to_thread.run_sync(self._serve, self._caller, limiter=own)
+                await self._serve_in_thread()
             else:
                 await self._serve_here()
+
+    async def _serve_in_thread(self) -> None:
+        self._caller = LoopCaller()
+        own = anyio.CapacityLimiter(1)  # it stays: it must not use up the default limiter
+        try:
+            await anyio.to_thread.run_sync(self._serve, self._caller, limiter=own)
             await self._ended.wait()
-            if self._caller is not None:
-                self._caller.close()
+        finally:
+            self._caller.close()
 
     async def _heard(self, event: anyio.Event) -> None:
         """Wait for an event that is set when a batch is settled."""
