@@ -11,6 +11,7 @@ import pytest
 
 from ringflow.device.compiler.api import CompileTarget, compile_source
 from ringflow.device.cuda import driver
+from ringflow.device.cuda.context import HEAP_BYTES, PRINTF_BYTES
 from ringflow.device.registry import open_device
 from ringflow.errors import DeviceError, UnknownDeviceError, UsageError
 from tests.cuda.kernels import PLAIN, opened, plain
@@ -116,8 +117,15 @@ def test_limits_are_set_before_anything_runs(gpus: Standin) -> None:
     """Hazard 12: what grows later synchronises the context."""
     device = opened(local_memory_bytes=5000)
     assert device.context.local_memory_bytes == 5000
-    assert all(call.live == 0 for call in gpus.calls("cuCtxSetLimit", "cuMemHostAlloc"))
+    names = driver.bindings().CUlimit
+    asked = ("STACK_SIZE", "PRINTF_FIFO_SIZE", "MALLOC_HEAP_SIZE")
+    with device.context.current():
+        found = [driver.call("cuCtxGetLimit", getattr(names, f"CU_LIMIT_{a}")) for a in asked]
+    assert found == [5000, PRINTF_BYTES, HEAP_BYTES]
     device.close()
+    opened(local_memory_bytes=5000).close()
+    assert len(gpus.calls("cuCtxSetLimit")) == 6  # the next context has its driver's limits again
+    assert all(call.live == 0 for call in gpus.calls("cuCtxSetLimit", "cuMemHostAlloc"))
 
 
 def test_no_stream_waits_for_the_legacy_one(gpus: Standin) -> None:

@@ -204,6 +204,7 @@ def test_all_goes_on_beside_a_grid_that_fills_the_gpu(gpus: Standin, opened: Ope
     kernel = resident(first, "echo", grid=(blocks, 1, 1))
     kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
     launches = len(gpus.calls("cuLaunchKernel", "cuLaunchCooperativeKernel"))
+    assert not any(first.copy_out(first.allocate(len(DATA), label="zeroed")))  # a memset needs SMs
     assert first.digest_blocks(source) == block_digests(DATA)
     assert first.copy_to_peer(source, first, within) == "staged"
     assert first.copy_to_peer(source, second, there) == "nvlink"

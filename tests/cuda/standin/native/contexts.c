@@ -27,14 +27,20 @@ context *current_context(void) {
 
 static int is_open(const context *of) { return of && of->base.alive && of->retained; }
 
+/* Less than the library needs: what it does not set is seen. */
+static void reset_limits(context *of) {
+    memset(of->limits, 0, sizeof of->limits);
+    of->limits[LIMIT_STACK_SIZE] = of->local_bytes = 1024;
+    of->limits[LIMIT_PRINTF_FIFO_SIZE] = 1 << 16;
+    of->limits[LIMIT_MALLOC_HEAP_SIZE] = 1 << 20;
+    of->limits[LIMIT_MAX_L2_FETCH_GRANULARITY] = 64;
+}
+
 void context_open(context *of, int ordinal) {
     memset(of, 0, sizeof *of);
     of->ordinal = ordinal;
     object_new(CONTEXT, 0, of);
-    of->limits[LIMIT_STACK_SIZE] = of->local_bytes = 1024;
-    of->limits[LIMIT_PRINTF_FIFO_SIZE] = 1 << 20;
-    of->limits[2] = 8 << 20;
-    of->limits[5] = 64;
+    reset_limits(of);
     of->null_stream = stream_new(of, 0, 0);
     of->null_stream->queue = 0;
 }
@@ -73,7 +79,7 @@ void context_destroy(context *of) {
     for (int i = 0; i < set.device_count; ++i) devices[i].primary.peers[of->ordinal] = 0;
     memset(of->peers, 0, sizeof of->peers);
     of->dead = of->prints = 0;
-    of->limits[LIMIT_STACK_SIZE] = of->local_bytes = 1024;
+    reset_limits(of);
     of->flags = 0;
 }
 
