@@ -14,6 +14,11 @@ from tests.journal.sample import TYPES, note
 pytestmark = pytest.mark.anyio
 
 
+def move_lock_away(folder: Path) -> None:
+    (lock,) = folder.rglob("lock")
+    lock.rename(lock.with_suffix(".away"))
+
+
 @pytest.mark.parametrize("step_s", [0.0, -3600.0, 3600.0])
 async def test_it_acknowledges_nothing_whatever_the_wall_clock_says(
     folder: Path, step_s: float
@@ -22,8 +27,7 @@ async def test_it_acknowledges_nothing_whatever_the_wall_clock_says(
     clock = ManualClock()
     async with open_journal(folder, types=TYPES, clock=clock) as journal:
         await journal.until_durable(journal.append("s", note("before")))
-        (lock,) = folder.rglob("lock")
-        lock.rename(lock.with_suffix(".away"))
+        move_lock_away(folder)
         clock.step_wall(step_s)
         clock.advance(600)
         async with open_journal(folder, types=TYPES, clock=clock) as successor:
