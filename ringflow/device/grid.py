@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 from ringflow.device import abi
@@ -170,7 +170,8 @@ class KernelGrid(KernelMemory):
         """Launch the grid again where it was, and wait until it is there.
 
         Raises:
-            DeviceError: it can't be launched; its status says that it was aborted.
+            DeviceError: it can't be launched, or was late; its status says that it was aborted, or
+                that it trapped, or that it runs still since it can't be stopped.
         """
         try:
             if self.status is LaunchStatus.COMPLETED:
@@ -179,11 +180,20 @@ class KernelGrid(KernelMemory):
                 self._put_entry("status", "Q", self._launch.status_address)
                 self.await_generation(generation, timeout_s)
         except DeviceError as error:
-            self._launch = AbortedLaunch(str(error))
-            self._put_entry("status", "Q", self._launch.status_address)
+            self._stay_behind(str(error))
             raise
         finally:
             self._unpark()
+
+    def _stay_behind(self, reason: str) -> None:
+        """Stop the grid if it goes on after all: whoever is told of its end frees its memory."""
+        launch = self._launched()  # the one before, where none was launched
+        if launch.status is LaunchStatus.RUNNING:
+            with suppress(DeviceError):
+                launch.abort()
+        if launch.status in (LaunchStatus.COMPLETED, LaunchStatus.ABORTED):
+            self._launch = AbortedLaunch(reason)
+            self._put_entry("status", "Q", self._launch.status_address)
 
     def _unpark(self) -> None:
         with self._commands:

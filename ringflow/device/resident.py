@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ringflow.device import abi
 from ringflow.device.abi import CONTROL
@@ -30,9 +30,6 @@ from ringflow.errors import (
     KernelStateError,
 )
 from ringflow.spec import Dim3, KernelSpec
-
-if TYPE_CHECKING:
-    pass
 
 COLLECT_BYTES: Final = 1 << 16
 _SEQUENCE: Final = struct.Struct("<Q")

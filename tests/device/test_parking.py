@@ -14,12 +14,12 @@ from ringflow.device.native import native
 from ringflow.device.parking import Lot, Pause, lot_of
 from ringflow.device.posting import Posting
 from ringflow.device.pump import Pump, PumpReport
-from ringflow.errors import KernelStalledError
+from ringflow.errors import KernelStalledError, KernelTrappedError
 from tests.device.doubles import ParkingDevice
 from tests.device.kernels import compiled, resident
 
 DEADLINE_S = 30.0
-ADD, LATCH = 1, 7
+ADD, TRAP, LATCH = 1, 2, 7
 
 
 def u32(value: int) -> bytes:
@@ -28,6 +28,10 @@ def u32(value: int) -> bytes:
 
 def u64(value: int) -> bytes:
     return value.to_bytes(8, "little")
+
+
+def late(*_: object) -> None:
+    raise KernelStalledError("too late", call="await", code="timeout")
 
 
 @pytest.fixture
@@ -260,6 +264,60 @@ def test_a_grid_that_cannot_go_on_ends_as_aborted(device: ParkingDevice, lot: Lo
             one.reports += one.pump.wait(DEADLINE_S)
         assert "no room any more" in one.kernel.detail
         one.kernel.close()
+
+
+def test_a_grid_that_goes_on_too_late_is_stopped(
+    device: ParkingDevice, lot: Lot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not called aborted while it runs: its memory is freed then."""
+    counter = Watched(device, "counter")
+    with lot.quiet(device.name, "load"):
+        monkeypatch.setattr(counter.kernel, "await_generation", late)
+    assert device.launches[-1].status is LaunchStatus.ABORTED
+    while LaunchStatus.ABORTED not in counter.statuses:
+        counter.reports += counter.pump.wait(DEADLINE_S)
+    assert "too late" in counter.kernel.detail
+    counter.kernel.close()
+
+
+def test_a_late_grid_that_cannot_be_stopped_keeps_its_memory(
+    device: ParkingDevice, lot: Lot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told to be running until it can be."""
+    counter = Watched(device, "counter")
+
+    def stubborn(*_: object) -> None:
+        monkeypatch.setattr(device.launches[-1], "abort", late)
+        late()
+
+    with lot.quiet(device.name, "load"):
+        monkeypatch.setattr(counter.kernel, "await_generation", stubborn)
+    assert counter.kernel.status is LaunchStatus.RUNNING
+    free_bytes = device.free_bytes
+    with pytest.raises(KernelStalledError, match="too late"):
+        counter.kernel.close()
+    assert device.free_bytes == free_bytes
+    monkeypatch.undo()
+    counter.kernel.close()
+    assert device.launches[-1].status is LaunchStatus.ABORTED
+    assert device.free_bytes > free_bytes
+
+
+def test_a_grid_that_traps_as_it_goes_on_has_trapped(
+    device: ParkingDevice, lot: Lot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who restores it is told of the trap, not of a grid that was aborted."""
+    trouble = Watched(device, "trouble")
+
+    def trapping(*_: object) -> None:
+        trouble.kernel.post([Posting(1, TRAP)])
+        assert trouble.kernel.wait_ended(DEADLINE_S) is LaunchStatus.TRAPPED
+        raise KernelTrappedError("it trapped", call="await", code="trap")
+
+    with lot.quiet(device.name, "load"):
+        monkeypatch.setattr(trouble.kernel, "await_generation", trapping)
+    assert trouble.kernel.status is LaunchStatus.TRAPPED
+    trouble.kernel.close()
 
 
 def test_a_launch_waits_until_code_is_loaded(device: ParkingDevice, lot: Lot) -> None:
