@@ -148,9 +148,10 @@ async def _started_where_there_is_room(
     for device in (own, *others_like(core, own)):
         try:
             rebuilt = await rebuild(core, life.kernel_id, device)
-            return rebuilt, await start(core, rebuilt)
         except DeviceMemoryError as error:
             failure = failure or error
+        else:
+            return rebuilt, await start(core, rebuilt)
     assert failure is not None
     raise failure
 

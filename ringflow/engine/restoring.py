@@ -315,9 +315,10 @@ async def restart_from(
     runtime.instance = rebuilt.instance
     skipped = runtime.marks.skipped
     base = end_after(skipped, rebuilt.applied_sequence)
+    lost: list[MessagesLost] = []
     if runtime.spec.durability == "volatile":
         if applied_sequence is not None and applied_sequence > base:
-            core.record(f"messages/{runtime.kernel_id}", [_lost(runtime, base, applied_sequence)])
+            lost = [_lost(runtime, base, applied_sequence)]
             base = applied_sequence
         runtime.inbox.refill((), posted_through=base)
     else:
@@ -334,6 +335,8 @@ async def restart_from(
     if runtime.spec.holds_outputs:  # what is replayed may differ: make what nobody saw anew
         runtime.outputs.forget_after(max(rebuilt.seen, runtime.outputs.released))
     await launch(core, runtime, applied_sequence=base)
+    if lost:  # once, however many places were tried
+        core.record(f"messages/{runtime.kernel_id}", lost)
     runtime.deliver_through = None
     runtime.flow()
 
