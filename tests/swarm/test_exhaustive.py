@@ -16,6 +16,15 @@ def test_a_crash_before_some_effects_breaks_nothing(name: str) -> None:
     assert crashes.count > 1
 
 
+@pytest.mark.parametrize("line", ["limits speed=1", "kernel k2"])
+def test_a_story_that_fails_without_a_crash_ends_with_its_failure(line: str) -> None:
+    """No effect is left to crash before, so the last failure is the story's own."""
+    crashes = crash_everywhere([line])
+    last = max(crashes.failures)
+    assert last == crashes.count + 1
+    assert crashes.failures[last].kind == "ScenarioError"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["all", "tail", "none"])
 @pytest.mark.parametrize("name", STORIES)
