@@ -142,6 +142,7 @@ class CudaContext:
     Attributes:
         name: of the device, in errors.
         lost: the error that has killed the context, None while it lives.
+        closed: whether the device was closed, so that nothing is there any more.
         local_memory_bytes: what a thread may use without a launch that waits for running kernels.
     """
 
@@ -158,6 +159,7 @@ class CudaContext:
         self.name = name or f"cuda:{ordinal}"
         self.attributes = attributes_of(ordinal)
         self.lost: DeviceLostError | None = None
+        self.closed = False
         self.local_memory_bytes = local_memory_bytes
         reason, code = refusal_of(self.attributes)
         if reason:
@@ -223,11 +225,13 @@ class CudaContext:
             raise self.noted(error) from error
 
     def check(self) -> None:
-        """Raise ``DeviceLostError`` if the context is dead."""
+        """Raise ``DeviceLostError`` if the context is dead, ``DeviceError`` if it is closed."""
         if self.lost is not None:
             raise DeviceLostError(
                 self.name, str(self.lost.__cause__), call=self.lost.call, code=self.lost.code
             ) from self.lost.__cause__
+        if self.closed:
+            raise DeviceError(f"{self.name!r} is closed; open it again", call="open", code="closed")
 
     def noted(self, error: DeviceError) -> DeviceError:
         """Return an error of the driver, as ``DeviceLostError`` if it kills the context."""

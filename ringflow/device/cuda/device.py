@@ -13,8 +13,7 @@ import atexit
 import contextlib
 import threading
 import time
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, final
 
 from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAllocation
@@ -22,6 +21,7 @@ from ringflow.device.compiler.api import CompiledCode, CompileTarget
 from ringflow.device.cuda import driver
 from ringflow.device.cuda.code import CudaCode, load_module
 from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordinal_of
+from ringflow.device.cuda.grids import has_live, held_off, is_used
 from ringflow.device.cuda.launches import Launches
 from ringflow.device.cuda.loading import loads_while_running
 from ringflow.device.cuda.loans import Loan
@@ -45,9 +45,11 @@ UNLOADS_WAITING_MAX: Final = 16
 EXIT_DEADLINE_S: Final = 5.0
 
 _open_lock = threading.RLock()
-_open: weakref.WeakSet[CudaDevice] = weakref.WeakSet()
-_left_over: list[CudaDevice] = []
-"""Closed ones whose memory other libraries had still, when another was open on the same GPU."""
+_open: set[CudaDevice] = set()
+"""Those that nobody has any more too: their kernels run on, and have their memory."""
+_left_over: list[tuple[int, Callable[[], None]]] = []
+"""What is to be given back once no kernel runs on a GPU, by its ordinal: what an opening took in
+which a kernel got stuck, and memory that other libraries had still when its device was closed."""
 
 
 @final
@@ -83,13 +85,12 @@ class CudaDevice:
         """
         ordinal = ordinal_of(name)
         self._name = name
-        self._closed = False
         self._memory: CudaMemory | None = None
         self._launches: Launches | None = None
         self._peer: Member | None = None
         self._codes: list[CudaCode] = []
         self._loads_while_running = loads_while_running(ordinal).works
-        with _open_lock:
+        with _open_lock, held_off(ordinal):
             _refuse_beside(ordinal, name, "open")
             _release_left_over(ordinal)
             self.context = CudaContext(
@@ -125,14 +126,22 @@ class CudaDevice:
         return MemoryKernels(self.context, self.launches, code, buffer)
 
     def _release(self) -> None:
-        """Give back what there is, in the order that the driver needs; errors are of no use now."""
+        """Give back what there is, in the order that the driver needs; errors are of no use now.
+
+        Beside a kernel that got stuck in the opening nothing is: each call would wait for it. All
+        stays taken then until the GPU is opened again, which is refused while the kernel runs.
+        """
         context = self.context
+        if self._launches is not None and self._launches.live:
+            _left_over.append((self.ordinal, self._release))
+            return
         if self._peer is not None:
             shared_peers().leave(self._peer)
         if self._launches is not None:
             self._launches.close()
         if self._memory is not None:  # what is given back below would wait for them, without end
             self._memory.await_late_copies()
+        context.closed = True
         with contextlib.suppress(DeviceError), context.current():
             for code in self._codes:
                 _quietly("cuModuleUnload", code.module)
@@ -146,8 +155,8 @@ class CudaDevice:
 
     def _release_memory(self) -> None:
         """Give the GPU's memory back, now or once no device is open that this would wait for."""
-        if any(one.context.ordinal == self.ordinal for one in list(_open)):
-            _left_over.append(self)
+        if is_used(self.ordinal):  # no lock: a loan may end anywhere
+            _left_over.append((self.ordinal, self._release_memory))
             return
         with contextlib.suppress(DeviceError), self.context.current():
             self.memory.release()
@@ -299,20 +308,28 @@ class CudaDevice:
                 call="load",
                 code="target",
             )
+        self.context.check()
         if self.loads_while_running:
-            with self.launches.grids.alone:
+            with self._alone():
                 loaded = self._load(code)
         else:
-            with self.lot.quiet(self._name, "load"), self.launches.grids.alone:
+            with self.lot.quiet(self._name, "load"), self._alone():
                 loaded = self.launches.idle(lambda: self._load(code), what="load")
         self._codes.append(loaded)
         for variable in loaded.globals:
             self.memory.add_variable(variable)
         return loaded
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Make the context current, and hold launches, loads, openings and closings off."""
+        with self.launches.grids.alone:
+            self.context.check()  # it may have been closed meanwhile
+            with self.context.current():
+                yield
+
     def _load(self, code: CompiledCode) -> CudaCode:
-        with self.context.current():
-            return load_module(self.context, code, unload=self._unload_when_idle)
+        return load_module(self.context, code, unload=self._unload_when_idle)
 
     def _unload_when_idle(self, module: Any) -> None:
         def unload() -> None:
@@ -342,6 +359,7 @@ class CudaDevice:
         """Return how many blocks are resident at once beside what runs now, at least 1."""
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         kernel = code.kernel(entry_point)
+        self.context.check()
         with self.context.current():
             threads = block[0] * block[1] * block[2]
             occupancy = kernel.occupancy(self.context, threads, dynamic_shared_bytes)
@@ -370,7 +388,7 @@ class CudaDevice:
         """
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         claims = None if memory is None else frozenset(one.address for one in memory)
-        with self.launches.grids.alone, self.context.current():
+        with self._alone():
             return self.launches.launch(
                 code,
                 code.kernel(entry_point),
@@ -383,8 +401,8 @@ class CudaDevice:
 
     def close(self) -> None:
         """Give everything back; raises ``DeviceError`` while a launch lives. Twice is nothing."""
-        with _open_lock:
-            if self._closed:
+        with _open_lock, held_off(self.ordinal):
+            if self.context.closed:
                 return
             alive = len(self.launches.live)
             if alive:
@@ -393,8 +411,7 @@ class CudaDevice:
                     call="close",
                     code="busy",
                 )
-            _refuse_beside(self.context.ordinal, self._name, "close", but=self)
-            self._closed = True
+            _refuse_beside(self.ordinal, self._name, "close")
             _open.discard(self)
             self._release()
             _release_left_over(self.ordinal)
@@ -412,21 +429,20 @@ def opened_on(ordinal: int) -> CudaDevice | None:
 
 def _release_left_over(ordinal: int) -> None:
     """Give back what closed devices of a GPU had to keep; no kernel runs there now."""
-    for device in [one for one in _left_over if one.ordinal == ordinal]:
-        _left_over.remove(device)
-        device._release_memory()
+    for left in [one for one in _left_over if one[0] == ordinal]:
+        _left_over.remove(left)
+        left[1]()
 
 
-def _refuse_beside(ordinal: int, name: str, call: str, *, but: CudaDevice | None = None) -> None:
-    """Refuse what waits for all kernels of a context while another device of it runs some."""
-    for device in _open:
-        if device is not but and device.context.ordinal == ordinal and device.launches.live:
-            raise DeviceError(
-                f"{name!r} can't {call} while kernels run on the same GPU in this process; "
-                f"share the open device, or {call} it while they don't",
-                call=call,
-                code="busy",
-            )
+def _refuse_beside(ordinal: int, name: str, call: str) -> None:
+    """Refuse what waits for all kernels of a context while it runs some."""
+    if has_live(ordinal):
+        raise DeviceError(
+            f"{name!r} can't {call} while kernels run on the same GPU in this process; "
+            f"share the open device, or {call} it while they don't",
+            call=call,
+            code="busy",
+        )
 
 
 def _close_all() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final, final
 
 from ringflow.device.api import LaunchStatus
@@ -25,8 +26,8 @@ class Grids:
 
     Attributes:
         lock: held while a grid is launched, or the end of one taken note of.
-        alone: held while one of ringflow's own short kernels runs, and to launch or load beside
-            none of them; taken before ``lock``.
+        alone: held while one of ringflow's own short kernels runs, to launch or load beside none
+            of them, and to open or close the GPU; taken before ``lock``.
         live: launches whose end was not taken note of yet; under the lock, like all that follows.
         streams: those that no grid has.
     """
@@ -95,6 +96,29 @@ def join_grids(context: CudaContext) -> Grids:
             found = _grids[context.ordinal] = Grids(context)
         found.users += 1
         return found
+
+
+def held_off(ordinal: int) -> AbstractContextManager[object]:
+    """A block in which others neither launch nor load on a GPU."""
+    with _lock:
+        found = _grids.get(ordinal)
+    return contextlib.nullcontext() if found is None else found.alone
+
+
+def has_live(ordinal: int) -> bool:
+    """Return whether a grid lives on a GPU."""
+    with _lock:
+        found = _grids.get(ordinal)
+    if found is None:
+        return False
+    with found.lock:
+        found.reap()
+        return bool(found.live)
+
+
+def is_used(ordinal: int) -> bool:
+    """Return whether anybody needs a GPU's grids; no lock is taken."""
+    return ordinal in _grids
 
 
 def leave_grids(context: CudaContext) -> None:

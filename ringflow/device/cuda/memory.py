@@ -153,6 +153,13 @@ class CudaMemory:
             DeviceError: it is not this device's own memory.
         """
         self._checked(allocation, 0, allocation.size_bytes, "lend")
+        if self.arena.find(allocation.address) is None:
+            raise DeviceError(
+                f"{allocation.label!r} can't be lent: it is shared with the host, or a variable of "
+                "loaded code; copy it",
+                call="lend",
+                code="not lendable",
+            )
         return self.loans.lend(allocation.address)
 
     def free(self, allocation: Allocation) -> None:

@@ -1,8 +1,8 @@
 """What is done with a GPU's memory where it lies, by kernels of ringflow's: digests, and copies.
 
 - They are loaded when the device is opened, before any grid lives: a load may wait for grids.
-- They need SMs, so they run only where the ledger has room for them; who is told that there is
-  none goes through staging: slower, and the same bytes.
+- They need SMs and a word of mapped memory, so they run only where there is room for them; who is
+  told that there is none goes through staging: slower, and the same bytes.
 - They end by themselves. ``Grids.alone`` keeps launches and loads, which would be refused while
   one runs, waiting for that instead.
 """
@@ -21,7 +21,7 @@ from ringflow.device.cuda.code import CudaCode
 from ringflow.device.cuda.context import CudaContext
 from ringflow.device.cuda.launch import CudaLaunch
 from ringflow.device.cuda.launches import Launches
-from ringflow.errors import DeviceError
+from ringflow.errors import DeviceError, DeviceMemoryError
 from ringflow.storage.blocks import BLOCK_BYTES, BLOCK_DIGEST_BYTES, block_count
 
 DIGEST_ENTRY_POINT: Final = "ringflow_digest_blocks"
@@ -142,6 +142,8 @@ class MemoryKernels:
                     shared_bytes=0,
                     claims=claims,
                 )
+        except DeviceMemoryError:  # for the launch's status word
+            return False
         except DeviceError as error:
             if error.code in _NO_ROOM:
                 return False

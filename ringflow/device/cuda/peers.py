@@ -21,7 +21,7 @@ import attrs
 from ringflow.device.cuda import driver
 from ringflow.device.cuda.context import CudaContext
 from ringflow.device.cuda.topology import STAGED, Gpu, Link, link_between
-from ringflow.errors import DeviceError, DeviceLostError
+from ringflow.errors import DeviceError
 
 PIECE_BYTES: Final = 64 << 20
 PIECE_TIMEOUT_S: Final = 10.0
@@ -76,6 +76,7 @@ class Peers:
 
         Raises:
             DeviceError: the driver refuses what has nothing to do with access.
+            DeviceLostError: the context is dead; of another one that is, copies are staged.
         """
         with context.current():
             member = Member(context, context.make_stream(), while_idle)
@@ -83,6 +84,7 @@ class Peers:
             for other in self._members:
                 if other.context.uuid != context.uuid and other.context.lost is None:
                     self._connect(member, other)
+            context.check()
             self._members.append(member)
         return member
 
@@ -158,7 +160,7 @@ class Peers:
 
         def connect() -> None:
             for pair, one, other in zip(pairs, (new, old), (old, new), strict=True):
-                self._accesses[pair] = _open_access(one.context, other.context)
+                self._accesses[pair] = _open_access(one, other)
 
         try:
             new.while_idle(lambda: old.while_idle(connect, what="peer access"), what="peer access")
@@ -172,17 +174,18 @@ def _pairs(source: CudaContext, target: CudaContext) -> tuple[tuple[str, str], t
     return (source.uuid, target.uuid), (target.uuid, source.uuid)
 
 
-def _open_access(context: CudaContext, other: CudaContext) -> str:
+def _open_access(one: Member, other: Member) -> str:
     """Let a context reach another's memory; return why it may not, "" if it may."""
-    if not driver.call("cuDeviceCanAccessPeer", context.device, other.device):
-        return f"{context.name!r} can't access {other.name!r}"
+    context, there = one.context, other.context
+    if not driver.call("cuDeviceCanAccessPeer", context.device, there.device):
+        return f"{context.name!r} can't access {there.name!r}"
     try:
-        with context.current():
-            context.call("cuCtxEnablePeerAccess", other.handle, 0)
-    except DeviceLostError:
-        raise
+        with context.current():  # the call is not the context's: it may answer the other's death
+            driver.call("cuCtxEnablePeerAccess", there.handle, 0)
     except DeviceError as error:
-        return "" if error.code == _ALREADY else str(error)
+        if error.code == _ALREADY:
+            return ""
+        return str(_lost_one(error, one, other, one) if driver.is_lost(error) else error)
     return ""
 
 

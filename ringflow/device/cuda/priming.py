@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from ringflow.device.api import LaunchStatus
 from ringflow.device.compiler.api import CompileTarget, compile_source
 from ringflow.device.compiler.cache import CompileCache
+from ringflow.device.cuda import driver
 from ringflow.device.cuda.code import load_module
 from ringflow.device.cuda.context import CudaContext
 from ringflow.device.cuda.launches import Launches
@@ -29,7 +31,8 @@ def prime(context: CudaContext, launches: Launches) -> None:
     """Run the kernel; ``current`` is needed, and nothing may run. Without a compiler: nothing.
 
     Raises:
-        DeviceError: it has not ended in time; something else holds the GPU.
+        DeviceError: it has not ended in time; something else holds the GPU. Its code stays until
+            it has: unloading would wait for it.
     """
     target = CompileTarget(context.attributes.architecture)
     try:
@@ -41,6 +44,11 @@ def prime(context: CudaContext, launches: Launches) -> None:
             raise
         return
     code = load_module(context, compiled)
+
+    def unload() -> None:
+        with contextlib.suppress(DeviceError), context.current():
+            driver.call("cuModuleUnload", code.module)
+
     try:
         launch = launches.launch(
             code,
@@ -60,4 +68,4 @@ def prime(context: CudaContext, launches: Launches) -> None:
                 code="timeout",
             )
     finally:
-        context.call("cuModuleUnload", code.module)
+        launches.grids.when_idle(unload)
