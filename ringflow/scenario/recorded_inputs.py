@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 ACCEPTED: Final = "messages.accepted.v1"
 TORN: Final = "engine.torn_tail_cut.v1"
+_NOT_AGAIN: Final = (TORN, "device.kernels_parked.v1")
+"""What was cut was never acknowledged, and only GPUs park kernels."""
+_HOST_PATH: Final = "host"
+_NO_PATH: Final = "none"
 Plain = Mapping[str, Any]
 
 
@@ -91,12 +95,12 @@ class Input:
 
 
 def moments(records: Iterable[RawRecord]) -> Iterator[Moment]:
-    """Yield a journal's events; devices that no world simulates get the names of those it does."""
+    """Yield a journal's events, as they are on host devices: GPUs get the names of some."""
     names: dict[str, str] = {}
     for record in records:
         types = frozenset(event["type"] for event in record.events)
         for event in record.events:
-            if event["type"] == TORN:  # what was cut was never acknowledged
+            if event["type"] in _NOT_AGAIN:
                 continue
             for one in _singles(event):
                 yield Moment(record.epoch, _on_host(one, names), types)
@@ -115,6 +119,8 @@ def _on_host(event: Plain, names: dict[str, str]) -> Plain:
             changed[key] = names[event[key]]
     if "devices" in event:
         changed["devices"] = [names[device] for device in event["devices"]]
+    if event.get("path", _NO_PATH) != _NO_PATH:
+        changed["path"] = _HOST_PATH
     return changed
 
 

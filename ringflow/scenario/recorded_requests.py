@@ -154,8 +154,8 @@ class Finder:
 
     def _device_lost(self, at: int, event: Mapping[str, Any]) -> None:
         raise UsageError(
-            f"kernel {event['kernel_id']!r} lost its device {event['device']!r}, and simulated "
-            "devices can't be lost; record from a copy of the folder from before"
+            f"kernel {event['kernel_id']!r} lost its device, and the host devices that a recording "
+            "runs on can't be lost; record from a copy of the folder from before"
         )
 
     def _placed(self, at: int, event: Mapping[str, Any]) -> None:

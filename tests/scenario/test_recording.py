@@ -30,6 +30,8 @@ SCENARIOS = Path(__file__).parents[2] / "scenarios"
 TOLD = (
     "delivery/a-consumer-gets-every-reply-once",
     "delivery/a-producer-s-number-counts-once",
+    "gpus/a-kernel-moves-between-gpus-and-the-host",
+    "gpus/a-load-parks-the-kernels-of-its-gpu",
     "lifecycle/a-crash-while-a-kernel-is-held",
     "lifecycle/a-halted-kernel-can-be-stopped",
     "lifecycle/a-kernel-is-forked-as-it-was",
@@ -101,6 +103,14 @@ async def test_the_demo_s_journal_takes_the_same_steps_again(tmp_path: Path) -> 
     assert outcome.passed, outcome.report
     again = kinds_told(write(outcome.contents, tmp_path / "again"))
     assert again == kinds_told(tmp_path / "demo")
+
+
+def test_a_lost_gpu_is_refused(tmp_path: Path) -> None:
+    """The host devices that stand for GPUs in a recording can't be lost."""
+    lost = SCENARIOS / "gpus/a-lost-gpu-leaves-its-kernels-to-the-others.txt"
+    folder = write(run_file(lost).contents, tmp_path)
+    with pytest.raises(UsageError, match="kernel 'other' lost its device, and the host devices"):
+        record_folder(folder)
 
 
 def test_what_is_gone_is_said(tmp_path: Path) -> None:
