@@ -39,7 +39,7 @@ class Library:
         try:
             yield
         finally:
-            driver.call("cuCtxPopCurrent")
+            driver.give_back("cuCtxPopCurrent")
 
     def make(self, values: np.ndarray[Any, Any]) -> int:
         """Return the address of memory that holds the values by now."""
@@ -67,12 +67,13 @@ class Library:
         return _Waiting(self, address, values)
 
     def close(self) -> None:
+        """Give all back; what is left of a live context the stand-in tells."""
         with self.current():
             for address in self._memory:
-                driver.call("cuMemFree", address)
-            driver.call("cuMemFreeHost", self._pinned)
-            driver.call("cuStreamDestroy", self._stream)
-        driver.call("cuDevicePrimaryCtxRelease", self._device)
+                driver.give_back("cuMemFree", address)
+            driver.give_back("cuMemFreeHost", self._pinned)
+            driver.give_back("cuStreamDestroy", self._stream)
+        driver.give_back("cuDevicePrimaryCtxRelease", self._device)
 
 
 class _Waiting(Capsules):

@@ -97,6 +97,19 @@ def test_a_stream_that_does_not_end_has_a_deadline(
     gpus.release()
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_gpu_that_is_lost_is_told(gpus: Standin, library: Library, is_open: bool) -> None:
+    """Whoever finds it, ringflow's own device or the wait for the array's stream."""
+    array = taken(library.interface(library.make(OLD), OLD))
+    device = _opened("cuda:1") if is_open else None
+    gpus.arm(Fault("cuEventQuery", code=719))
+    with pytest.raises(ringflow.DeviceLostError, match="device 'cuda:1' is lost"):
+        read(array)
+    if device is not None:
+        assert device.lost
+        device.close()
+
+
 def test_memory_that_is_no_gpus_is_told(gpus: Standin, library: Library) -> None:
     """An address of nobody, or of a library that has freed it; nothing needs a driver for none."""
     for address in (0x1234, NEW.ctypes.data):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -343,6 +346,28 @@ def test_copies_and_allocations_go_on_beside_a_kernel(device: CudaDevice, gpus: 
     assert bytes(device.copy_out(device.allocate(len(data), label="again"))) == bytes(len(data))
     assert not [call for call in gpus.trace if "Memset" in call.name]
     end(kernel)
+
+
+def test_words_of_launches_that_are_gone_are_taken_back_once(device: CudaDevice) -> None:
+    """Whoever asks what is free collects them, in whatever thread."""
+    both = threading.Barrier(2)
+
+    class Forgotten(deque[int]):
+        """Lets a second thread look before the first one has taken a word."""
+
+        def __len__(self) -> int:
+            found = super().__len__()
+            if found:
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    both.wait(0.1)
+            return found
+
+    free_bytes = device.mapped_free_bytes
+    word = device.allocate_mapped(4, label="word")
+    device.launches._forgotten = Forgotten([word.address])
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(lambda: device.mapped_free_bytes) for _ in range(2)]
+        assert [one.result(DEADLINE_S) for one in asked] == [free_bytes] * 2
 
 
 # Failures

@@ -61,6 +61,19 @@ def test_answer_is_kept_for_driver_and_gpu(tmp_path: Path, monkeypatch: pytest.M
     assert child.asked == [UUID, UUID, other]
 
 
+def test_an_answer_that_cannot_be_kept_leaves_nothing(tmp_path: Path) -> None:
+    """It is asked for again; no half-written file stays."""
+    child = Child(tmp_path, "print('loads while running')")
+    child.ask()
+    (kept,) = child.answers.iterdir()
+    kept.unlink()
+    kept.mkdir()  # no file can take its place
+    for _ in range(2):
+        assert child.ask().works
+    assert list(child.answers.iterdir()) == [kept]
+    assert len(child.asked) == 3
+
+
 def test_load_that_waits_is_a_no_that_is_kept(tmp_path: Path) -> None:
     """The child saw the load return only after the kernel had ended."""
     child = Child(tmp_path, "print('waits for kernels')")

@@ -30,7 +30,8 @@ class FakeDriver:
         if self.no_attributes:
             raise DeviceError("no attributes", call=name, code="CUDA_ERROR_NOT_SUPPORTED")
         attribute, *pair = arguments
-        return int(tuple(pair) in self.atomics) if "ATOMIC" in attribute.name else 3
+        assert attribute.name == "CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED"
+        return int(tuple(pair) in self.atomics)
 
 
 class FakeNvml:
@@ -97,12 +98,10 @@ def test_nvml_tells_nvlink_from_pcie(nvml: FakeNvml) -> None:
     nvml.ancestors = {frozenset((2, 3)): 10, frozenset((2, 0)): 50}
     links = links_among(GPUS)
     assert len(links) == 6
-    assert links[UUIDS[0], UUIDS[1]] == Link(
-        path="nvlink", distance="below one PCIe switch", rank=3
-    )
+    assert links[UUIDS[0], UUIDS[1]] == Link(path="nvlink", distance="below one PCIe switch")
     assert links[UUIDS[1], UUIDS[0]] == links[UUIDS[0], UUIDS[1]]
-    assert links[UUIDS[0], UUIDS[2]] == Link(path="pcie peer", distance="across NUMA nodes", rank=3)
-    assert links[UUIDS[1], UUIDS[2]] == Link(path="pcie peer", rank=3)
+    assert links[UUIDS[0], UUIDS[2]] == Link(path="pcie peer", distance="across NUMA nodes")
+    assert links[UUIDS[1], UUIDS[2]] == Link(path="pcie peer")
     assert (nvml.opened, nvml.opened_times) == (0, 1)
 
 
@@ -130,7 +129,7 @@ def test_without_nvidia_ml_py_it_goes_on_and_says_so(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     cuda.atomics = {(0, 1), (1, 0)}
     link = link_between(GPUS[0], GPUS[1])
-    assert (link.path, link.has_atomics) == ("nvlink", True)
+    assert link.path == "nvlink"
     assert "pip install" in link.unknown
     assert link_between(GPUS[0], GPUS[2]).path == "pcie peer"
 

@@ -26,6 +26,7 @@ ABANDONED_S: Final = 3600.0
 
 _MAGIC: Final = b"ringflow-code-1\n"
 _SUFFIX: Final = ".code"
+_TEMPORARY: Final = ".tmp-"
 _DIGEST_BYTES: Final = 32
 _LOG_SIZE: Final = struct.Struct("<Q")
 
@@ -69,15 +70,7 @@ class CompileCache:
     def put(self, key: str, code: bytes, log: str) -> bool:
         """Keep code and log under a key (hex); return whether they could be kept."""
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=self.folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(_encode(code, log))
-                os.replace(temporary, self._path(key))
-            except BaseException:
-                os.unlink(temporary)
-                raise
+            write_whole(self._path(key), _encode(code, log))
             self._evict()
         except OSError:
             return False
@@ -100,7 +93,7 @@ class CompileCache:
                     status = item.stat(follow_symlinks=False)
                     if item.name.endswith(_SUFFIX):
                         found.append((status.st_mtime, status.st_size, item.path))
-                    elif item.name.startswith(".tmp-") and _is_abandoned(status.st_mtime):
+                    elif item.name.startswith(_TEMPORARY) and _is_abandoned(status.st_mtime):
                         os.unlink(item.path)
         return sorted(found)
 
@@ -113,6 +106,22 @@ class CompileCache:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             excess_bytes -= size_bytes
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, and the folders above it; raises ``OSError``.
+
+    For what can be made again: nothing is synced.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def cache_folder() -> Path:

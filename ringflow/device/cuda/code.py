@@ -1,7 +1,5 @@
 """Code on a GPU: a cubin, loaded as a module, each of its kernels ready before it is launched.
 
-- A module is its context's. A library, the newer form, is loaded eagerly into all contexts that
-  there are, and would wait for the kernels of every GPU of the process.
 - Loading is eager: every kernel is put on the device here, none at its first launch, which would
   wait for the kernels that run.
 - A module is of one context. A library (``cuLibraryLoadData``), loaded eagerly, goes into all
@@ -11,7 +9,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
@@ -130,8 +127,7 @@ def load_module(
         if unload is not None:
             unload(module)
         else:
-            with contextlib.suppress(DeviceError):
-                context.call("cuModuleUnload", module)
+            driver.give_back("cuModuleUnload", module)
         raise
     return CudaCode(module, kernels, variables, state.unlisted)
 

@@ -200,8 +200,7 @@ class CudaContext:
         try:
             yield
         finally:
-            with contextlib.suppress(DeviceError):  # what was done in the block is done
-                driver.call("cuCtxPopCurrent")
+            driver.give_back("cuCtxPopCurrent")  # what was done in the block is done
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call the driver, as ``driver.call``; most calls need ``current`` around them.
@@ -235,12 +234,10 @@ class CudaContext:
 
     def noted(self, error: DeviceError) -> DeviceError:
         """Return an error of the driver, as ``DeviceLostError`` if it kills the context."""
-        if not driver.is_lost(error):
-            return error
-        lost = DeviceLostError(self.name, str(error), call=error.call, code=error.code)
-        lost.__cause__ = error
-        self.lost = self.lost or lost
-        return lost
+        found = driver.told_as_lost(error, self.name)
+        if isinstance(found, DeviceLostError):
+            self.lost = self.lost or found
+        return found
 
     # Streams and events
 
@@ -261,8 +258,7 @@ class CudaContext:
     def drop_event(self, event: Any) -> None:
         """Destroy an event; ``current`` is needed. A dead context's goes with it."""
         self._events.remove(event)
-        with contextlib.suppress(DeviceError):
-            driver.call("cuEventDestroy", event)
+        driver.give_back("cuEventDestroy", event)
 
     def await_event(self, event: Any, timeout_s: float, *, what: str) -> None:
         """Block until all before an event has ended; ``current`` is needed.
@@ -292,7 +288,5 @@ class CudaContext:
             while self._events:
                 self.drop_event(self._events[-1])
             while self._streams:
-                with contextlib.suppress(DeviceError):
-                    driver.call("cuStreamDestroy", self._streams.pop())
-        with contextlib.suppress(DeviceError):
-            driver.call("cuDevicePrimaryCtxRelease", self.device)
+                driver.give_back("cuStreamDestroy", self._streams.pop())
+        driver.give_back("cuDevicePrimaryCtxRelease", self.device)

@@ -144,7 +144,7 @@ class CudaDevice:
         context.closed = True
         with contextlib.suppress(DeviceError), context.current():
             for code in self._codes:
-                _quietly("cuModuleUnload", code.module)
+                driver.give_back("cuModuleUnload", code.module)
             if self._memory is not None:
                 self._memory.release_pinned()
         self._codes.clear()
@@ -334,7 +334,7 @@ class CudaDevice:
     def _unload_when_idle(self, module: Any) -> None:
         def unload() -> None:
             with contextlib.suppress(DeviceError), self.context.current():
-                _quietly("cuModuleUnload", module)
+                driver.give_back("cuModuleUnload", module)
 
         self.launches.grids.when_idle(unload)
 
@@ -415,11 +415,6 @@ class CudaDevice:
             _open.discard(self)
             self._release()
             _release_left_over(self.ordinal)
-
-
-def _quietly(name: str, *arguments: Any) -> None:
-    with contextlib.suppress(DeviceError):
-        driver.call(name, *arguments)
 
 
 def opened_on(ordinal: int) -> CudaDevice | None:

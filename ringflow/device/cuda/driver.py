@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ringflow.errors import DeviceError
+from ringflow.errors import DeviceError, DeviceLostError
 
 ENVIRONMENT: Final[Mapping[str, str]] = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "32",
@@ -31,7 +32,6 @@ _ADVICE: Final[Mapping[int, str]] = {
     2: "the GPU's memory is taken, perhaps by another process (look at nvidia-smi); give "
     "open_device a smaller memory_limit_bytes",
     3: "open the device before it is used",
-    4: "the process is ending; close devices before that",
     34: "the driver found is the toolkit's stub; put the real libcuda.so.1 first in the path",
     46: "another process has the GPU for itself; end it or change the compute mode",
     100: "CUDA sees no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES",
@@ -116,6 +116,12 @@ def call(name: str, *arguments: Any) -> Any:
     return values or None
 
 
+def give_back(name: str, *arguments: Any) -> None:
+    """Make a call that gives something back; an error is of no use then."""
+    with contextlib.suppress(DeviceError):
+        call(name, *arguments)
+
+
 def ask(name: str, *arguments: Any) -> bool:
     """Make a call that asks whether something has ended; return whether it has.
 
@@ -146,6 +152,15 @@ def code_name(result: int) -> str:
 def is_lost(error: DeviceError) -> bool:
     """Return whether an error of ``call`` means that its context is lost."""
     return error.code in {code_name(result) for result in LOST}
+
+
+def told_as_lost(error: DeviceError, device: str) -> DeviceError:
+    """Return an error of ``call``, as ``DeviceLostError`` of a device if its context is lost."""
+    if isinstance(error, DeviceLostError) or not is_lost(error):
+        return error
+    lost = DeviceLostError(device, str(error), call=error.call, code=error.code)
+    lost.__cause__ = error
+    return lost
 
 
 def _called(name: str, arguments: tuple[Any, ...]) -> tuple[int, tuple[Any, ...]]:

@@ -28,19 +28,25 @@ def copy_out(array: DeviceArray) -> memoryview:
     Raises:
         DeviceError: the address is in no GPU's memory, its stream does not come to an end, or the
             driver refuses the copy.
+        DeviceLostError: the GPU's context is lost.
     """
     if not array.size_bytes:
         return memoryview(b"")
     driver.start()
     ordinal = _ordinal_of(array)
     device = opened_on(ordinal)
-    if device is not None:
+    try:
+        if device is None:
+            with _current(ordinal):
+                _await_producer(array)
+                return _copied(array)
         with device.context.current():
             _await_producer(array)
         return device.staging.copy_out(array.address, array.size_bytes)
-    with _current(ordinal):
-        _await_producer(array)
-        return _copied(array)
+    except DeviceError as error:
+        if device is None:
+            raise driver.told_as_lost(error, f"cuda:{ordinal}") from error
+        raise device.context.noted(error) from error
 
 
 def _await_producer(array: DeviceArray) -> None:
@@ -81,9 +87,9 @@ def _current(ordinal: int) -> Iterator[None]:
         try:
             yield
         finally:
-            driver.call("cuCtxPopCurrent")
+            driver.give_back("cuCtxPopCurrent")
     finally:
-        driver.call("cuDevicePrimaryCtxRelease", device)
+        driver.give_back("cuDevicePrimaryCtxRelease", device)
 
 
 def _copied(array: DeviceArray) -> memoryview:
@@ -98,7 +104,7 @@ def _copied(array: DeviceArray) -> memoryview:
         )
         _await(stream, "cuMemcpyDtoHAsync")
     finally:
-        driver.call("cuStreamDestroy", stream)
+        driver.give_back("cuStreamDestroy", stream)
     return target.data
 
 
@@ -119,4 +125,4 @@ def _await(stream: Any, what: str) -> None:
                 )
             time.sleep(_NAP_S)
     finally:
-        driver.call("cuEventDestroy", event)
+        driver.give_back("cuEventDestroy", event)

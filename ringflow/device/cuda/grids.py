@@ -80,8 +80,7 @@ class Grids:
         self.reap()
         self.streams += [launch.stream for launch in self.live]
         while self.streams:
-            with contextlib.suppress(DeviceError):
-                driver.call("cuStreamDestroy", self.streams.pop())
+            driver.give_back("cuStreamDestroy", self.streams.pop())
 
 
 _lock: Final = threading.Lock()

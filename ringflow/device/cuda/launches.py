@@ -170,8 +170,9 @@ class Launches:
 
     def collect_words(self) -> None:
         """Take back the status words of launches that nobody has any more."""
-        while self._forgotten:
-            self._mapped.free(self._forgotten.popleft())
+        with self._lock:
+            while self._forgotten:
+                self._mapped.free(self._forgotten.popleft())
 
     @property
     def still(self) -> AbstractContextManager[object]:

@@ -18,7 +18,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +26,9 @@ from typing import Final
 import attrs
 
 from ringflow.device.compiler.api import CompiledCode, CompileTarget, compile_source
-from ringflow.device.compiler.cache import CompileCache, cache_folder
+from ringflow.device.compiler.cache import CompileCache, cache_folder, write_whole
 from ringflow.device.cuda import driver
+from ringflow.device.cuda.asking import command_of, run_child
 from ringflow.device.cuda.code import CudaCode, load_module
 from ringflow.device.cuda.context import CudaContext, ordinal_of, uuid_of
 from ringflow.errors import DeviceError
@@ -42,7 +42,7 @@ _STARTED_S: Final = 10.0
 _YES: Final = "loads while running"
 _NO: Final = "waits for kernels"
 _KERNEL_DRIVER: Final = Path("/proc/driver/nvidia/version")
-_CHILD: Final = (sys.executable, "-m", "ringflow.device.cuda.loading")
+_CHILD: Final = command_of("ringflow.device.cuda.loading")
 _OVERRIDES: Final = {"yes": True, "no": False}
 
 SPINNER: Final = """
@@ -103,18 +103,8 @@ def loads_while_running(
 
 def _asked(command: Sequence[str], deadline_s: float) -> tuple[Loading, bool]:
     """Run the child; return the answer, and whether it is known rather than assumed."""
-    package = str(Path(__file__).parents[3])
-    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH")) if part)
     try:
-        ended = subprocess.run(  # kills the child when the time is up
-            command,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=deadline_s,
-        )
+        ended = run_child(command, deadline_s)
     except subprocess.TimeoutExpired:
         return Loading(False, f"a trial hung, and was ended after {deadline_s:g} s"), True
     except OSError as error:
@@ -150,13 +140,9 @@ def _read(path: Path) -> Loading | None:
 
 
 def _write(path: Path, answer: Loading) -> None:
-    """Keep an answer, whole or not at all; where nothing can be kept, it is asked for again."""
+    """Keep an answer; where nothing can be kept, it is asked for again."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(attrs.asdict(answer), file)
-        os.replace(temporary, path)
+        write_whole(path, json.dumps(attrs.asdict(answer)).encode())
 
 
 # The child

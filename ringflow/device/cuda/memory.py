@@ -71,7 +71,7 @@ class CudaMemory:
                 flags.CU_MEMHOSTALLOC_DEVICEMAP | flags.CU_MEMHOSTALLOC_PORTABLE,
             )
         except DeviceError:
-            _quietly("cuMemFree", self._memory)
+            driver.give_back("cuMemFree", self._memory)
             raise
         try:
             self._divide(memory_bytes, mapped_bytes)
@@ -99,11 +99,11 @@ class CudaMemory:
 
     def release_pinned(self) -> None:
         """Give the host's memory back; ``current`` is needed, and no kernel may run."""
-        _quietly("cuMemFreeHost", self._pinned)
+        driver.give_back("cuMemFreeHost", self._pinned)
 
     def release(self) -> None:
         """Give the GPU's memory back; ``current`` is needed, and no kernel may run."""
-        _quietly("cuMemFree", self._memory)
+        driver.give_back("cuMemFree", self._memory)
 
     def await_late_copies(self) -> None:
         """Wait a moment for copies that were given up."""
@@ -301,8 +301,3 @@ def _kept_if_late(*ends: tuple[CudaMemory, Any, CudaAllocation]) -> Iterator[Non
                 for holder, _, at in ends:
                     memory._unfinished.add(stream, holder.loans.keep(at.address))
         raise
-
-
-def _quietly(name: str, *arguments: Any) -> None:
-    with contextlib.suppress(DeviceError):
-        driver.call(name, *arguments)

@@ -47,7 +47,7 @@ def prime(context: CudaContext, launches: Launches) -> None:
 
     def unload() -> None:
         with contextlib.suppress(DeviceError), context.current():
-            driver.call("cuModuleUnload", code.module)
+            driver.give_back("cuModuleUnload", code.module)
 
     try:
         launch = launches.launch(

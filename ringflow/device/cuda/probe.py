@@ -20,12 +20,13 @@ from typing import Any, Final
 import attrs
 
 from ringflow.device.cuda import driver
+from ringflow.device.cuda.asking import command_of, run_child
 from ringflow.device.cuda.context import Attributes, attributes_of, refusal_of
 from ringflow.device.cuda.topology import Gpu, links_among
 from ringflow.errors import DeviceError, RingflowError
 
 DEADLINE_S: Final = 30.0
-_CHILD: Final = (sys.executable, "-m", "ringflow.device.cuda.probe")
+_CHILD: Final = command_of("ringflow.device.cuda.probe")
 _PROHIBITED: Final = 2
 _FORBIDDEN: Final = "this user has no permission for"
 _INSTALL: Final = "install NVIDIA's driver where there is a GPU"
@@ -91,18 +92,8 @@ class CudaFacts:
 
 def probe(*, deadline_s: float = DEADLINE_S, child: Sequence[str] = _CHILD) -> CudaFacts:
     """Ask in a child process; CUDA isn't started in this one."""
-    package = str(Path(__file__).parents[3])
-    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH")) if part)
     try:
-        ended = subprocess.run(
-            child,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=deadline_s,
-        )
+        ended = run_child(child, deadline_s)
         return _facts(json.loads(ended.stdout))
     except subprocess.TimeoutExpired:
         return CudaFacts(

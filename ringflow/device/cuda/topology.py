@@ -25,7 +25,6 @@ WITHIN: Final = "device"
 HOST_PATH: Final = "host"
 """These two are not between GPUs: one GPU alone, and one end in the host's memory."""
 
-_ATTRIBUTE: Final = "CU_DEVICE_P2P_ATTRIBUTE_"
 # NVML's nearest common ancestor of two GPUs, by nvmlGpuTopologyLevel_t.
 _DISTANCES: Final[Mapping[int, str]] = {
     0: "on one board",
@@ -58,15 +57,11 @@ class Link:
         path: the best way for a copy: ``"nvlink"``, ``"pcie peer"`` (the GPUs' own DMA over
             PCIe), or ``"staged"`` (by way of the host's memory).
         distance: where the two meet in the machine, as NVML sees it; "" if it wasn't asked.
-        has_atomics: atomics of one GPU work natively in the other's memory.
-        rank: the driver's rank of the link, 0 the fastest; None if it gives none.
         unknown: what could not be learnt and why, in a sentence; "" if all is known.
     """
 
     path: str
     distance: str = ""
-    has_atomics: bool = False
-    rank: int | None = None
     unknown: str = ""
 
     @property
@@ -115,25 +110,22 @@ def _link(source: Gpu, target: Gpu, nvml: Any, missing: str) -> Link:
     ]
     if not accesses:
         return Link(path=STAGED, distance=seen.distance, unknown=seen.unknown)
-    atomics = _attribute("NATIVE_ATOMIC_SUPPORTED", *accesses[0]) == 1
-    # Only GPUs on NVLink have native atomics between them; without NVML that is the only sign.
-    is_nvlink = atomics if seen.nvlink is None else seen.nvlink
+    is_nvlink = _has_atomics(*accesses[0]) if seen.nvlink is None else seen.nvlink
     return Link(
         path=NVLINK if is_nvlink else PCIE_PEER,
         distance=seen.distance,
-        has_atomics=atomics,
-        rank=_attribute("PERFORMANCE_RANK", *accesses[0]),
         unknown=seen.unknown,
     )
 
 
-def _attribute(name: str, source: Gpu, target: Gpu) -> int | None:
-    """Return an attribute of a pair; None where the driver doesn't give it."""
-    attribute = getattr(driver.bindings().CUdevice_P2PAttribute, _ATTRIBUTE + name)
+def _has_atomics(source: Gpu, target: Gpu) -> bool:
+    """Return whether there are native atomics: without NVML the only sign of NVLink."""
+    attributes = driver.bindings().CUdevice_P2PAttribute
+    attribute = attributes.CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED
     try:
-        return int(driver.call("cuDeviceGetP2PAttribute", attribute, source.device, target.device))
+        return bool(driver.call("cuDeviceGetP2PAttribute", attribute, source.device, target.device))
     except DeviceError:
-        return None
+        return False
 
 
 # NVML

@@ -57,7 +57,6 @@ def plug(
     architecture: tuple[int, int] = (9, 0),
     name: str = "Stand-in GPU (a test double)",
     peer_access: bool | Sequence[tuple[int, int]] = True,
-    ranks: Mapping[tuple[int, int], int] | None = None,
     attributes: Mapping[str, int] | None = None,
     faults: Sequence[Fault] = (),
     hazards: Hazard = ALL_HAZARDS,
@@ -80,7 +79,6 @@ def plug(
     Args:
         memory_bytes: of each device.
         peer_access: whether each may reach each, or the pairs that may (from, to).
-        ranks: ``PERFORMANCE_RANK`` of pairs (from, to); 0 for the others.
         attributes: by name without ``CU_DEVICE_ATTRIBUTE_``, other than the usual ones.
         hazards: which calls wait for the kernels of their context.
         loads_while_running: takes the hazard of loading code out.
@@ -113,8 +111,6 @@ def plug(
             peers=_peers(ordinal, devices, peer_access),
             attributes=attribute_numbers(sm_count, architecture, attributes or {}),
         )
-        for peer in range(devices):
-            rows[ordinal].rank[peer] = (ranks or {}).get((ordinal, peer), 0)
     if loads_while_running:
         hazards &= ~Hazard.LOAD
     if not asks_child:

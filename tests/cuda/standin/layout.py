@@ -34,7 +34,6 @@ class DeviceSettings(ctypes.Structure):
         ("memory_bytes", c_uint64),
         ("attributes", c_int32 * ATTRIBUTES_MAX),
         ("access", c_int32 * DEVICES_MAX),
-        ("rank", c_int32 * DEVICES_MAX),
         ("atomics", c_int32 * DEVICES_MAX),
         ("bus_id", c_char * 16),
     )

@@ -125,7 +125,6 @@ CUresult cuDeviceGetP2PAttribute(int *into, int attribute, CUdevice from, CUdevi
     REQUIRE(device_of(from) && device_of(to) && from != to, INVALID_DEVICE);
     const device_settings *of = &devices[from].set;
     switch (attribute) {
-    case P2P_PERFORMANCE_RANK: *into = of->rank[to]; break;
     case P2P_NATIVE_ATOMIC_SUPPORTED: *into = of->access[to] && of->atomics[to]; break;
     case P2P_ACCESS_SUPPORTED:
     case 4: *into = of->access[to]; break;

@@ -190,7 +190,6 @@ typedef struct {
     uint64_t memory_bytes;
     int32_t attributes[ATTRIBUTES_MAX];
     int32_t access[DEVICES_MAX];    /* peers that it can reach directly */
-    int32_t rank[DEVICES_MAX];
     int32_t atomics[DEVICES_MAX];
     char bus_id[16];
 } device_settings;
