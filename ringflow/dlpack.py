@@ -1,6 +1,7 @@
-"""DLPack: arrays that pass between libraries as capsules, with no library of anybody's needed.
+"""DLPack: arrays that pass between libraries as capsules, with no library but numpy needed.
 
 - Both forms are read and written: the versioned one (1.x), and the one before it.
+- No Python code runs when a capsule or a taker's array goes: an error may be on its way then.
 - What a capsule names stays alive until the deleter is called; it is called once.
 - Nothing here touches the memory, or asks a driver: addresses are numbers.
 
@@ -10,8 +11,8 @@ Source: the DLPack specification 1.1 (dlpack.h) and the array API's "Data interc
 from __future__ import annotations
 
 import ctypes
-import itertools
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -37,7 +38,6 @@ class DeviceType(IntEnum):
 
 
 _KINDS: Final = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
-_CODES: Final = {kind: code for code, kind in _KINDS.items()}
 
 
 class _Device(ctypes.Structure):
@@ -82,14 +82,11 @@ def _python(name: str, result: Any, *arguments: Any) -> Any:
     return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
 
 
-# A capsule that is being destroyed has no reference to give: its destructor gets a bare address.
-_new = _python("PyCapsule_New", ctypes.py_object, *(ctypes.c_void_p,) * 3)
 _is_valid = _python("PyCapsule_IsValid", ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)
 _pointer = _python("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
 _set_name = _python("PyCapsule_SetName", ctypes.c_int, ctypes.py_object, ctypes.c_void_p)
 
-_NAMES: Final = {name: ctypes.c_char_p(name) for name in (_PLAIN, _VERSIONED)}
-_USED: Final = {name: ctypes.c_char_p(b"used_" + name) for name in _NAMES}
+_USED: Final = {name: ctypes.c_char_p(b"used_" + name) for name in (_PLAIN, _VERSIONED)}
 
 
 def _address_of_name(name: ctypes.c_char_p) -> int:
@@ -179,79 +176,47 @@ def _read(found: _Tensor, read_only: bool) -> Tensor:
     )
 
 
-# What is given away. A key finds what keeps it alive; the memory of the structs is kept with it.
-_given: dict[int, tuple[Any, ...]] = {}
-_keys = itertools.count(1)
+@final
+@attrs.frozen(eq=False)
+class _Given:
+    """What numpy makes an array of that keeps ``owner``; nothing is read at the address."""
+
+    __array_interface__: Mapping[str, Any]
+    owner: object
 
 
-def _deleter(managed: type[_Managed] | type[_ManagedVersioned]) -> Any:
-    given = _given  # other libraries may call it after this module's names are gone
-
-    def delete(at: int) -> None:
-        given.pop(managed.from_address(at).context, None)
-
-    return _Deleter(delete)
-
-
-_delete_plain = _deleter(_Managed)
-_delete_versioned = _deleter(_ManagedVersioned)
-
-
-def _destroy(capsule: int) -> None:
-    """Forget what a capsule names that nobody took."""
-    for name, delete in ((_VERSIONED, _delete_versioned), (_PLAIN, _delete_plain)):
-        if _is_valid(capsule, name):
-            delete(_pointer(capsule, name))
-
-
-_destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_destroy)
-for _kept in (_delete_plain, _delete_versioned, _destructor):
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
+_given: weakref.WeakSet[_Given] = weakref.WeakSet()
 
 
 def give(tensor: Tensor, owner: object, *, versioned: bool) -> CapsuleType:
     """Return a capsule; ``owner`` is kept until whoever takes it has called its deleter.
 
+    The capsule is numpy's, which tells of host memory: whose memory it is, is corrected in it.
+
     Args:
         versioned: whether the taker knows DLPack 1.x, in which alone ``read_only`` can be told.
     """
-    ndim = len(tensor.shape)
-    shape = (ctypes.c_int64 * ndim)(*tensor.shape)
-    strides = (ctypes.c_int64 * ndim)(*(tensor.strides or _c_order(tensor.shape)))
-    made = _ManagedVersioned() if versioned else _Managed()
-    made.context = next(_keys)
-    deleter = _delete_versioned if versioned else _delete_plain
-    made.deleter = ctypes.cast(deleter, ctypes.c_void_p).value
-    if isinstance(made, _ManagedVersioned):
-        made.major, made.minor = VERSION
-        made.flags = READ_ONLY if tensor.read_only else 0
-    made.tensor.data = tensor.address
-    made.tensor.device = _Device(*tensor.device)
-    made.tensor.ndim = ndim
-    made.tensor.dtype = _data_type(tensor)
-    made.tensor.shape = ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64))
-    made.tensor.strides = ctypes.cast(strides, ctypes.POINTER(ctypes.c_int64))
-    _given[made.context] = (made, shape, strides, owner)
-    name = _address_of_name(_NAMES[_VERSIONED if versioned else _PLAIN])
-    capsule: CapsuleType = _new(
-        ctypes.addressof(made), name, ctypes.cast(_destructor, ctypes.c_void_p)
+    import numpy as np
+
+    dtype, strides = np.dtype(tensor.dtype), tensor.strides
+    given = _Given(
+        {
+            "data": (tensor.address, tensor.read_only and versioned),
+            "shape": tensor.shape,
+            "typestr": dtype.str,
+            "strides": strides and tuple(stride * dtype.itemsize for stride in strides),
+            "version": 3,
+        },
+        owner,
     )
+    _given.add(given)
+    capsule: CapsuleType = np.asarray(given).__dlpack__(max_version=VERSION if versioned else None)
+    at = _pointer(id(capsule), _VERSIONED if versioned else _PLAIN)
+    made = (_ManagedVersioned if versioned else _Managed).from_address(at)
+    made.tensor.device = _Device(*tensor.device)
     return capsule
 
 
 def given_count() -> int:
     """Return how many tensors were given away and not deleted yet."""
     return len(_given)
-
-
-def _data_type(tensor: Tensor) -> _DataType:
-    kind = tensor.dtype.rstrip("0123456789")
-    return _DataType(_CODES[kind], 8 * tensor.element_bytes, 1)
-
-
-def _c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= n
-    return tuple(reversed(strides))

@@ -74,6 +74,19 @@ def test_a_capsule_that_nobody_takes_is_forgotten() -> None:
         assert given_count() == before
 
 
+@pytest.mark.parametrize("versioned", [True, False])
+def test_an_error_survives_the_end_of_a_capsule(versioned: bool) -> None:
+    """It goes while the error is on its way; whoever took the array may be gone then, too."""
+    before = given_count()
+    tensor = Tensor(address=0, dtype="int8", element_bytes=1, shape=(0,))
+    with pytest.raises(ZeroDivisionError):
+        _ = (give(tensor, None, versioned=versioned), 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        _ = (np.from_dlpack(Capsules(VALUES, knows_versions=versioned)), 1 // 0)
+    gc.collect()
+    assert given_count() == before
+
+
 def test_a_capsule_is_taken_once() -> None:
     """Else its memory would be given back twice; nor is anything else a capsule."""
     capsule = VALUES.__dlpack__(max_version=(1, 0))
