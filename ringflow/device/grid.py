@@ -317,15 +317,17 @@ class KernelGrid(KernelMemory):
         """What has to move the kernel's device; ``None`` if it goes on by itself."""
         return self._stepping
 
-    def attach(self, pump: Pump, key: int) -> bool:
-        """Note the pump that watches the kernel, for ``Pump.register``; False: from later on."""
+    def attach(self, pump: Pump, key: int) -> None:
+        """Be watched by a pump, as soon as the kernel is not parked; for ``Pump.register``."""
         if self._pump is not None:
             raise KernelStateError(self.spec.kernel_id, "on a pump", "without one")
         with self._commands:
-            self._pump, self._key = pump, key
             self._put_entry("key", "I", key)
-            return not self._parked
+            self._pump, self._key = pump, key
+            if not self._parked:
+                pump.resume(self)
 
     def detach(self) -> None:
-        """Forget the pump; for ``Pump.unregister``."""
-        self._pump, self._key = None, 0
+        """Forget the pump: from now on no end of a parking puts the kernel on it again."""
+        with self._commands:
+            self._pump, self._key = None, 0

@@ -178,16 +178,15 @@ class Pump:
             LimitExceededError: ``KERNELS_MAX`` kernels are watched already.
         """
         with self._lock:
-            key = self._last_key + 1
-            watched = resident.attach(self, key)
-            if watched and not self._native.register(self._memory.address, resident.entry_address):
-                resident.detach()
+            if len(self._kernels) == KERNELS_MAX:  # parked ones keep their places
                 raise LimitExceededError(
                     "the number of kernels on one pump",
-                    len(self._kernels) + 1,
+                    KERNELS_MAX + 1,
                     KERNELS_MAX,
                     "stop a kernel first or open another engine",
                 )
+            key = self._last_key + 1
+            resident.attach(self, key)
             self._last_key = key
             self._kernels[key] = resident
             self._kernels_changed()
@@ -200,8 +199,8 @@ class Pump:
         with self._lock:
             resident = self._kernels.pop(key, None)
             if resident is not None:
-                self._native.unregister(self._memory.address, resident.entry_address)
-                resident.detach()
+                resident.detach()  # first: nothing else puts its entry back from then on
+                self.suspend(resident)
                 self._kernels_changed()
 
     def _kernels_changed(self) -> None:

@@ -13,21 +13,12 @@ from ringflow.device.api import LaunchStatus
 from ringflow.device.native import native
 from ringflow.device.parking import Lot, Pause, lot_of
 from ringflow.device.posting import Posting
-from ringflow.device.pump import Pump, PumpReport
 from ringflow.errors import KernelStalledError, KernelTrappedError
 from tests.device.doubles import ParkingDevice
 from tests.device.kernels import compiled, resident
+from tests.device.watched import ADD, DEADLINE_S, Watched, u32, u64
 
-DEADLINE_S = 30.0
-ADD, TRAP, LATCH = 1, 2, 7
-
-
-def u32(value: int) -> bytes:
-    return value.to_bytes(4, "little")
-
-
-def u64(value: int) -> bytes:
-    return value.to_bytes(8, "little")
+TRAP, LATCH = 2, 7
 
 
 def late(*_: object) -> None:
@@ -46,43 +37,6 @@ def lot(device: ParkingDevice) -> Lot:
     found = lot_of(device)
     assert found is not None
     return found
-
-
-class Watched:
-    """A running kernel, and what a pump has told of it."""
-
-    def __init__(self, device: ParkingDevice, name: str, *, gate_open: bool = True) -> None:
-        self.kernel = resident(device, name)
-        self.pump = Pump()
-        self.kernel.launch(gate_open=gate_open, timeout_s=DEADLINE_S)
-        self.pump.register(self.kernel)
-        self.reports: list[PumpReport] = []
-
-    def until_done(self, sequence: int) -> None:
-        while not self.reports or self.reports[-1].done_sequence < sequence:
-            taken = self.pump.wait(DEADLINE_S)
-            assert taken, f"message {sequence} is not done"
-            self.reports += taken
-
-    def until_state(self, state: KernelState) -> None:
-        while not self.reports or self.reports[-1].state is not state:
-            taken = self.pump.wait(DEADLINE_S)
-            assert taken, f"the kernel is never {state.name}"
-            self.reports += taken
-
-    def until_taken(self, sequence: int) -> None:
-        end_s = time.monotonic() + DEADLINE_S
-        while self.kernel.taken_sequence < sequence:
-            assert time.monotonic() < end_s, f"message {sequence} is not taken"
-
-    @property
-    def statuses(self) -> set[LaunchStatus]:
-        return {report.status for report in self.reports}
-
-    @property
-    def sums(self) -> list[int]:
-        outputs = [output for report in self.reports for output in report.outputs]
-        return [int.from_bytes(output.payload[:8], "little") for output in outputs]
 
 
 def test_a_kernel_goes_on_with_its_messages_as_if_nothing_had_been(
