@@ -90,15 +90,17 @@ class HeldRegion:
     # The array interfaces
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        """Numpy's protocol; a copy where another dtype, or one, is asked for."""
+        """Numpy's protocol: a copy where it takes one, or one is asked for.
+
+        Raises:
+            ValueError: ``copy`` is False, and it takes one.
+        """
         import numpy as np
 
-        array = self.numpy()
+        self._hold.check(self.region.name)
         if copy is False and self._gpu is not None:
             raise ValueError("the region is in a GPU's memory; numpy needs a copy of it")
-        if copy or (dtype is not None and np.dtype(dtype) != array.dtype):
-            return array.astype(dtype or array.dtype)
-        return array
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     @property
     def __array_interface__(self) -> dict[str, Any]:

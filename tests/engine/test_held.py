@@ -46,6 +46,9 @@ async def test_a_region_is_read_where_it_lies(engine: ringflow.Engine) -> None:
             assert copy.ctypes.data != at
             assert copy.flags.writeable
             np.testing.assert_array_equal(copy, seen[0])
+        assert region.__array__(np.float32, copy=False).ctypes.data == at
+        with pytest.raises(ValueError, match="copy"):
+            region.__array__(np.float64, copy=False)
 
 
 async def test_read_only_is_not_given_where_it_cannot_be_told(engine: ringflow.Engine) -> None:
