@@ -25,7 +25,6 @@ LEGACY_STREAM: Final = 1
 """The default stream, by the name that all three protocols have for it."""
 _NO_STREAM: Final = 0
 _UNSYNCHRONISED: Final = -1
-_KINDS: Final = {"f": "float", "i": "int", "u": "uint", "c": "complex", "b": "bool"}
 
 
 class SupportsDLPack(Protocol):
@@ -195,14 +194,13 @@ def _from_interface(given: Any, interface: dict[str, Any], stream: int | None) -
             f"{_name(given)} names stream 0, which could be one of two; pass it through "
             "ringflow.on_stream with stream 1 for the default stream"
         )
-    typestr = str(interface["typestr"])
-    element_bytes = _element_bytes(given, typestr)
+    dtype = _dtype(given, str(interface["typestr"]))
     shape = tuple(int(n) for n in interface["shape"])
     strides = interface.get("strides")
-    _check_contiguous(given, shape, strides, element_bytes)
+    _check_contiguous(given, shape, strides, dtype.itemsize)
     return DeviceArray(
-        dtype=_dtype(typestr, element_bytes),
-        element_bytes=element_bytes,
+        dtype=str(dtype),
+        element_bytes=dtype.itemsize,
         shape=shape,
         address=int(interface["data"][0] or 0),
         stream=_NO_STREAM if stream is None else int(stream),
@@ -211,19 +209,18 @@ def _from_interface(given: Any, interface: dict[str, Any], stream: int | None) -
     )
 
 
-def _element_bytes(given: Any, typestr: str) -> int:
-    if len(typestr) < 3 or typestr[0] not in "<>|=" or not typestr[2:].isdigit():
+def _dtype(given: Any, typestr: str) -> np.dtype[Any]:
+    import numpy as np
+
+    try:
+        dtype = np.dtype(typestr)
+    except (TypeError, ValueError):
+        dtype = np.dtype(object)
+    if dtype.hasobject or not dtype.itemsize:
         raise UsageError(
             f"{_name(given)} has the type {typestr!r}, which has no bytes; use another"
         )
-    return int(typestr[2:])
-
-
-def _dtype(typestr: str, element_bytes: int) -> str:
-    kind = _KINDS.get(typestr[1])
-    if kind is None or (typestr[0] == ">" and element_bytes > 1):
-        return typestr
-    return kind if kind == "bool" else f"{kind}{8 * element_bytes}"
+    return dtype
 
 
 def _check_contiguous(given: Any, shape: tuple[int, ...], strides: Any, unit: int) -> None:

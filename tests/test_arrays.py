@@ -157,6 +157,19 @@ def test_a_gpus_array_is_described() -> None:
     assert (first.stream, second.stream) == (77, 1)
 
 
+@pytest.mark.parametrize(
+    ("typestr", "dtype", "size_bytes"),
+    [
+        ("<f2", "float16", 2), ("|b1", "bool", 1), ("|u1", "uint8", 1), ("<c16", "complex128", 16),
+        (">i4", ">i4", 4), ("|V6", "|V6", 6), ("<U3", "<U3", 12), ("<M8[ns]", "datetime64[ns]", 8),
+    ],
+)  # fmt: skip
+def test_types_are_numpys(typestr: str, dtype: str, size_bytes: int) -> None:
+    found = taken(CudaArray(64, (1,), typestr))
+    assert isinstance(found, DeviceArray)
+    assert (found.dtype, found.size_bytes) == (dtype, size_bytes)
+
+
 def test_the_producers_stream_is_asked_for_by_its_protocol() -> None:
     """DLPack's gets the default stream to wait on its own; an old interface names none."""
     both = Capsules(VALUES, device=ON_GPU)
@@ -209,6 +222,8 @@ def test_a_gpus_array_is_kept_as_long_as_its_description() -> None:
         (CudaArray(64, (3,), "<f4", mask=object()), "has a mask"),
         (CudaArray(64, (3,), "<f4", stream=0), "names stream 0"),
         (CudaArray(64, (3,), "O", stream=1), "has no bytes"),
+        (CudaArray(64, (3,), "<f3"), "has no bytes"),
+        (CudaArray(64, (3,), "|V0"), "has no bytes"),
         (Capsules(VALUES, device=(10, 0)), "memory of another kind"),
         ([object()], "has no bytes; pass numbers"),
         (np.array([None]), "has no bytes; pass numbers"),
