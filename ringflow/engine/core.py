@@ -65,7 +65,6 @@ class Core:
     """The engine's parts, wired together by ``open_engine``.
 
     Attributes:
-        after_crash: the engine before this one was not closed in order.
         lost: names of the devices whose loss is recorded.
         rates: how fast migrations have moved state since the engine was opened.
     """
@@ -91,7 +90,6 @@ class Core:
     rested: Condition = attrs.field(factory=Condition)
     running: dict[str, RunningOperation] = attrs.field(factory=dict)
     works: set[anyio.CancelScope] = attrs.field(factory=set)
-    after_crash: bool = False
     closed: str = ""
     closing: bool = False
     retrying_sends: bool = False

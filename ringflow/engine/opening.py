@@ -105,7 +105,6 @@ async def open_engine(
                     pump=native_pump,
                     limits=limits or EngineLimits(),
                     tasks=tasks,
-                    after_crash=not fold.state.closed,
                 )
                 keeper = partial(keep_snapshots, core, snapshots, codec, newest=fold.begun_at)
                 tasks.start_soon(keeper)

@@ -70,11 +70,11 @@ def _positions(core: Core, kernel_id: str, rebuilt: Rebuilt) -> dict[str, Output
 
 
 def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) -> None:
-    """Number on from the state, and say what was lost unless the last engine closed in order."""
+    """Number on from the state, and say what was lost in a crash that is untold."""
     marks = core.state.marks[kernel_id]
     marks.next_sequence = applied_sequence + 1
     marks.skipped = cut_after(marks.skipped, applied_sequence)
-    if core.after_crash:
+    if marks.untold:
         lost = MessagesLost(
             kernel_id=kernel_id,
             first_sequence=applied_sequence + 1,
@@ -107,7 +107,7 @@ def new_runtime(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     )
     if spec.durability == "volatile":
         _forget_later_messages(core, kernel_id, applied)
-    elif spec.durability == "async" and core.after_crash:
+    elif spec.durability == "async" and core.state.marks[kernel_id].untold:
         _announce_lost_suffix(core, kernel_id)
     core.runtimes[kernel_id] = runtime  # from now on it may get messages, of other kernels too
     runtime.release_outputs(seen)

@@ -196,16 +196,16 @@ def marks_after_restart(
         applied_sequence: the last message in the recovered state.
         seen: the last output that this state has made.
     """
-    marks: dict[int, OutputId] = {}
+    own, marks = core.state.marks[spec.kernel_id], dict[int, OutputId]()
     for edge in core.state.routing.of(spec.kernel_id):
         mark = restart_mark(
             edge,
             state_end=(applied_sequence, INDEX_MAX),
             seen=seen,
-            accepted_sequence=core.state.marks[spec.kernel_id].next_sequence - 1,
+            accepted_sequence=own.next_sequence - 1,
             exact=spec.replay == "exact",
             source_volatile=spec.durability == "volatile",
-            closed_cleanly=not core.after_crash,
+            closed_cleanly=not own.untold,
         )
         marks[edge.number] = mark
         if mark != edge.mark:

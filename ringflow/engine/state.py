@@ -38,12 +38,15 @@ class MessageMarks:
         producers: highest number by producer.
         consumers: last acknowledged output by consumer.
         skipped: messages that are never applied, by a person's decision.
+        untold: an engine crashed, and what that cost the kernel was not told yet: this is told
+            when the kernel comes back, whatever engines ended in order without it before that.
     """
 
     next_sequence: int = 1
     producers: dict[str, int] = attrs.field(factory=dict)
     consumers: dict[str, OutputId] = attrs.field(factory=dict)
     skipped: Ranges = ()
+    untold: bool = False
 
     def accept(
         self, first_sequence: int, count: int, producers: Iterable[str], numbers: Iterable[int]
@@ -60,6 +63,8 @@ class MessageMarks:
                 self.accept(event.first_sequence, len(event.types), event.producers, event.numbers)
             case message_events.BulkMessageAccepted():
                 self.accept(event.sequence, 1, (event.producer,), (event.number,))
+            case message_events.MessagesLost():
+                self.untold = False
             case message_events.MessagesSkipped():
                 self.skipped = joined(self.skipped, event.first_sequence, event.last_sequence)
             case message_events.ConsumerRegistered():
@@ -149,7 +154,12 @@ class EngineState:
     def _apply_engine(self, event: Event) -> None:
         if isinstance(event, EngineClosed):
             self.closed = True
-        elif isinstance(event, (EngineOpened, JournalRepaired)):
+        elif isinstance(event, EngineOpened):
+            if not self.closed:
+                for marks in self.marks.values():
+                    marks.untold = True
+            self.closed = False
+        elif isinstance(event, JournalRepaired):
             self.closed = False
 
     def check(self, events: Sequence[Event]) -> None:
@@ -178,6 +188,9 @@ class EngineState:
 
     def _evolve_life(self, kernel_id: str, event: Event) -> None:
         self.kernels[kernel_id] = lifecycle.evolve(self.kernels[kernel_id], event)
+        # A part of a state, which ``check`` tries events on, has no marks.
+        if isinstance(event, life_events.KernelResumed) and kernel_id in self.marks:
+            self.marks[kernel_id].untold = False
 
     def _evolve_operation(self, operation_id: str, event: Event) -> None:
         operation = evolve_operation(self.operations[operation_id], event)
