@@ -16,14 +16,14 @@ from typing import Final
 import attrs
 
 from ringflow.cli.points import KnownCheckpoint, KnownCheckpoints, known_from
+from ringflow.cli.writing import write_file
 from ringflow.errors import CorruptJournalError, NotFoundError, StorageError, UsageError
-from ringflow.files import SystemFiles, write_atomic
+from ringflow.files import SystemFiles
 from ringflow.journal.reader import find_journal, read_base, read_records
 from ringflow.storage.api import CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX
 from ringflow.storage.checkpoint import Checkpoint
 from ringflow.storage.chunks import DataChunk
 from ringflow.storage.file import checkpoint_names
-from ringflow.storage.folders import storage_errors
 from ringflow.storage.format_v1 import MAX_CHECKPOINT_SIZE
 from ringflow.storage.reading import read_checkpoint, read_regular
 
@@ -279,13 +279,10 @@ def write_array(path: Path, chunk: DataChunk) -> None:
 
     import numpy as np
 
-    if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder; name the file to write")
     head = io.BytesIO()
     shape = chunk.shape if chunk.dtype else (chunk.size_bytes,)
     described = np.dtype(chunk.dtype or "uint8").newbyteorder("<").str
     np.lib.format.write_array_header_1_0(
         head, {"descr": described, "fortran_order": False, "shape": shape}
     )
-    with storage_errors("write", path):
-        write_atomic(SystemFiles(), path, [head.getvalue(), chunk.data])
+    write_file(path, [head.getvalue(), chunk.data])

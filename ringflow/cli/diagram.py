@@ -25,10 +25,11 @@ def diagram(
 
     Any Mermaid viewer shows it; so do the web pages of most source code hosts.
     """
+    from ringflow.cli.writing import write_file
     from ringflow.statemachines.diagrams import DRAWINGS, document, mermaid
 
     if write is not None:
-        write.write_text(document(), encoding="utf-8")
+        write_file(write, [document().encode()])
         return
     if name not in DRAWINGS:
         asked = f"no machine is named {name!r}" if name else "a machine's name is missing"

@@ -57,12 +57,13 @@ def record(
     what a journal can't tell (memory, files that were damaged, what a program wrote into a kernel's
     memory) may have decided, and then nothing is written and the first difference is shown.
     """
+    from ringflow.cli.writing import write_file
     from ringflow.scenario.recorded_folder import check_recording, record_folder
 
     text = record_folder(path)
     if check:
         check_recording(text, path)
-    output.write_text(text, encoding="utf-8")
+    write_file(output, [text.encode()])
     typer.echo(f"{output}: {text.count(chr(10) + RULER + chr(10))} commands")
 
 
@@ -78,6 +79,8 @@ def run(
     Exits with 0 if all pass, with 1 if one doesn't: its differences are shown, each with file and
     line. With another seed than 0 what is concurrent comes in other orders.
     """
+    from ringflow.cli.writing import write_file
+
     if rewrite and seed:
         raise UsageError("expected outputs are those of seed 0; leave --seed away to rewrite")
     if backend not in ("asyncio", "trio"):
@@ -89,7 +92,7 @@ def run(
         if keep is not None:
             _keep(keep / path.parent.name / path.stem, outcome.contents)
         if rewrite and not outcome.failure:
-            path.write_text(outcome.rewritten(), encoding="utf-8")
+            write_file(path, [outcome.rewritten().encode()])
         elif not outcome.passed:
             failed += 1
             typer.echo(outcome.report)
@@ -121,7 +124,11 @@ def _outcome(path: Path, seed: int, backend: str) -> Outcome:
 
 
 def _keep(folder: Path, contents: Mapping[str, bytes]) -> None:
+    from ringflow.cli.writing import write_file
+    from ringflow.storage.folders import storage_errors
+
     for place, content in contents.items():
         path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with storage_errors("make", path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, [content])

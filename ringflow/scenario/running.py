@@ -102,8 +102,12 @@ def perform(script: Script, stage: Stage) -> Outcome:
 
 
 def run_file(path: Path, *, seed: int = 0) -> Outcome:
-    """Run a scenario file; raises ``ScenarioError`` where it is not well formed."""
-    script = parse(path.read_text(encoding="utf-8"), str(path))
+    """Run a scenario file; raises ``ScenarioError`` where it is not well formed, or no text."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(str(path), 1, 1, f"it can't be read: {error}") from error
+    script = parse(text, str(path))
     return run(script, folder=path.parent, seed=seed)
 
 

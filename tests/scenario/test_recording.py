@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -13,8 +16,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ringflow.cli import build_app
+from ringflow.cli.writing import write_file
 from ringflow.demo.run import Options, run_demo
 from ringflow.errors import UsageError
+from ringflow.files import SystemFiles
 from ringflow.journal.reader import read_records
 from ringflow.scenario.recorded_folder import record_folder
 from ringflow.scenario.recorded_inputs import moments, subject
@@ -22,6 +27,7 @@ from ringflow.scenario.running import Outcome, run, run_file
 from ringflow.scenario.script import parse
 from ringflow.scenario.short import Names, short
 from ringflow.simulate.files import CrashingFiles
+from tests.cli.program import program
 from tests.journal.sample import FOLDER
 from tests.journal.test_archive import archived, written
 from tests.simulate.story import eventful_world
@@ -144,3 +150,44 @@ def test_the_program_writes_a_scenario_that_passes(tmp_path: Path) -> None:
     assert "migrate adder to=host:1 actor=ops" in file.read_text()
     ran = CliRunner().invoke(build_app(), ["scenario", "run", str(file)])
     assert ran.output == "1 of 1 scenarios passed\n"
+
+
+def test_a_recording_that_cannot_be_written_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program says why, and a file that was there still is what it was."""
+    first = write(run_file(SCENARIOS / f"{TOLD[0]}.txt").contents, tmp_path / "first")
+    file = tmp_path / "recorded.txt"
+    file.write_text("old")
+
+    def record(output: Path) -> tuple[object, str]:
+        given = ("scenario", "record", first, "--no-check", "-o", output)
+        code, _, said = program(capsys, *given)
+        return code, said
+
+    assert record(first) == (2, f"ringflow: {str(first)!r} is a folder; name the file to write\n")
+    code, said = record(tmp_path / "none" / "recorded.txt")
+    assert (code, "could not write" in said) == (1, True)
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SystemFiles, "rename", full)
+        code, said = record(file)
+    assert (code, "No space left" in said) == (1, True)
+    assert file.read_text() == "old"
+    assert record(file)[0] == 0
+    assert file.read_text() == record_folder(first)
+
+
+def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
+    """Such as a pipe to another program."""
+    pipe, got = tmp_path / "pipe", list[bytes]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    write_file(pipe, [b"some", b"thing"])
+    reader.join()
+    assert got == [b"something"]
+    assert pipe.is_fifo()

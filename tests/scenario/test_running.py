@@ -122,6 +122,14 @@ def test_the_program_compares_and_rewrites(
     assert program(monkeypatch, tmp_path / "nothing") == 2
 
 
+def test_a_file_that_is_no_text_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.txt").write_bytes(b"\xff\xfe")
+    assert program(monkeypatch, tmp_path / "x.txt") == 2
+    assert "x.txt:1:1: it can't be read: 'utf-8' codec" in capsys.readouterr().err
+
+
 def test_pytest_collects_scenarios_of_users(tmp_path: Path) -> None:
     """A scenario that differs is a failed test whose report is the diff; fixtures are there."""
     (tmp_path / "scenarios").mkdir()
