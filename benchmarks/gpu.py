@@ -133,11 +133,13 @@ def trip_rows(*, quick: bool) -> list[Row]:
         answering.end()
         kernel.command(Command.RETURN)
         assert kernel.wait_ended(DEADLINE_S) is LaunchStatus.COMPLETED
+        busy_us = kernel.busy_ns / kernel.done_sequence / 1000
         kernel.close()
         device.unload(code)
     device.close()
     return [
         Row("round trip through mapped memory", US * median(ours), "us"),
+        Row("of it in the kernel, by the GPU's clock, mean", busy_us, "us"),
         Row("a word there and back, bare", US * median(bares), "us"),
         at_most("round trip, over bare", _ratio(ours, bares), "times", 4.0),
         Row("hold until the host sees it", US * median(holds), "us"),

@@ -16,7 +16,7 @@ from ringflow.spec import BULK_UNIT_BYTES
 from ringflow.storage.blocks import BLOCK_BYTES
 
 ABI_MAGIC: Final = 0x574C4652  # "RFLW"
-ABI_VERSION: Final = 3
+ABI_VERSION: Final = 4
 BATCH_SLOTS: Final = 32
 SLOT_HEADER_BYTES: Final = 32
 SHARED_PAYLOAD_BYTES: Final = 224
@@ -92,6 +92,11 @@ CONTROL: Final = Layout(
         u64("taken_sequence", 192, "message in progress, or the last one"),
         u32("fault", 200, "KernelFault"),
         u32("dirty_swapped", 204, "the last dirty_epoch obeyed"),
+        u64(
+            "busy_ns",
+            208,
+            "device's clock: spent in finished messages, in earlier launches too",
+        ),
     ),
     alignment_bytes=128,
 )
@@ -161,6 +166,8 @@ WORKSPACE: Final = Layout(
         u64("dirty_ranges", 656, "array of dirty_range; 0 where no marks are taken"),
         u32("dirty_range_count", 664, "its length"),
         u32("dirty_swapped", 668, "the dirty epoch of the marks that are taken now"),
+        u64("busy_ns", 672, "what the control block has"),
+        u64("busy_since_ns", 680, "clock when the first message not yet reported was taken, or 0"),
     ),
     alignment_bytes=128,
 )

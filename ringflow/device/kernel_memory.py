@@ -156,6 +156,7 @@ class KernelMemory:
         dirty = self._dirty
         if dirty is not None and self._prepared:
             dirty.note_swapped(self._load_u32("dirty_swapped"))
+        busy_ns = self._load("busy_ns") if self._prepared else 0
         self._prepared = True
         generation = abi.next_generation(self._load("doorbell"))
         ctypes.memset(self._control_host, 0, abi.CONTROL_BYTES)
@@ -179,23 +180,25 @@ class KernelMemory:
             "taken_sequence": base_sequence,
             "dirty_epoch": dirty.requested if dirty is not None else 0,
             "dirty_swapped": dirty.swapped if dirty is not None else 0,
+            "busy_ns": busy_ns,
         }
         for word in CONTROL.words:
             if word.name in values:
                 kind = ctypes.c_uint64 if word.size_bytes == 8 else ctypes.c_uint32
                 kind.from_address(self._control_host + word.offset_bytes).value = values[word.name]
-        work = self._new_workspace(base_sequence, output_index)
+        work = self._new_workspace(base_sequence, output_index, busy_ns)
         self.device.copy_in(self._workspace, work)
         self.bulk.reset()
         self._prepare_entry(key, base_sequence)
         return generation
 
-    def _new_workspace(self, base_sequence: int, output_index: int) -> bytearray:
+    def _new_workspace(self, base_sequence: int, output_index: int, busy_ns: int) -> bytearray:
         """Return a workspace for a launch; the batch after it is overwritten as it fills."""
         spec, work = self.spec, bytearray(abi.WORKSPACE.size_bytes)
         values = {
             "sequence": base_sequence,
             "output_index": output_index,
+            "busy_ns": busy_ns,
             "bulk": self.bulk.address,
             "reply_bulk": self._reply_bulk.address,
             "share_bytes": spec.reply_share_bytes,
@@ -251,6 +254,14 @@ class KernelMemory:
     def taken_sequence(self) -> int:
         """The message in progress, or the last one: the suspect when the kernel trapped."""
         return self._load("taken_sequence")
+
+    @property
+    def busy_ns(self) -> int:
+        """Nanoseconds in finished messages by the device's clock, since the memory was made.
+
+        Source: ``%globaltimer``, from the first message of each batch to its report as done.
+        """
+        return self._load("busy_ns")
 
     @property
     def echo(self) -> int:

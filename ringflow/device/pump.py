@@ -37,7 +37,7 @@ COPIED_BYTES: Final = 4 << 20  # about a millisecond
 ROUNDS_A_LOOK: Final = 16
 NO_DATA: Final = memoryview(b"")
 
-_REPORT: Final = struct.Struct("<IIIIQQQQII8x")
+_REPORT: Final = struct.Struct("<IIIIQQQQIIQ")
 _SLOT: Final = struct.Struct("<QIIIIII")
 assert _REPORT.size == REPORT.size_bytes
 
@@ -77,6 +77,8 @@ class PumpReport:
         generation: of the command that ``state`` answers.
         status: of the launch.
         steps: boundaries passed by a free-running kernel since its launch.
+        busy_ns: nanoseconds by the device's clock (``%globaltimer``) from the first message of
+            each batch to its report as done, since the kernel's memory was made.
     """
 
     key: int
@@ -87,6 +89,7 @@ class PumpReport:
     state: KernelState
     status: LaunchStatus
     steps: int
+    busy_ns: int
     fault: KernelFault
 
 
@@ -104,8 +107,8 @@ def parse_reports(data: bytes, take_array: Callable[[int, int], memoryview]) -> 
     """
     reports, offset = [], 0
     while offset < len(data):
-        key, count, slot_bytes, status, done, taken, state, steps, fault, _ = _REPORT.unpack_from(
-            data, offset
+        key, count, slot_bytes, status, done, taken, state, steps, fault, _, busy_ns = (
+            _REPORT.unpack_from(data, offset)
         )
         offset += _REPORT.size
         outputs = []
@@ -128,6 +131,7 @@ def parse_reports(data: bytes, take_array: Callable[[int, int], memoryview]) -> 
                 state=_STATES[state & 0xFF],
                 status=_STATUSES[status],
                 steps=steps,
+                busy_ns=busy_ns,
                 fault=_FAULTS[fault],
             )
         )

@@ -65,6 +65,7 @@ class KernelRuntime:
     replay_through: int = 0
     retain_after: int | None = None
     done_sequence: int = 0
+    busy_ns: int = 0
     delivering: bool = False
     paused_at_ns: int = 0
     returning: bool = False
@@ -155,7 +156,7 @@ class KernelRuntime:
         self.outputs.take(report.outputs)
         if report.done_sequence > self.done_sequence:
             self._mark_done(report.done_sequence)
-        self.status, self.state = report.status, report.state
+        self.status, self.state, self.busy_ns = report.status, report.state, report.busy_ns
         self.generation = report.generation
         self.passes_on()
         self.deliver()

@@ -21,6 +21,8 @@ class KernelStatus:
         applied_sequence: the last message that is done; for a halted kernel the last that is known
             to have been; 0 where nothing runs.
         parked_count: messages on the host that the device does not have yet.
+        busy_s: seconds that the kernel has spent in finished messages, by its device's clock
+            (``%globaltimer``); counted anew after a migration, a reload and a rebuilding.
     """
 
     kernel_id: str
@@ -30,6 +32,7 @@ class KernelStatus:
     next_sequence: int
     applied_sequence: int
     parked_count: int
+    busy_s: float
     reason: str
 
 
@@ -61,6 +64,7 @@ def kernel_status(core: Core, kernel_id: str) -> KernelStatus:
         next_sequence=core.state.marks[kernel_id].next_sequence,
         applied_sequence=life.halted_after or (runtime.done_sequence if runtime else 0),
         parked_count=runtime.inbox.parked_count if runtime else 0,
+        busy_s=runtime.busy_ns / 1e9 if runtime else 0.0,
         reason=core.stranded.get(kernel_id, life.reason),
     )
 

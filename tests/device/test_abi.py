@@ -27,9 +27,9 @@ def test_host_and_kernel_write_different_lines() -> None:
     assert abi.CONTROL.size_bytes == 256
 
 
-def test_offsets_of_version_3() -> None:
-    """Version 3's control block and slots lie where they lay; else the version must change."""
-    assert abi.ABI_VERSION == 3
+def test_offsets_of_version_4() -> None:
+    """Version 4's control block and slots lie where they lay; else the version must change."""
+    assert abi.ABI_VERSION == 4
     places = {word.name: (word.offset_bytes, word.size_bytes) for word in abi.CONTROL.words}
     assert places == {
         "doorbell": (0, 8), "reply_tail": (8, 8), "ping": (16, 8), "dirty_epoch": (24, 4),
@@ -40,6 +40,7 @@ def test_offsets_of_version_3() -> None:
         "done_sequence": (136, 8), "done_count": (144, 8), "consumed": (152, 8),
         "reply_head": (160, 8), "state": (168, 8), "echo": (176, 8), "steps": (184, 8),
         "taken_sequence": (192, 8), "fault": (200, 4), "dirty_swapped": (204, 4),
+        "busy_ns": (208, 8),
     }  # fmt: skip
     assert [word.offset_bytes for word in abi.MESSAGE_SLOT.words] == [0, 8, 12, 16, 24, 28]
     assert [word.offset_bytes for word in abi.REPLY_SLOT.words] == [0, 8, 12, 16, 20, 24, 28]

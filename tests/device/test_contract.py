@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import xxhash
 
+from ringflow.device.abi import Command
 from ringflow.device.api import Device, LaunchStatus
 from ringflow.device.compiler.api import compile_source
+from ringflow.device.host.device import HostDevice
+from ringflow.device.posting import Posting
+from ringflow.device.pump import Pump
 from ringflow.device.registry import open_device
 from ringflow.errors import DeviceError, DeviceMemoryError, EntryPointError
 from tests.cuda.standin import plug
@@ -17,6 +23,7 @@ from tests.device.kernels import resident
 
 DEADLINE_S = 30.0
 MEMORY_BYTES = 64 << 20
+WORK_NS = 2_000_000
 PATHS = ("host", "nvlink", "pcie peer", "staged")
 SCALE = """
 extern "C" __global__ void scale(float* values, float factor, unsigned length) {
@@ -235,6 +242,40 @@ def test_device_with_a_live_launch_is_not_closed(device: Device) -> None:
     with pytest.raises(DeviceError, match="running"):
         device.close()
     kernel.close()
+
+
+def clock_ns(device: Device) -> int:
+    """Return the time that goes on at the speed of the device's clock."""
+    if isinstance(device, HostDevice) and device.stepping is not None:
+        return device.virtual_time_ns
+    return time.monotonic_ns()
+
+
+def test_a_kernels_clock_measures_its_work_and_no_idle_time(device: Device) -> None:
+    """What it spent in messages, over two launches; the time around them bounds it."""
+    pump = Pump()
+    worked_ns = around_ns = busy_ns = 0
+    with contextlib.closing(resident(device, "timed")) as kernel:
+        pump.register(kernel)
+        kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+        for last in (3, 6, 9):
+            began_ns = clock_ns(device)
+            work = WORK_NS.to_bytes(8, "little")
+            kernel.post([Posting(last - i, 1, work) for i in (2, 1, 0)])
+            done = 0
+            while done < last:
+                for report in pump.wait(DEADLINE_S):
+                    done, busy_ns = report.done_sequence, report.busy_ns
+                    times = [int.from_bytes(out.payload, "little") for out in report.outputs]
+                    worked_ns += sum(times)
+            around_ns += clock_ns(device) - began_ns
+            assert last * WORK_NS <= worked_ns <= busy_ns <= around_ns
+            if last == 6:
+                kernel.command(Command.RETURN)
+                assert kernel.wait_ended(DEADLINE_S) is LaunchStatus.COMPLETED
+                kernel.relaunch(base_sequence=last, epoch=2, gate_open=True, timeout_s=DEADLINE_S)
+            pump.wait(0.05)  # the kernel is idle
+        assert kernel.busy_ns == busy_ns
 
 
 def test_closed_kernel_gives_all_memory_back(device: Device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import anyio
@@ -26,6 +27,16 @@ async def test_messages_are_applied_once_and_in_order(
     reply = await kernel.call(Total(), timeout_s=30)
     assert int(reply.array("uint64")[0]) == sum(values)
     assert (await state_of(kernel))[:3] == expected_state(values)
+
+
+async def test_its_status_says_how_long_a_kernel_worked(engine: ringflow.Engine) -> None:
+    """By its device's clock, in messages only."""
+    kernel = await engine.launch(adder(), device="host:0")
+    assert [status.busy_s for status in engine.kernels()] == [0]
+    began_s = time.monotonic()
+    await kernel.call(Total(), timeout_s=30)
+    (status,) = engine.kernels()
+    assert 0 < status.busy_s < time.monotonic() - began_s
 
 
 @pytest.mark.parametrize("durability", ["durable", "async", "volatile"])

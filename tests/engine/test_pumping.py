@@ -31,6 +31,7 @@ _REPORT = PumpReport(
     state=KernelState.RUNNING,
     status=LaunchStatus.RUNNING,
     steps=0,
+    busy_ns=0,
     fault=KernelFault(0),
 )
 

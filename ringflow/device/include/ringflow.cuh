@@ -11,7 +11,7 @@ namespace ringflow {
 
 // <generated: python -m ringflow.device.native.build>
 constexpr unsigned ABI_MAGIC = 0x574c4652u;
-constexpr unsigned ABI_VERSION = 0x3u;
+constexpr unsigned ABI_VERSION = 0x4u;
 constexpr unsigned BATCH_SLOTS = 0x20u;
 constexpr unsigned SHARED_PAYLOAD_BYTES = 0xe0u;
 constexpr unsigned BULK_UNIT_BYTES = 0x40u;
@@ -64,7 +64,8 @@ struct alignas(128) control {
     unsigned long long taken_sequence;  // message in progress, or the last one
     unsigned int fault;  // KernelFault
     unsigned int dirty_swapped;  // the last dirty_epoch obeyed
-    unsigned char reserved_208[48];
+    unsigned long long busy_ns;  // device's clock: spent in finished messages, in earlier launches too
+    unsigned char reserved_216[40];
 };
 static_assert(sizeof(control) == 256, "control");
 static_assert(__builtin_offsetof(control, doorbell) == 0, "doorbell");
@@ -94,6 +95,7 @@ static_assert(__builtin_offsetof(control, steps) == 184, "steps");
 static_assert(__builtin_offsetof(control, taken_sequence) == 192, "taken_sequence");
 static_assert(__builtin_offsetof(control, fault) == 200, "fault");
 static_assert(__builtin_offsetof(control, dirty_swapped) == 204, "dirty_swapped");
+static_assert(__builtin_offsetof(control, busy_ns) == 208, "busy_ns");
 
 struct alignas(8) message_slot {
     unsigned long long sequence;  // number of the message
@@ -169,7 +171,9 @@ struct alignas(128) workspace {
     unsigned long long dirty_ranges;  // array of dirty_range; 0 where no marks are taken
     unsigned int dirty_range_count;  // its length
     unsigned int dirty_swapped;  // the dirty epoch of the marks that are taken now
-    unsigned char reserved_672[352];
+    unsigned long long busy_ns;  // what the control block has
+    unsigned long long busy_since_ns;  // clock when the first message not yet reported was taken, or 0
+    unsigned char reserved_688[336];
 };
 static_assert(sizeof(workspace) == 1024, "workspace");
 static_assert(__builtin_offsetof(workspace, arrived) == 0, "arrived");
@@ -200,6 +204,8 @@ static_assert(__builtin_offsetof(workspace, dirty_bitmap_1) == 648, "dirty_bitma
 static_assert(__builtin_offsetof(workspace, dirty_ranges) == 656, "dirty_ranges");
 static_assert(__builtin_offsetof(workspace, dirty_range_count) == 664, "dirty_range_count");
 static_assert(__builtin_offsetof(workspace, dirty_swapped) == 668, "dirty_swapped");
+static_assert(__builtin_offsetof(workspace, busy_ns) == 672, "busy_ns");
+static_assert(__builtin_offsetof(workspace, busy_since_ns) == 680, "busy_since_ns");
 
 struct alignas(8) dirty_range {
     unsigned long long begin;  // address of a region
@@ -211,6 +217,14 @@ static_assert(__builtin_offsetof(dirty_range, begin) == 0, "begin");
 static_assert(__builtin_offsetof(dirty_range, end) == 8, "end");
 static_assert(__builtin_offsetof(dirty_range, first_bit) == 16, "first_bit");
 // </generated>
+
+// The device's clock, in nanoseconds: for durations on one device. GPUs advance it in steps, some of
+// a microsecond. What a kernel computes from it is not reproducible.
+__device__ __forceinline__ unsigned long long globaltimer_ns() {
+    unsigned long long now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+}
 
 namespace detail {
 
@@ -358,6 +372,10 @@ static __device__ __noinline__ void mark_range(const workspace* work, unsigned* 
 __device__ __forceinline__ void report_done(control* host, workspace* work) {
     if (work->flushed == work->taken) return;
     work->flushed = work->taken;
+    u64 now = globaltimer_ns();
+    if (now > work->busy_since_ns) work->busy_ns += now - work->busy_since_ns;
+    work->busy_since_ns = 0;
+    host->busy_ns = work->busy_ns;
     store_system(&host->done_sequence, work->sequence);
     store_system(&host->done_count, work->taken);
 }
@@ -396,6 +414,7 @@ __device__ __forceinline__ unsigned take(control* host, block_state& block) {
     work->sequence =
         reinterpret_cast<const message_slot*>(batch + (u64)slot * block.slot_bytes)->sequence;
     work->taken += 1;
+    if (work->busy_since_ns == 0) work->busy_since_ns = globaltimer_ns();
     work->output_index = 0;
     work->replies = 0;
     work->share_used = 0;

@@ -81,6 +81,7 @@ REPORT: Final = Layout(
         u64("steps", 40, "step() boundaries since the launch"),
         u32("fault", 48, "KernelFault"),
         u32("more", 52, "1: the buffer was too small, more outputs wait"),
+        u64("busy_ns", 56, "by the device's clock, spent in finished messages"),
     ),
 )
 

@@ -71,7 +71,7 @@ struct alignas(8) report {
     unsigned long long steps;  // step() boundaries since the launch
     unsigned int fault;  // KernelFault
     unsigned int more;  // 1: the buffer was too small, more outputs wait
-    unsigned char reserved_56[8];
+    unsigned long long busy_ns;  // by the device's clock, spent in finished messages
 };
 static_assert(sizeof(report) == 64, "report");
 static_assert(__builtin_offsetof(report, key) == 0, "key");
@@ -84,6 +84,7 @@ static_assert(__builtin_offsetof(report, state) == 32, "state");
 static_assert(__builtin_offsetof(report, steps) == 40, "steps");
 static_assert(__builtin_offsetof(report, fault) == 48, "fault");
 static_assert(__builtin_offsetof(report, more) == 52, "more");
+static_assert(__builtin_offsetof(report, busy_ns) == 56, "busy_ns");
 
 struct alignas(64) pump {
     unsigned long long entries;  // array of addresses of entries
@@ -192,6 +193,7 @@ __device__ __forceinline__ u64 scan(entry* kernel, unsigned char* out, u64 size_
     news->steps = load(&host->steps);
     news->fault = fault;
     news->more = all ? 0 : 1;
+    news->busy_ns = load(&host->busy_ns);
     return sizeof(report) + (u64)count * kernel->slot_bytes;
 }
 

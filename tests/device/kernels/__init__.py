@@ -19,6 +19,7 @@ REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
     "arrays": [("latch", "uint32", (1,))],
     "echo": [],
     "silent": [],
+    "timed": [],
     "greeting": [],
     "counter": [("total", "uint64", (2,)), ("saved", "uint64", (1,))],
     "sweep": [("field", "uint32", (1000,)), ("next", "uint32", (1000,)), ("sums", "uint64", (1,))],
