@@ -98,16 +98,31 @@ def test_a_stream_that_does_not_end_has_a_deadline(
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-def test_a_gpu_that_is_lost_is_told(gpus: Standin, library: Library, is_open: bool) -> None:
-    """Whoever finds it, ringflow's own device or the wait for the array's stream."""
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_gpu_that_is_lost_is_told(
+    gpus: Standin, library: Library, is_open: bool, is_known: bool
+) -> None:
+    """By the wait for the array's stream, or by the first question, if it was lost before."""
     array = taken(library.interface(library.make(OLD), OLD))
     device = _opened("cuda:1") if is_open else None
-    gpus.arm(Fault("cuEventQuery", code=719))
+    if is_known:
+        gpus.kill(1)
+    else:
+        gpus.arm(Fault("cuEventQuery", code=719))
     with pytest.raises(ringflow.DeviceLostError, match="device 'cuda:1' is lost"):
         read(array)
     if device is not None:
-        assert device.lost
+        assert device.lost or is_known
         device.close()
+
+
+def test_an_array_is_read_beside_a_gpu_that_is_lost(gpus: Standin, library: Library) -> None:
+    """Which GPU an address is of is asked in a context that can answer."""
+    lost = _opened("cuda:0")
+    array = taken(library.interface(library.make(NEW), NEW))
+    gpus.kill(0)
+    assert bytes(read(array)) == NEW.tobytes()
+    lost.close()
 
 
 def test_memory_that_is_no_gpus_is_told(gpus: Standin, library: Library) -> None:

@@ -179,6 +179,18 @@ def test_no_access_is_opened_beside_a_running_kernel(gpus: Standin, opened: Open
     kernel.close()
 
 
+def test_access_that_waited_is_opened_with_one_of_the_two(gpus: Standin, opened: Open) -> None:
+    """Whichever is closed and opened again while no kernel runs on either."""
+    first = opened("cuda:0")
+    kernel = resident(first, "echo")
+    kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+    second = CudaDevice("cuda:1", memory_limit_bytes=4 << 20)
+    kernel.close()
+    assert copied(first, second) == "staged"
+    second.close()
+    assert copied(first, opened("cuda:1")) == "nvlink"
+
+
 def test_access_is_opened_anew_after_a_device_was_closed(gpus: Standin) -> None:
     """Access goes with the context: it is not taken for granted when the GPU is opened again."""
     for _ in range(2):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ringflow.arrays import DeviceArray
 from ringflow.device.cuda import driver
 from ringflow.device.cuda.device import opened_on
-from ringflow.errors import DeviceError
+from ringflow.errors import DeviceError, DeviceLostError
 
 _NAP_S: Final = 1e-4
 READY_DEADLINE_S: Final = 60.0
@@ -57,19 +57,23 @@ def _await_producer(array: DeviceArray) -> None:
 def _ordinal_of(array: DeviceArray) -> int:
     """Return which GPU an address belongs to: addresses are unique in a process."""
     attribute = driver.bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    used = [ordinal for ordinal in range(driver.call("cuDeviceGetCount")) if _is_used(ordinal)]
-    try:
-        if not used:
-            raise DeviceError("no GPU is in use here", call="cuDevicePrimaryCtxGetState")
-        with _current(used[0]):
-            return int(driver.call("cuPointerGetAttribute", attribute, array.address))
-    except DeviceError as error:
-        raise DeviceError(
-            f"the array of {array.library} at {array.address:#x} is in no GPU's memory that this "
-            f"process has ({error}); pass one that was made here and not freed",
-            call=error.call,
-            code=error.code,
-        ) from error
+    error = DeviceError("no GPU is in use here", call="cuDevicePrimaryCtxGetState")
+    for ordinal in filter(_is_used, range(driver.call("cuDeviceGetCount"))):
+        try:
+            with _current(ordinal):
+                return int(driver.call("cuPointerGetAttribute", attribute, array.address))
+        except DeviceError as found:
+            error = driver.told_as_lost(found, f"cuda:{ordinal}")
+        if not isinstance(error, DeviceLostError):  # of all that live each would say the same
+            break
+    if isinstance(error, DeviceLostError):
+        raise error
+    raise DeviceError(
+        f"the array of {array.library} at {array.address:#x} is in no GPU's memory that this "
+        f"process has ({error}); pass one that was made here and not freed",
+        call=error.call,
+        code=error.code,
+    ) from error
 
 
 def _is_used(ordinal: int) -> bool:
