@@ -138,7 +138,8 @@ async def _serving(core: Core) -> AsyncIterator[None]:
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
     with noting_pauses(core):
         try:
-            core.record("engine", _opened(core))
+            # Before any kernel works: what a crash costs it is told by who finds this opening.
+            await core.journal.until_durable(core.record("engine", _opened(core)))
             await recover(core)
             yield
         finally:

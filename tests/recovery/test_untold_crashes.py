@@ -6,19 +6,26 @@ such an opening is closed in order says nothing of the kernel.
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import anyio
 import pytest
 
+import ringflow
 from ringflow.engine.archiving import archive_folder
 from ringflow.engine.folding import Fold as StateFold
 from ringflow.engine.state_snapshots import StateSnapshots, take_snapshot
+from ringflow.events.engine import EngineOpened
 from ringflow.events.registry import default_codec
+from ringflow.files import OpenFile
 from ringflow.journal.opening import open_journal
 from ringflow.journal.reader import verify
 from ringflow.simulate.files import CrashingFiles
 from ringflow.storage import ObjectStore
+from ringflow.workers import in_thread
 from tests.engine.arrays import Fold, arrays
 from tests.engine.kernels import Trap, adder, expected_state
 from tests.engine.story import send_all
@@ -229,3 +236,62 @@ async def test_a_halted_source_sends_a_volatile_target_nothing_twice() -> None:
         a, b = engine.kernel("a"), engine.kernel("b")
         await send_all(a, [50])
         assert await folded(a, b) == expected_state(sent([*range(10), 50]))
+
+
+class SlowFiles(CrashingFiles):
+    """A double on which the sync of an opening lasts until ``let_go``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.let_go = threading.Event(), threading.Event()
+        self.let_go.set()
+
+    def create(self, path: Path) -> OpenFile:  # type: ignore[override]
+        return _Slow(super().create(path), self)
+
+
+class _Slow:
+    def __init__(self, file: OpenFile, files: SlowFiles) -> None:
+        self._file, self._files, self._opens = file, files, False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._opens = EngineOpened.wire_name.encode() in bytes(data)
+        self._file.write(data)
+
+    def datasync(self) -> None:
+        if self._opens:
+            self._files.reached.set()
+            assert self._files.let_go.wait(60)
+        self._file.datasync()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+async def test_no_kernel_works_before_the_opening_is_durable(folder: Path) -> None:
+    """A crash would not be known for one otherwise: what came before it was closed in order."""
+    files, opened, done = SlowFiles(), anyio.Event(), anyio.Event()
+    async with engine_on(files) as engine:
+        await engine.launch(adder(durability="volatile"), device="host:0")
+    files.let_go.clear()
+    files.reached.clear()
+
+    async def work() -> None:
+        async with engine_on(files):
+            opened.set()
+            await done.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+        try:
+            assert await in_thread(partial(files.reached.wait, 60))
+            for _ in range(2):  # as much as the opening has yet to do, and more
+                async with ringflow.open_engine(folder, devices=["host:0"]) as other:
+                    if not other.kernels():
+                        await other.launch(adder(), device="host:0")
+                    await state_of(other.kernel("adder"))
+            assert not opened.is_set()
+        finally:
+            files.let_go.set()
+            done.set()
+    assert opened.is_set()
