@@ -16,8 +16,8 @@ from ringflow.device.cuda import device
 from ringflow.device.parking import lot_of
 from ringflow.engine.replay import replay_records
 from tests.cuda.standin import Standin
-from tests.engine.kernels import Total, Wait, adder, code, expected_state
-from tests.engine.story import Producer, Recorder, open_gate, send_all, state_of
+from tests.engine.kernels import Total, adder, code, expected_state
+from tests.engine.story import Producer, Recorder, close_gate, open_gate, send_all, state_of
 from tests.recovery.crashes import events_of
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +93,7 @@ async def test_a_hold_that_was_asked_for_before_is_got_after(
 ) -> None:
     """The kernel comes to a boundary, returns for the load, and is held when it goes on."""
     kernel = await engine.launch(adder(), device="cuda:0")
-    await kernel.send(Wait())
+    await close_gate(engine, kernel)
     resident = engine._core.runtimes["adder"].instance.resident
     got = anyio.Event()
 
@@ -107,7 +107,6 @@ async def test_a_hold_that_was_asked_for_before_is_got_after(
 
     with anyio.fail_after(20):  # a hold that no kernel answers takes longer
         async with anyio.create_task_group() as tasks:
-            await until(lambda: resident.taken_sequence == 1)
             tasks.start_soon(hold)
             await until(lambda: resident._command is Command.HOLD)
             tasks.start_soon(partial(engine.launch, adder("late"), device="cuda:0"))
@@ -125,11 +124,7 @@ async def test_a_kernel_that_does_not_return_keeps_others_from_loading(
     lot = lot_of(engine.devices()[0])
     assert lot is not None
     lot.timeout_s = 0.3
-    receipt = await busy.send(Wait())
-    resident = engine._core.runtimes["busy"].instance.resident
-    with anyio.fail_after(60):
-        while resident.taken_sequence < receipt.sequence:
-            await anyio.lowlevel.checkpoint()
+    receipt = await close_gate(engine, busy)
     with pytest.raises(ringflow.KernelStalledError, match="busy"):
         await engine.launch(adder("late"), device="cuda:0")
     assert [status.kernel_id for status in engine.kernels()] == ["busy", "good"]
