@@ -78,9 +78,9 @@ class KernelGrid(KernelMemory):
     def _launch_and_await(self, *, gate_open: bool, timeout_s: float) -> None:
         if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
             raise KernelStateError(self.spec.kernel_id, "launched", "ended")
-        self._command = Command.RUN if gate_open else Command.HOLD
-        if self._pump is not None:
-            self._pump.suspend(self)
+        with self._commands:
+            self._command = Command.RUN if gate_open else Command.HOLD
+            self._set_aside()
         try:
             generation = self.prepare(
                 self._command,
@@ -89,15 +89,14 @@ class KernelGrid(KernelMemory):
                 epoch=self._epoch,
                 output_index=self._output_index,
             )
-            self._launch = self._start()
-            self._put_entry("status", "Q", self._launch.status_address)
+            launch = self._start()
+            self._put_launch(launch)
         finally:
-            if self._pump is not None:
-                self._pump.resume(self)
+            self._unpark()
         try:
             self.await_generation(generation, timeout_s)
         except KernelStalledError:
-            self._launch.abort()
+            launch.abort()
             raise
         started = self._load("started")
         assert started == self._epoch, f"started word is {started}, the epoch {self._epoch}"
@@ -140,44 +139,37 @@ class KernelGrid(KernelMemory):
         return self.spec.kernel_id
 
     def give_way(self) -> bool:
-        """Ask the grid to return, unless it was to return anyway; False if none runs."""
+        """Ask the grid to return; False if none runs, or it was to return anyway."""
         with self._commands:
             if self._launch is None or self.status is not LaunchStatus.RUNNING:
                 return False
-            if self._command not in _RETURNS:
-                self._parked = self._leaving = True
-                if self._pump is not None:
-                    self._pump.suspend(self)
-                self._native.command(self._entry_address, Command.RETURN)
-        return True
+            self._leaving = True
+            self._set_aside()
+            if self._command in _RETURNS:
+                return False
+            self._native.command(self._entry_address, Command.RETURN)
+            return True
 
-    def await_gone(self, timeout_s: float) -> bool:
-        """Block until the grid has ended; return whether it is to go on.
-
-        Raises:
-            KernelStalledError: it has not in time; it works on.
-        """
-        if self._launched().wait(timeout_s) is not LaunchStatus.RUNNING:
-            return self._parked
-        if self._parked:
-            self._command_again()  # a grid that has seen the RETURN is about to end
-            if self._launched().wait(WITHDRAWN_S) is not LaunchStatus.RUNNING:
-                return True
-            self._unpark()
-        raise self._unreached(AWAIT_TIMEOUT, timeout_s)
+    def await_gone(self, timeout_s: float) -> None:
+        """Block until no grid runs; raises ``KernelStalledError`` when the time is up."""
+        if self._parked and self.wait_ended(timeout_s) is LaunchStatus.RUNNING:
+            raise self._unreached(AWAIT_TIMEOUT, timeout_s)
 
     def go_on(self, timeout_s: float) -> None:
         """Launch the grid again where it was, and wait until it is there.
 
+        One that has not returned works on; one that was to return anyway, and still is, has ended.
         Raises:
             DeviceError: it can't be launched, or was late; its status says that it was aborted, or
                 that it trapped, or that it runs still since it can't be stopped.
         """
+        if not self._parked:
+            return
         try:
-            if self.status is LaunchStatus.COMPLETED:
-                generation = self._command_again()
-                self._launch = self._start()
-                self._put_entry("status", "Q", self._launch.status_address)
+            generation = self._command_again()  # a grid that has seen the RETURN is about to end
+            ended = self.wait_ended(WITHDRAWN_S) is LaunchStatus.COMPLETED
+            if ended and self._command is not Command.RETURN:
+                self._put_launch(self._start())
                 self.await_generation(generation, timeout_s)
         except DeviceError as error:
             self._stay_behind(str(error))
@@ -192,8 +184,17 @@ class KernelGrid(KernelMemory):
             with suppress(DeviceError):
                 launch.abort()
         if launch.status in (LaunchStatus.COMPLETED, LaunchStatus.ABORTED):
-            self._launch = AbortedLaunch(reason)
-            self._put_entry("status", "Q", self._launch.status_address)
+            self._put_launch(AbortedLaunch(reason))
+
+    def _put_launch(self, launch: Launch) -> None:
+        self._put_entry("status", "Q", launch.status_address)
+        self._launch = launch  # the one before, and its status word, may be freed now
+
+    def _set_aside(self) -> None:
+        """Have the pump leave the kernel alone until ``_unpark``; under ``_commands``."""
+        self._parked = True
+        if self._pump is not None:
+            self._pump.suspend(self)
 
     def _unpark(self) -> None:
         with self._commands:

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, Protocol
 
 import attrs
@@ -30,17 +30,13 @@ class Parkable(Protocol):
     @property
     def kernel_id(self) -> str: ...
     def give_way(self) -> bool:
-        """Ask the grid to return; False if none runs."""
+        """Ask the grid to return; False if none runs, or it was to return anyway."""
 
-    def await_gone(self, timeout_s: float) -> bool:
-        """Block until the grid has returned; False if it is not to go on.
-
-        Raises:
-            KernelStalledError: it has not in time, and works on.
-        """
+    def await_gone(self, timeout_s: float) -> None:
+        """Block until no grid runs; raises ``KernelStalledError`` when the time is up."""
 
     def go_on(self, timeout_s: float) -> None:
-        """Launch the grid again where it was."""
+        """Let the kernel work on where it was; nothing happens if it has not given way."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +45,7 @@ class Pause:
 
     Attributes:
         purpose: ``"load"`` or ``"unload"``.
-        kernels: ids of the kernels whose grids were parked.
+        kernels: ids of the kernels whose grids were parked; not those that were to return anyway.
         pause_ns: from the first return asked for until all went on.
         failure: why the parking came to nothing; empty if it did not.
     """
@@ -73,13 +69,14 @@ class Lot:
         self.lock = threading.RLock()
         self._now_ns = now_ns
         self.timeout_s = PARK_TIMEOUT_S
-        self._kernels: weakref.WeakSet[Parkable] = weakref.WeakSet()
+        self._kernels: weakref.WeakKeyDictionary[Parkable, None] = weakref.WeakKeyDictionary()
         self._listeners: list[Callable[[Pause], None]] = []
         self._parked = False
 
     def enter(self, kernel: Parkable) -> None:
         """Park a kernel with the others from now on, as long as it is there."""
-        self._kernels.add(kernel)
+        with self.lock:
+            self._kernels[kernel] = None
 
     @contextmanager
     def heard_by(self, listener: Callable[[Pause], None]) -> Iterator[None]:
@@ -109,35 +106,37 @@ class Lot:
 
     def _parking(self, device: str, purpose: str) -> Iterator[None]:
         started_ns = self._now_ns()
-        asked = [kernel for kernel in tuple(self._kernels) if kernel.give_way()]
-        gone: list[Parkable] = []
-        stalled: DeviceError | None = None
+        kernels = tuple(self._kernels)
+        parked: list[str] = []
+        failure = ""
         try:
-            for kernel in asked:
+            parked.extend(kernel.kernel_id for kernel in kernels if kernel.give_way())
+            for kernel in kernels:
                 left_s = self.timeout_s - (self._now_ns() - started_ns) / 1e9
-                try:
-                    if kernel.await_gone(max(0.0, left_s)):
-                        gone.append(kernel)
-                except DeviceError as error:
-                    stalled = stalled or error
-            if stalled is not None:
-                raise stalled
+                kernel.await_gone(max(0.0, left_s))
+        except BaseException as error:
+            failure = str(error) or type(error).__name__
+            raise
+        else:
             yield
         finally:
-            for kernel in gone:
-                with suppress(DeviceError):  # who waits for it is told by its status
-                    kernel.go_on(self.timeout_s)
-            if asked:
-                failure = str(stalled) if stalled is not None else ""
-                self._tell(device, purpose, asked, started_ns, failure)
+            with ExitStack() as stack:  # whatever becomes of one, the others go on
+                if parked:
+                    stack.callback(self._tell, device, purpose, parked, started_ns, failure)
+                for kernel in reversed(kernels):
+                    stack.callback(self._let_go_on, kernel)
+
+    def _let_go_on(self, kernel: Parkable) -> None:
+        with suppress(DeviceError):  # who waits for it is told by its status
+            kernel.go_on(self.timeout_s)
 
     def _tell(
-        self, device: str, purpose: str, asked: list[Parkable], started_ns: int, failure: str
+        self, device: str, purpose: str, parked: list[str], started_ns: int, failure: str
     ) -> None:
         pause = Pause(
             device=device,
             purpose=purpose,
-            kernels=tuple(sorted(kernel.kernel_id for kernel in asked)),
+            kernels=tuple(sorted(parked)),
             pause_ns=self._now_ns() - started_ns,
             failure=failure,
         )

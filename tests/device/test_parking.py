@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -23,6 +26,35 @@ TRAP, LATCH = 2, 7
 
 def late(*_: object) -> None:
     raise KernelStalledError("too late", call="await", code="timeout")
+
+
+def latched(device: ParkingDevice) -> Watched:
+    """Return a kernel that is in a message, and stays there until ``open_latch``."""
+    trouble = Watched(device, "trouble")
+    trouble.kernel.post([Posting(1, LATCH)])
+    trouble.until_taken(1)
+    return trouble
+
+
+def open_latch(device: ParkingDevice, trouble: Watched) -> None:
+    stop = bytearray(64)
+    stop[8:12] = u32(1)
+    device.copy_in(trouble.kernel.regions["stop"], stop)
+    native().ring_workers(native().room)  # nobody else tells a sleeping worker
+
+
+@contextmanager
+def loading_beside(device: ParkingDevice, trouble: Watched) -> Iterator[None]:
+    """Load code in another thread: it waits for the kernel in the block, and is done after it."""
+    loaded: list[object] = []
+    thread = threading.Thread(target=lambda: loaded.append(device.load(compiled("echo"))))
+    thread.start()
+    end_s = time.monotonic() + DEADLINE_S
+    while not trouble.kernel._parked:
+        assert time.monotonic() < end_s
+    yield
+    thread.join(DEADLINE_S)
+    assert loaded, "the grid never returned"
 
 
 @pytest.fixture
@@ -121,27 +153,10 @@ def test_a_command_does_not_call_a_grid_back_that_is_to_return(
     device: ParkingDevice, lot: Lot
 ) -> None:
     """Given while the grid is still at work, it is obeyed once the grid goes on."""
-    trouble = Watched(device, "trouble")
-    trouble.kernel.post([Posting(1, LATCH)])
-    trouble.until_taken(1)
-    inside = threading.Event()
-
-    def load() -> None:
-        with lot.quiet(device.name, "load"):
-            inside.set()
-
-    thread = threading.Thread(target=load)
-    thread.start()
-    end_s = time.monotonic() + DEADLINE_S
-    while not trouble.kernel._parked:
-        assert time.monotonic() < end_s
-    generation = trouble.kernel.command(Command.HOLD)
-    stop = bytearray(64)
-    stop[8:12] = u32(1)
-    device.copy_in(trouble.kernel.regions["stop"], stop)
-    native().ring_workers(native().room)  # nobody else tells a sleeping worker
-    thread.join(DEADLINE_S)
-    assert inside.is_set(), "the grid never returned"
+    trouble = latched(device)
+    with loading_beside(device, trouble):
+        generation = trouble.kernel.command(Command.HOLD)
+        open_latch(device, trouble)
     assert trouble.kernel.await_generation(generation, DEADLINE_S) is KernelState.HELD
     trouble.kernel.close()
 
@@ -170,6 +185,113 @@ def test_a_kernel_that_is_returning_is_left_to_return(device: ParkingDevice, lot
     counter.kernel.close()
 
 
+def test_a_kernel_that_is_returning_is_not_said_to_be_parked(
+    device: ParkingDevice, lot: Lot
+) -> None:
+    """The pause names those that went on; where there are none it is no pause."""
+    told: list[Pause] = []
+    for others in (["counter"], []):
+        counters = [Watched(device, name) for name in others]
+        trouble = latched(device)
+        trouble.kernel.command(Command.RETURN)
+        with lot.heard_by(told.append), loading_beside(device, trouble):
+            open_latch(device, trouble)
+        assert [list(pause.kernels) for pause in told] == [others] * len(others)
+        assert trouble.kernel.status is LaunchStatus.COMPLETED
+        told.clear()
+        for one in (trouble, *counters):
+            one.kernel.close()
+
+
+def test_a_return_that_is_taken_back_meanwhile_keeps_nobody_waiting(
+    device: ParkingDevice, lot: Lot
+) -> None:
+    """The grid returns for the load all the same, and works on after it."""
+    trouble = latched(device)
+    trouble.kernel.command(Command.RETURN)
+    with loading_beside(device, trouble):
+        generation = trouble.kernel.command(Command.RUN)
+        open_latch(device, trouble)
+    assert trouble.kernel.await_generation(generation, DEADLINE_S) is KernelState.RUNNING
+    trouble.kernel.close()
+
+
+@pytest.mark.parametrize("where", ["give_way", "await_gone", "go_on"])
+def test_whatever_ends_a_parking_the_others_go_on(
+    device: ParkingDevice, lot: Lot, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Interrupted anywhere it leaves no grid behind that could work."""
+    first, second, third = (Watched(device, "counter") for _ in range(3))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(second.kernel, where, interrupted)
+    told: list[Pause] = []
+    with lot.heard_by(told.append), pytest.raises(KeyboardInterrupt):
+        device.load(compiled("echo"))
+    monkeypatch.undo()
+    assert [pause.failure for pause in told] == ["" if where == "go_on" else "KeyboardInterrupt"]
+    second.kernel.go_on(DEADLINE_S)
+    for one in (first, second, third):
+        one.kernel.post([Posting(1, ADD, u64(3))])
+        one.until_done(1)
+        one.kernel.close()
+
+
+class Asked:
+    """Something that can be parked, and notes when it is asked."""
+
+    def __init__(self, kernel_id: str, log: list[str]) -> None:
+        self.kernel_id, self._log = kernel_id, log
+
+    def give_way(self) -> bool:
+        self._log.append(self.kernel_id)
+        return True
+
+    def await_gone(self, timeout_s: float) -> None:
+        pass
+
+    def go_on(self, timeout_s: float) -> None:
+        self._log.append(self.kernel_id)
+
+
+def test_kernels_are_parked_and_go_on_in_the_order_in_which_they_came() -> None:
+    """A simulated world's run does not depend on where in memory they lie."""
+    log: list[str] = []
+    several = [Asked(f"{number:02}", log) for number in range(50)]
+    random.Random(5).shuffle(several)
+    lot = Lot()
+    for one in several:
+        lot.enter(one)
+    with lot.quiet("host:7", "load"):
+        pass
+    assert log == [one.kernel_id for one in several] * 2
+
+
+def test_kernels_that_come_while_others_are_parked_disturb_nobody() -> None:
+    """Engines make theirs in threads of their own."""
+    lot, log, done = Lot(), list[str](), threading.Event()
+    several = [Asked("one", log) for _ in range(2_000)]
+
+    def enter() -> None:
+        for one in several:
+            lot.enter(one)
+        done.set()
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        coming = threading.Thread(target=enter)
+        coming.start()
+        while not done.is_set():
+            with lot.quiet("host:7", "load"):
+                pass
+        coming.join(DEADLINE_S)
+    finally:
+        sys.setswitchinterval(interval_s)
+
+
 def test_a_kernel_that_steps_goes_on_stepping(device: ParkingDevice, lot: Lot) -> None:
     """Its count goes on, and it still takes messages."""
     free = Watched(device, "free")
@@ -183,11 +305,10 @@ def test_a_kernel_that_steps_goes_on_stepping(device: ParkingDevice, lot: Lot) -
 
 def test_one_that_does_not_return_keeps_no_other_away(device: ParkingDevice, lot: Lot) -> None:
     """The load fails within its deadline, and all kernels work on, that one too."""
-    trouble, counter = Watched(device, "trouble"), Watched(device, "counter")
+    counter = Watched(device, "counter")
+    trouble = latched(device)
     lot.timeout_s = 0.2
     told: list[Pause] = []
-    trouble.kernel.post([Posting(1, LATCH)])
-    trouble.until_taken(1)
     device.beside.clear()
     with lot.heard_by(told.append), pytest.raises(KernelStalledError, match="trouble"):
         device.load(compiled("echo"))
@@ -195,9 +316,7 @@ def test_one_that_does_not_return_keeps_no_other_away(device: ParkingDevice, lot
     assert "trouble" in told[0].failure
     counter.kernel.post([Posting(1, ADD, u64(3))])
     counter.until_done(1)
-    stop = bytearray(64)
-    stop[8:12] = u32(1)
-    device.copy_in(trouble.kernel.regions["stop"], stop)
+    open_latch(device, trouble)
     trouble.kernel.post([Posting(2, 1, u32(9))])
     trouble.until_done(2)
     lot.timeout_s = DEADLINE_S
