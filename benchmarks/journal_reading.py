@@ -30,8 +30,9 @@ from ringflow.journal.api import Append, JournalLimits
 from ringflow.journal.lanes import Pending
 from ringflow.journal.log import SegmentLog
 from ringflow.journal.opening import open_journal
-from ringflow.journal.reader import Scan, find_journal
+from ringflow.journal.reader import find_journal
 from ringflow.journal.replaying import run_replay
+from ringflow.journal.scan import Scan
 from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Chain
 from ringflow.limits import EngineLimits
 

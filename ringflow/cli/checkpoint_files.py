@@ -19,7 +19,8 @@ from ringflow.cli.points import KnownCheckpoint, KnownCheckpoints, known_from
 from ringflow.cli.writing import write_file
 from ringflow.errors import CorruptJournalError, NotFoundError, StorageError, UsageError
 from ringflow.files import SystemFiles
-from ringflow.journal.reader import find_journal, read_base, read_records
+from ringflow.journal.history import read_base
+from ringflow.journal.reader import find_journal, read_records
 from ringflow.storage.api import CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX
 from ringflow.storage.checkpoint import Checkpoint
 from ringflow.storage.chunks import DataChunk

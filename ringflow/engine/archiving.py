@@ -36,9 +36,10 @@ from ringflow.journal.archive import (
 from ringflow.journal.foundation import Foundation
 from ringflow.journal.opening import open_journal
 from ringflow.journal.projections import FileProjections
-from ringflow.journal.reader import Scan, find_journal
+from ringflow.journal.reader import find_journal
 from ringflow.journal.record import RawRecord
 from ringflow.journal.replaying import run_replay
+from ringflow.journal.scan import Scan
 from ringflow.journal.segments import JOURNAL_FOLDER, Segment, SegmentName
 from ringflow.workers import in_thread
 
@@ -272,7 +273,7 @@ def _plan_unopened(files: FileSystem, root: Path, to_sequence: int | None) -> Ar
     kept = needs(
         fold.state, Scan(files, folder).records(), FileProjections(root, files=files).positions()
     )
-    leftovers = map(str, scan.leftovers)
+    leftovers = map(str, scan.history.leftovers)
     return plan(scan.segments[:-1], leftovers, kept, to_sequence=to_sequence)
 
 

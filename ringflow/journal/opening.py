@@ -23,10 +23,12 @@ from ringflow.events.registry import EVENT_TYPES
 from ringflow.events.upcasters import UPCASTERS
 from ringflow.files import FileSystem, FolderLock, SystemFiles, ensure_folder, write_atomic
 from ringflow.journal.api import JournalLimits, OpeningReport, TornTail
+from ringflow.journal.history import Tear
 from ringflow.journal.log import SegmentLog
-from ringflow.journal.reader import Scan, Tear, check_no_repair
+from ringflow.journal.reader import check_no_repair
 from ringflow.journal.record import RawRecord, parse_line
 from ringflow.journal.replaying import Replay, run_replay
+from ringflow.journal.scan import Scan
 from ringflow.journal.segments import JOURNAL_FOLDER, LOCK_NAME, Segment, SegmentName
 from ringflow.journal.store import SegmentStore
 from ringflow.journal.writer import JournalWriter
@@ -130,7 +132,7 @@ def _prepare(
         scan.finish()
     else:
         run_replay(scan, replay)
-    epoch = max((name.epoch for name in scan.names), default=0) + 1
+    epoch = max((name.epoch for name in scan.history.names), default=0) + 1
     if SegmentName.parse(str(SegmentName(scan.chain.sequence + 1, epoch))) is None:
         raise StorageError(
             f"epoch {epoch} is beyond what a segment's name can tell; a file in {str(folder)!r} "

@@ -24,10 +24,12 @@ from ringflow.events.engine import JournalRepaired
 from ringflow.events.values import canonical_json
 from ringflow.files import FileSystem, FolderLock, SystemFiles, write_atomic
 from ringflow.journal.api import Append
+from ringflow.journal.history import whole_lines
 from ringflow.journal.lanes import Pending
 from ringflow.journal.log import SegmentLog
-from ringflow.journal.reader import PENDING_REPAIR, Scan, find_journal, whole_lines
+from ringflow.journal.reader import PENDING_REPAIR, find_journal
 from ringflow.journal.record import RawRecord
+from ringflow.journal.scan import Scan
 from ringflow.journal.segments import LOCK_NAME, SegmentName
 from ringflow.journal.store import SEGMENT_BYTES_MAX, SegmentStore
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from ringflow.errors import CorruptError, CorruptJournalError
 from ringflow.journal.foundation import Foundation, Place, base_name
-from ringflow.journal.reader import Scan
 from ringflow.journal.record import RawRecord
+from ringflow.journal.scan import Scan
 
 
 class Replay(Protocol):
@@ -46,7 +46,7 @@ def run_replay(scan: Scan, replay: Replay) -> None:
 
 def _begin(scan: Scan, replay: Replay) -> Place | None:
     for snapshot in replay.snapshots():
-        if not scan.holds(snapshot.place):
+        if not scan.history.holds(snapshot.place):
             continue
         try:
             replay.begin(snapshot)

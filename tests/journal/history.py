@@ -27,8 +27,8 @@ from ringflow.events.snapshot import SnapshotRequested, SnapshotStarted
 from ringflow.files import FileSystem
 from ringflow.journal.api import Journal, JournalLimits
 from ringflow.journal.opening import open_journal
-from ringflow.journal.reader import Scan
 from ringflow.journal.replaying import run_replay
+from ringflow.journal.scan import Scan
 from ringflow.journal.writer import JournalWriter
 from tests.journal.sample import FOLDER, JOURNAL
 

@@ -18,8 +18,9 @@ from ringflow.errors import (
 from ringflow.events.engine import JournalRepaired
 from ringflow.journal.api import JournalLimits
 from ringflow.journal.opening import open_journal
-from ringflow.journal.reader import read_records, verify
+from ringflow.journal.reader import read_records, select_records, verify
 from ringflow.journal.repair import RepairPlan, plan_repair, repair
+from ringflow.journal.selection import Selection
 from ringflow.simulate.files import CrashError, CrashingFiles, Loss
 from tests.journal.sample import FOLDER, JOURNAL, TYPES, Noted, opened, unseal, write_durably
 
@@ -178,6 +179,8 @@ async def test_a_disk_that_fails_while_it_is_repaired_keeps_everything(call: str
             with pytest.raises(StorageError, match="interrupted"):
                 async with opened(files):
                     pytest.fail("opened")
+            with pytest.raises(StorageError, match="interrupted"):
+                list(select_records(FOLDER, Selection(), files=files))
         mended(files)
         assert texts(files) == texts(whole)
 

@@ -10,7 +10,8 @@ import zstandard
 
 from ringflow.errors import CorruptError, CorruptJournalError, OutcomeUnknownError
 from ringflow.journal.api import JournalLimits
-from ringflow.journal.reader import Scan, verify
+from ringflow.journal.reader import verify
+from ringflow.journal.scan import Scan
 from ringflow.journal.segments import Segment
 from ringflow.journal.store import SEGMENT_BYTES_MAX, SegmentStore
 from ringflow.simulate.files import CrashError, CrashingFiles, Loss

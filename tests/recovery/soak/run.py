@@ -12,8 +12,9 @@ import attrs
 
 from ringflow.events.registry import default_codec
 from ringflow.files import SystemFiles
-from ringflow.journal.reader import Scan, read_records
+from ringflow.journal.reader import read_records
 from ringflow.journal.record import Record
+from ringflow.journal.scan import Scan
 from tests.recovery.soak import killer
 from tests.recovery.soak.checks import evidence, problems
 from tests.recovery.soak.witness import read_effects, read_notes
