@@ -232,4 +232,5 @@ def _argument(text: str) -> Argument:
     found = _ARGUMENT.fullmatch(text)
     if found is None:
         raise SpecError(f"argument {text!r} is not of the form name:float32=0.5")
-    return Argument(found[1], found[2], np.dtype(found[2]).type(float(found[3])).tobytes())
+    number = int(found[3], 0) if re.fullmatch(r"-?\d+", found[3]) else float(found[3])
+    return Argument(found[1], found[2], np.dtype(found[2]).type(number).tobytes())

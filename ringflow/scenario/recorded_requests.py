@@ -11,13 +11,13 @@ import attrs
 
 from ringflow.errors import UsageError
 from ringflow.scenario.recorded_inputs import TORN, Input, Kind, Moment, Source
+from ringflow.scenario.script import quoted
 from ringflow.scenario.short import first_line
 from ringflow.scenario.telling import (
     array_value,
     changed_words,
     kernel_line,
     message_words,
-    quoted,
     word,
     words,
 )

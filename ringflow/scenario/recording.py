@@ -28,7 +28,7 @@ from ringflow.scenario.recorded_order import (
 )
 from ringflow.scenario.recorded_requests import Finder, Stored
 from ringflow.scenario.recorded_runs import as_one, is_run
-from ringflow.scenario.script import RULER
+from ringflow.scenario.script import RULER, quoted
 from ringflow.scenario.short import Names, short
 from ringflow.scenario.telling import source_lines, words
 
@@ -135,7 +135,7 @@ class _Recording:
         return [self._names.shorten(text) for text in (one.error or one.result,) if text]
 
     def _line(self, one: Input) -> str:
-        return one.line if one.line.startswith("send ") else self._names.shorten(one.line)
+        return one.line if one.line.startswith("send ") else self._names.named(one.line)
 
     def _summary(self) -> None:
         """Ask for what those did whose events no command shows."""
@@ -155,7 +155,7 @@ class _Recording:
             ]
             option = f"without={','.join(without)}" if without else ""
             if expected:
-                self._command(words(f'journal "{wanted}"', option), expected=expected)
+                self._command(words("journal", quoted(wanted), option), expected=expected)
 
     def _command(self, line: str, body: Sequence[str] = (), expected: Sequence[str] = ()) -> None:
         self._parts += [line, *body, RULER, *expected, ""]

@@ -4,11 +4,12 @@
   are comments.
 - A command is a line of words, perhaps lines of input, a line ``----``, and its expected output up
   to an empty line.
-- A word is ``text``, ``key=text`` or either with the text in double quotes. Pure.
+- A word is ``text``, ``key=text`` or either with the text in double quotes, as a JSON string. Pure.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Final, final
@@ -18,7 +19,9 @@ import attrs
 from ringflow.errors import ScenarioError
 
 RULER: Final = "----"
-_WORD: Final = re.compile(r'(?P<key>[A-Za-z_][\w-]*=)?(?:"(?P<quoted>[^"]*)"|(?P<plain>[^\s"]*))')
+_KEY: Final = r"[A-Za-z_][\w-]*="
+_WORD: Final = re.compile(rf'(?P<key>{_KEY})?(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<plain>[^\s"]*))')
+_JSON: Final = json.JSONDecoder(strict=False)  # tabs may stand in texts as they are
 
 
 @final
@@ -120,7 +123,7 @@ def _command(lines: Sequence[str], at: int, path: str) -> tuple[Command, int]:
 
 
 def words_of(line: str, number: int, path: str) -> tuple[Word, ...]:
-    """Return a line's words; raises ``ScenarioError`` where a quote is not closed."""
+    """Return a line's words; raises ``ScenarioError`` where a quoted one is not well formed."""
     words, at = [], len(line) - len(line.lstrip())
     while at < len(line):
         found = _WORD.match(line, at)
@@ -131,7 +134,19 @@ def words_of(line: str, number: int, path: str) -> tuple[Word, ...]:
                 path, number, column, 'a quote in a word; quote whole values: key="a b"'
             )
         key = (found["key"] or "").removesuffix("=")
-        words.append(Word(key, found["quoted"] or found["plain"] or "", at + 1))
+        try:
+            text = _JSON.decode(found["quoted"]) if found["quoted"] else found["plain"]
+        except ValueError:
+            raise ScenarioError(
+                path, number, at + 1, "a backslash with something unknown; write two for one"
+            ) from None
+        words.append(Word(key, text, at + 1))
         at = found.end()
         at += len(line[at:]) - len(line[at:].lstrip())
     return tuple(words)
+
+
+def quoted(text: str) -> str:
+    """Return a text as one word, in quotes where it must be: ``words_of`` reads it back."""
+    plain = text.isprintable() and not re.match(rf'$|.*[ "]|{_KEY}', text)
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

@@ -39,10 +39,14 @@ class Names:
 
     def shorten(self, text: str) -> str:
         """Return a text with its ids and digests replaced."""
-        text = _ID.sub(self._name, text)
+        text = self.named(text)
         for pattern, instead in _BUILT:
             text = pattern.sub(instead, text)
         return text
+
+    def named(self, text: str) -> str:
+        """Return a text with its ids alone replaced, which ``whole`` brings back."""
+        return _ID.sub(self._name, text)
 
     def whole(self, text: str) -> str:
         """Return a text with the short names in it replaced by the ids that they stand for."""

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from ringflow import messages as kinds
 from ringflow.messages import MessageLayout, Scalar
-from ringflow.scenario.describing import DTYPES, HEX, HEX_BYTES_MAX
+from ringflow.scenario.describing import DTYPES, HEX, HEX_BYTES_MAX, payload_of
+from ringflow.scenario.script import quoted
 from ringflow.spec import CodeFormat, KernelCodeSource, KernelSpec, Region
 
 Gaps = list[str]
@@ -20,6 +21,7 @@ Gaps = list[str]
 _OPTIONS_OF_SEND: Final = frozenset(
     ("count", "data", "producer", "number", "done", "full", "bytes", "timeout")
 )
+_ZEROS: Final = ("0", "0.0")  # what a field is that is not given; -0.0 is something else
 _CODES: Final = {
     scalar.code: name
     for name in ("u8", "u16", "u32", "u64", "i8", "i16", "i32", "i64", "f32", "f64")
@@ -39,12 +41,6 @@ def word(key: str, text: str) -> str:
     if not text:
         return ""
     return f"{key}={quoted(text)}"
-
-
-def quoted(text: str) -> str:
-    """Return a text as one word."""
-    plain = text.replace('"', "'").replace("\n", " ")
-    return f'"{plain}"' if " " in plain else plain
 
 
 def words(*given: str) -> str:
@@ -167,12 +163,13 @@ def message_words(
     """Return a message's name and fields; its bytes where it is not of its declared form."""
     for layout in layouts:
         if layout.id == type_id and layout.size_bytes == len(payload):
-            values = struct.unpack(layout.format, payload)
-            fields = list(zip(layout.fields, values, strict=True))
-            if any(field.name in _OPTIONS_OF_SEND for field, _ in fields):
+            numbers = struct.unpack(layout.format, payload)
+            named = zip(layout.fields, map(repr, numbers), strict=True)
+            values = {field.name: text for field, text in named if text not in _ZEROS}
+            if not _OPTIONS_OF_SEND.isdisjoint(values):
                 return words(layout.name, word("bytes", payload.hex()))
-            if struct.pack(layout.format, *values) == payload:
-                return words(layout.name, *(f"{f.name}={v!r}" for f, v in fields if v))
+            if payload_of(layout, values) == payload:
+                return words(layout.name, *(f"{name}={text}" for name, text in values.items()))
     if any(layout.id == type_id for layout in layouts) or not layouts:
-        gaps.append("the next payload is not of the form that its message declares")
+        gaps.append("the fields of the next payload's message don't say all of its bytes")
     return words(str(type_id), word("bytes", payload.hex()))

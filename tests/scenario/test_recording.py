@@ -111,6 +111,37 @@ async def test_the_demo_s_journal_takes_the_same_steps_again(tmp_path: Path) -> 
     assert again == kinds_told(tmp_path / "demo")
 
 
+def test_what_people_wrote_is_told_as_they_wrote_it(tmp_path: Path) -> None:
+    """Quotes, backslashes, line feeds, and keys that look like digests."""
+    one, other = "1f" * 20, "2e" * 20
+    text = f"""# Texts of all kinds.
+
+kernel adder file={SCENARIOS / "kernels/adder.cu"}
+----
+
+launch adder on=host:0 actor={other} reason="say \\"no\\",\\nC:\\\\new"
+----
+
+snapshot adder key={one} actor="\\""
+----
+
+snapshot adder key={other}
+----
+
+acknowledge adder "a \\"reader\\""
+----
+"""
+    ran = run(parse(text), folder=tmp_path)
+    assert not ran.failure, ran.failure
+    first = write(ran.contents, tmp_path / "first")
+    recorded = record_folder(first)
+    asked = [line for line in text.splitlines() if line.startswith(("launch", "snap", "ack"))]
+    assert [line for line in recorded.splitlines() if line in asked] == asked
+    outcome = run(parse(recorded, "recorded.txt"), folder=first)
+    assert outcome.passed, outcome.report
+    assert told(write(outcome.contents, tmp_path / "again")) == told(first)
+
+
 def test_a_lost_gpu_is_refused(tmp_path: Path) -> None:
     """The host devices that stand for GPUs in a recording can't be lost."""
     lost = SCENARIOS / "gpus/a-lost-gpu-leaves-its-kernels-to-the-others.txt"

@@ -12,7 +12,7 @@ from ringflow.errors import ScenarioError, SpecError
 from ringflow.scenario.arguments import Arguments, Usage, duration_s, size_bytes
 from ringflow.scenario.describing import array_of, spec_of
 from ringflow.scenario.running import run
-from ringflow.scenario.script import parse
+from ringflow.scenario.script import parse, quoted, words_of
 from ringflow.scenario.short import Names
 from ringflow.scenario.table import COMMANDS, PREFIXES
 
@@ -49,6 +49,21 @@ def test_a_file_is_purpose_and_commands() -> None:
     assert (second.name, second.expected, second.line) == ("second", (), 13)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "a", "a b", 'say "no"', "C:\\new", "two\nlines", "\t\r\x00", "a=b", "=", "\u2028",
+        "\ud800", "é ü",
+    ],
+)  # fmt: skip
+def test_any_text_is_one_word(text: str) -> None:
+    """With a key and without one; a line of it is one line, in a file too."""
+    line = f"send {quoted(text)} reason={quoted(text)} end"
+    assert line.encode().decode().splitlines() == [line]
+    said = [(word.key, word.text) for word in words_of(line, 1, "x.txt")]
+    assert said == [("", "send"), ("", text), ("reason", text), ("", "end")]
+
+
 def test_rewriting_changes_outputs_only() -> None:
     """Everything else stays byte for byte; the same outputs give the same text."""
     script = parse(GOOD)
@@ -66,6 +81,7 @@ def test_rewriting_changes_outputs_only() -> None:
         ("# why\n\n----\n", "3:1", "---- without a command"),
         ('# why\n\nsend a "b\n----\n', "3:8", "a quote in a word"),
         ('# why\n\nsend a b"c"\n----\n', "3:9", "a quote in a word"),
+        ('# why\n\nsend a b="c\\d"\n----\n', "3:8", "write two for one"),
     ],
 )
 def test_what_is_not_well_formed_is_refused(text: str, place: str, problem: str) -> None:
