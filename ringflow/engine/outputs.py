@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
@@ -111,7 +111,7 @@ class Outputs:
         self.taken: Counter[int] = Counter()
         self.dropped: Counter[int] = Counter()
         self.unconnected: list[Output] = []
-        self.calls: dict[int, CallWaiter] = {}
+        self.calls: OrderedDict[int, CallWaiter] = OrderedDict()  # sequences ascend
         self._held: deque[Output] = deque()
         self._held_bytes = 0
         self.held_after: OutputId | None = None
@@ -177,6 +177,14 @@ class Outputs:
         """Return the first output of each route that leads nowhere; each is told once."""
         told, self.unconnected = self.unconnected, []
         return told
+
+    def settle_calls(self, through: int) -> None:
+        """Tell the calls of messages up to ``through`` that no reply will come.
+
+        Takes no longer for those that wait on: this is asked with every report.
+        """
+        while self.calls and next(iter(self.calls)) <= through:
+            self.calls.popitem(last=False)[1].resolve(None)
 
     def hold_after(self, last: OutputId) -> None:
         """Hold the outputs after ``last`` until ``release``."""

@@ -175,8 +175,7 @@ class KernelRuntime:
         final = self.done_sequence
         if self.outputs.held_after is not None:  # what is held may still be unmade
             final = min(final, self.outputs.held_after[0])
-        for waiting in [one for one in self.outputs.calls if one <= final]:
-            self.outputs.calls.pop(waiting).resolve(None)
+        self.outputs.settle_calls(final)
 
     def release_outputs(self, covered: OutputId) -> None:
         """Let the outputs go that may be seen now that a recovery point has all up to ``covered``.
