@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ringflow.device.api import LaunchStatus
+from ringflow.device.cuda import driver
 from ringflow.device.cuda.device import CudaDevice
 from ringflow.device.cuda.ledger import COPY_QUEUES
 from ringflow.errors import (
@@ -345,6 +346,27 @@ def test_copies_and_allocations_go_on_beside_a_kernel(device: CudaDevice, gpus: 
     device.free(allocation)
     assert bytes(device.copy_out(device.allocate(len(data), label="again"))) == bytes(len(data))
     assert not [call for call in gpus.trace if "Memset" in call.name]
+    end(kernel)
+
+
+@pytest.mark.parametrize("gpus", [{"wait_deadline_s": 5.0}], indirect=True)
+def test_the_legacy_stream_waits_for_no_kernel_and_no_copy_for_it(
+    device: CudaDevice, gpus: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hazard 3: other libraries work there, beside kernels that never end."""
+    monkeypatch.setattr("ringflow.device.cuda.staging.COPY_DEADLINE_S", 5.0)
+    kernel = launched(device, "echo")
+    allocation = device.allocate(8, label="a")
+    there = (allocation.address, device.allocate_mapped(8, label="b").address, 8)
+    gpus.allow("cuMemcpyHtoD")
+    with device.context.current():
+        driver.call("cuMemcpyHtoD", *there)
+        gpus.arm(Fault("cuMemcpyHtoDAsync", kind=FaultKind.STALL_WORK))
+        driver.call("cuMemcpyHtoDAsync", *there, 0)
+    device.copy_in(allocation, b"12345678")
+    assert bytes(device.copy_out(allocation)) == b"12345678"
+    assert answer(kernel) == b"abcd"
+    gpus.release()
     end(kernel)
 
 
