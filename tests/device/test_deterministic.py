@@ -17,7 +17,8 @@ import ringflow
 from ringflow.device.abi import Command
 from ringflow.device.api import LaunchStatus
 from ringflow.device.compiler.api import HOST, compile_source
-from ringflow.device.host.device import HostDevice, HostLaunch
+from ringflow.device.host.device import HostDevice
+from ringflow.device.host.launch import HostLaunch
 from ringflow.device.host.scheduler_layout import SLOT
 from ringflow.device.host.stepper import clocks_as_timers
 from ringflow.device.posting import Posting

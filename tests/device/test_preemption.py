@@ -10,7 +10,8 @@ import pytest
 from ringflow.device.abi import Command
 from ringflow.device.api import Allocation, LaunchStatus
 from ringflow.device.compiler.api import compile_source
-from ringflow.device.host.device import HostDevice, HostLaunch
+from ringflow.device.host.device import HostDevice
+from ringflow.device.host.launch import HostLaunch
 from ringflow.device.host.pool import shared_pool
 from ringflow.device.posting import Posting
 from ringflow.errors import KernelStalledError

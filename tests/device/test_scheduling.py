@@ -10,7 +10,8 @@ import pytest
 
 from ringflow.device.api import LaunchStatus, LoadedCode
 from ringflow.device.compiler.api import HOST, compile_source
-from ringflow.device.host.device import HostDevice, HostLaunch
+from ringflow.device.host.device import HostDevice
+from ringflow.device.host.launch import HostLaunch
 from ringflow.device.host.pool import Pool
 
 DEADLINE_S = 60.0

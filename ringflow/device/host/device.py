@@ -8,42 +8,36 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import struct
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Sequence
+from typing import Final, final
 
 from ringflow.device.abi import ABI_MAGIC, CONTROL, CONTROL_BYTES
 from ringflow.device.api import (
     Allocation,
     Device,
-    DeviceGlobal,
     LaunchStatus,
     LoadedCode,
     MappedAllocation,
 )
 from ringflow.device.compiler.api import HOST, CompiledCode, CompileTarget
-from ringflow.device.host import cta
 from ringflow.device.host.bounds import Bounds, BoundsKeeper, Range
-from ringflow.device.host.faults import describe_trap
+from ringflow.device.host.code import HostCode
+from ringflow.device.host.launch import HostLaunch, contexts_of
 from ringflow.device.host.log import KernelLog
 from ringflow.device.host.memory import Arena, HostAllocation
 from ringflow.device.host.pieces import piece_or_pages
-from ringflow.device.host.pool import Pool, PoolLaunch, shared_pool
+from ringflow.device.host.pool import Pool, shared_pool
 from ringflow.device.host.stepper import CLOCK, Stepper, clocks_as_timers
 from ringflow.device.host.translate import Program, default_cache, translate
-from ringflow.device.symbols import dtype_of, readable_names
-from ringflow.errors import DeviceError, EntryPointError, KernelStalledError, UsageError
+from ringflow.errors import DeviceError, EntryPointError, UsageError
 from ringflow.files import Buffer
 from ringflow.spec import Dim3
 from ringflow.storage.blocks import block_digests
-
-if TYPE_CHECKING:
-    from ringflow.device.host.program import EntryLayout
 
 MEMCHECK_GAP_BYTES: Final = 1 << 20
 """Addresses between two pieces of memory, so that who leaves the one doesn't meet the other."""
@@ -53,99 +47,6 @@ _UUID_SPACE: Final = uuid.UUID("b5d1d9a6-6b0b-5f0e-9a55-0b5e3f2f7c11")
 def system_memory_bytes() -> int:
     """Return how much memory the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-@final
-class HostCode:
-    """A translated module."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self._sizes = {
-            name: layout.parameter_sizes_bytes for name, layout in program.entries.items()
-        }
-        state = [variable for variable in program.globals.values() if variable.state]
-        named = readable_names(variable.name for variable in state)
-        self._globals = tuple(
-            DeviceGlobal(
-                named[variable.name],
-                variable.size_bytes,
-                variable.address,
-                dtype_of(variable.type),
-            )
-            for variable in state
-        )
-
-    @property
-    def parameter_sizes(self) -> Mapping[str, tuple[int, ...]]:
-        return self._sizes
-
-    @property
-    def globals(self) -> tuple[DeviceGlobal, ...]:
-        return self._globals
-
-    @property
-    def unlisted(self) -> str:
-        return self.program.unlisted
-
-    def view(self, variable: DeviceGlobal) -> memoryview:
-        """Return a variable's own bytes (uint8), which keep the code alive."""
-        memory = (ctypes.c_ubyte * variable.size_bytes).from_address(variable.address)
-        memory.keeps = self.program  # type: ignore[attr-defined]
-        return memoryview(memory).cast("B")
-
-
-@final
-class HostLaunch:
-    """A grid on the worker pool."""
-
-    def __init__(
-        self,
-        entry_point: str,
-        launch: PoolLaunch,
-        program: Program,
-        bounds: Bounds | None,
-        log: KernelLog | None,
-    ) -> None:
-        self._entry_point = entry_point
-        self._launch = launch
-        self._program = program
-        self._bounds = bounds
-        self._log = log
-
-    @property
-    def log(self) -> str:
-        """What the kernel has printed, the newest messages; older ones are counted only."""
-        return self._log.text() if self._log is not None else ""
-
-    @property
-    def status(self) -> LaunchStatus:
-        return self._launch.status
-
-    @property
-    def status_address(self) -> int:
-        return self._launch.status_address
-
-    @property
-    def detail(self) -> str:
-        context = self._launch.trapped_context
-        if not context:
-            return ""
-        ranges = self._bounds.ranges if self._bounds else ()
-        return describe_trap(context, self._entry_point, self._program, ranges)
-
-    def wait(self, timeout_s: float) -> LaunchStatus:
-        """Block until the grid has ended or the time is up; return the status."""
-        return self._launch.wait(timeout_s)
-
-    def abort(self) -> None:
-        """Stop the grid; raises ``KernelStalledError`` if a step of it does not end."""
-        if self._launch.abort() is LaunchStatus.RUNNING:
-            raise KernelStalledError(
-                f"kernel {self._entry_point!r} cannot be stopped; end the process",
-                call="abort",
-                code="timeout",
-            )
 
 
 @final
@@ -407,7 +308,7 @@ class HostDevice:
         self, code: LoadedCode, entry_point: str, block: Dim3, *, dynamic_shared_bytes: int = 0
     ) -> int:
         """Return one block a worker: more would share the same cores."""
-        self._entry(code, entry_point)
+        self._own_code(code).entry(entry_point)
         return max(1, self._pool.worker_count)
 
     def launch(
@@ -430,7 +331,8 @@ class HostDevice:
             EntryPointError: the code has no such kernel, or it takes other parameters.
             LimitExceededError: the workers' tables are full.
         """
-        host_code, layout = self._entry(code, entry_point)
+        host_code = self._own_code(code)
+        layout = host_code.entry(entry_point)
         sizes = tuple(len(parameter) for parameter in parameters)
         if sizes != tuple(layout.parameter_sizes_bytes):
             raise EntryPointError(
@@ -440,7 +342,9 @@ class HostDevice:
                 code="parameters",
             )
         program = host_code.program
-        blocks, contexts = _contexts(program, layout, grid, block, parameters, dynamic_shared_bytes)
+        blocks, contexts = contexts_of(
+            program, layout, grid, block, parameters, dynamic_shared_bytes
+        )
         log = KernelLog() if program.prints else None
         if log is not None:
             log.attach(contexts)
@@ -474,17 +378,9 @@ class HostDevice:
             return self._bounds.of_plain_launch(program)
         return self._bounds.of_kernel(program, map(_range_of, memory))
 
-    def _entry(self, code: LoadedCode, entry_point: str) -> tuple[HostCode, EntryLayout]:
+    def _own_code(self, code: LoadedCode) -> HostCode:
         assert isinstance(code, HostCode), "the code was loaded by another kind of device"
-        layout = code.program.entries.get(entry_point)
-        if layout is None:
-            known = ", ".join(code.program.entries) or "none"
-            raise EntryPointError(
-                f"no kernel {entry_point!r}; there are: {known}",
-                call="launch",
-                code="entry point",
-            )
-        return code, layout
+        return code
 
     def _control_among(self, parameters: tuple[bytes, ...]) -> int:
         """Return the first parameter if it is a control block, whose news then wake the host."""
@@ -515,36 +411,3 @@ class HostDevice:
 
 def _range_of(allocation: Allocation) -> Range:
     return Range(allocation.address, allocation.size_bytes, allocation.label)
-
-
-def _contexts(
-    program: Program,
-    layout: EntryLayout,
-    grid: Dim3,
-    block: Dim3,
-    parameters: tuple[bytes, ...],
-    dynamic_shared_bytes: int,
-) -> tuple[object, list[int]]:
-    """Make the contexts of a grid's CTAs; return what keeps them, and their addresses."""
-    count = grid[0] * grid[1] * grid[2]
-    context_bytes = program.context_bytes(
-        layout.name, block=block, dynamic_shared_bytes=dynamic_shared_bytes
-    )
-    head_bytes = cta.RECORD_BYTES + layout.parameters_bytes
-    head_bytes += -head_bytes % cta.ALIGN_BYTES
-    size_bytes = head_bytes + count * context_bytes
-    memory = piece_or_pages(size_bytes, label=f"{layout.name}'s blocks")
-    view, parameters_at = memory.view, memory.address + cta.RECORD_BYTES
-    struct.pack_into("=7I4xQ", view, 0, *block, *grid, dynamic_shared_bytes, parameters_at)
-    for offset, parameter in zip(layout.parameter_offsets_bytes, parameters, strict=True):
-        start = cta.RECORD_BYTES + offset
-        view[start : start + len(parameter)] = parameter
-    prepare = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)(
-        program.init_function(layout.name)
-    )
-    contexts = []
-    for index in range(count):
-        address = memory.address + head_bytes + index * context_bytes
-        prepare(address, memory.address, index)
-        contexts.append(address)
-    return memory, contexts

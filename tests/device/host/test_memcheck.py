@@ -10,7 +10,8 @@ import pytest
 
 from ringflow.device.api import Allocation, LaunchStatus
 from ringflow.device.compiler.api import code_from_ptx, compile_source
-from ringflow.device.host.device import HostDevice, HostLaunch
+from ringflow.device.host.device import HostDevice
+from ringflow.device.host.launch import HostLaunch
 from ringflow.device.host.ptx.positions import positions_of
 from ringflow.device.registry import open_device
 from tests.device.host.programs import HEAD
