@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from ringflow.clock import within
 from ringflow.engine.bulk import Kept, Outgoing
+from ringflow.engine.consuming import reply_of
 from ringflow.engine.core import Core
-from ringflow.engine.messaging import accept_new, admitted, checked, is_at_ease, reply_of
+from ringflow.engine.messaging import accept_new, admitted, checked, is_at_ease
 from ringflow.engine.outputs import CallWaiter
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import KernelStateError, RingflowError

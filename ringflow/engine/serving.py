@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ringflow.engine import calling, checkpoints, messaging, rewinding
+from ringflow.engine import calling, checkpoints, consuming, messaging, rewinding
 from ringflow.engine.core import Core
 from ringflow.engine.quiescing import held
 from ringflow.held import HeldRegion, HeldState, Hold
@@ -92,10 +92,10 @@ class HandleService:
     def replies(
         self, kernel_id: str, consumer: str
     ) -> AbstractAsyncContextManager[AsyncIterator[Reply]]:
-        return messaging.consume(self._core, self._core.runtime(kernel_id), consumer)
+        return consuming.consume(self._core, self._core.runtime(kernel_id), consumer)
 
     async def forget_consumer(self, kernel_id: str, consumer: str) -> None:
-        await messaging.forget(self._core, self._core.runtime(kernel_id), consumer)
+        await consuming.forget(self._core, self._core.runtime(kernel_id), consumer)
 
     @asynccontextmanager
     async def held(self, kernel_id: str) -> AsyncIterator[HeldState]:
