@@ -14,6 +14,7 @@ LAYERS = (
     "files clock ids limits messages workers dlpack",
     "arrays",
     "spec",
+    "spec_codec",
     "events",
     "statemachines",
     "journal",
@@ -37,6 +38,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 PURE = (
     "messages",
     "spec",
+    "spec_codec",
     "events",
     "statemachines",
     "results",

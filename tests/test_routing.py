@@ -28,7 +28,8 @@ from ringflow.routing import (
     number_of,
     restart_mark,
 )
-from ringflow.spec import Route, decode_spec, encode_spec
+from ringflow.spec import Route
+from ringflow.spec_codec import decode_spec, encode_spec
 from tests.engine.kernels import Add, Hop, relay
 
 

@@ -25,7 +25,7 @@ from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import StorageError, UsageError
 from ringflow.events.lifecycle import CheckpointRetired, RecoveryPointCommitted
 from ringflow.routing import OutputId, encode_sends
-from ringflow.spec import encode_spec
+from ringflow.spec_codec import encode_spec
 from ringflow.statemachines.lifecycle import RecoveryPoint, point_named, retirable_points
 from ringflow.storage import Checkpoint
 

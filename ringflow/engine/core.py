@@ -42,7 +42,8 @@ from ringflow.ids import Ids
 from ringflow.journal.api import Append, DurableMark, Journal
 from ringflow.limits import EngineLimits
 from ringflow.rates import TransferRates
-from ringflow.spec import KernelSpec, decode_spec
+from ringflow.spec import KernelSpec
+from ringflow.spec_codec import decode_spec
 from ringflow.statemachines.lifecycle import LifecycleState
 from ringflow.storage import CheckpointStorage, ObjectStore
 from ringflow.workers import in_thread

@@ -20,7 +20,8 @@ from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import DuplicateKernelError
 from ringflow.events import lifecycle as e
 from ringflow.events.codec import Event
-from ringflow.spec import KernelSpec, encode_spec
+from ringflow.spec import KernelSpec
+from ringflow.spec_codec import encode_spec
 from ringflow.statemachines.lifecycle import LifecycleState
 
 

@@ -25,7 +25,8 @@ from ringflow.events.snapshot import SnapshotRequested
 from ringflow.kernel import CheckpointInfo
 from ringflow.results import MigrationResult, ReloadResult
 from ringflow.routing import check_reload
-from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route, encode_spec
+from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec_codec import encode_spec
 from ringflow.statemachines import hot_reload, migration, snapshot
 from ringflow.storage.api import check_name
 

@@ -27,7 +27,8 @@ from ringflow.errors import DeviceError, StorageError, UsageError
 from ringflow.events.registry import default_codec
 from ringflow.files import FileSystem, SystemFiles
 from ringflow.journal.reader import find_journal, read_history
-from ringflow.spec import KernelSpec, decode_spec
+from ringflow.spec import KernelSpec
+from ringflow.spec_codec import decode_spec
 from ringflow.statemachines.lifecycle import RecoveryPoint
 from ringflow.storage import Checkpoint, ChunkType, FileStorage, ObjectStore
 from ringflow.storage.api import CHECKPOINT_FOLDER

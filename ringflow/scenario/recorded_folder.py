@@ -13,7 +13,7 @@ from ringflow.scenario.recorded_requests import Stored
 from ringflow.scenario.recording import recorded
 from ringflow.scenario.running import run
 from ringflow.scenario.script import parse
-from ringflow.spec import decode_spec
+from ringflow.spec_codec import decode_spec
 from ringflow.storage import Checkpoint, FileStorage, ObjectStore
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from ringflow.scenario.telling import (
     message_words,
     source_lines,
 )
-from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route, encode_spec
+from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec_codec import encode_spec
 from tests.engine.kernels import Add
 
 SOURCE = '// a comment\n\nextern "C" __global__ void k() {\n}\n'
