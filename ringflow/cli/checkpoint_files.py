@@ -19,8 +19,7 @@ from ringflow.cli.points import KnownCheckpoint, KnownCheckpoints, known_from
 from ringflow.cli.writing import write_file
 from ringflow.errors import CorruptJournalError, NotFoundError, StorageError, UsageError
 from ringflow.files import SystemFiles
-from ringflow.journal.history import read_base
-from ringflow.journal.reader import find_journal, read_records
+from ringflow.journal.reader import find_journal, read_history
 from ringflow.storage.api import CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX
 from ringflow.storage.checkpoint import Checkpoint
 from ringflow.storage.chunks import DataChunk
@@ -81,7 +80,7 @@ def read_known(path: Path) -> KnownCheckpoints:
     from ringflow.errors import CorruptError
     from ringflow.journal.foundation import base_name
 
-    base = read_base(SystemFiles(), find_journal(path))
+    base, records = read_history(path)
     older: list[KnownCheckpoint] = []
     if base is not None:
         try:
@@ -91,7 +90,7 @@ def read_known(path: Path) -> KnownCheckpoints:
             raise CorruptJournalError(name, 1, None, str(error)) from error
         older = [known_from(one, point) for one in lives for point in lives[one].recovery_points]
     known = KnownCheckpoints(older)
-    for record in read_records(path):
+    for record in records:
         known.take(record)
     return known
 

@@ -14,13 +14,19 @@ import orjson
 import pytest
 
 import ringflow
+from ringflow.cli.checkpoint_files import read_known
 from ringflow.cli.checkpoint_text import when
 from ringflow.cli.comparing import chunk_differences
+from ringflow.engine.archiving import archive_folder
+from ringflow.journal import reader
+from ringflow.journal.opening import open_journal
+from ringflow.journal.scan import Scan
 from ringflow.storage import Checkpoint, CheckpointBuilder
 from ringflow.storage.blocks import BLOCK_BYTES
 from tests.cli.program import program
 from tests.engine.kernels import Add, adder
 from tests.engine.story import send_all
+from tests.journal import history
 
 Capture = pytest.CaptureFixture[str]
 
@@ -126,6 +132,34 @@ def test_an_archived_journal_still_names_its_recovery_points(
     assert code == 0
     _, out, _ = program(capsys, "checkpoint", "list", tmp_path / "engine", "--json")
     assert rows(out).keys() == before.keys() == {"k-15"}
+
+
+def test_an_archive_meanwhile_hides_no_recovery_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the journal begins with and what follows are of one look at it."""
+
+    async def written() -> None:
+        async with open_journal(tmp_path, limits=history.LIMITS) as journal:
+            await history.write(journal, history.launched("k"))
+            await history.write(journal, history.messages("k", 1, 20))
+            await history.write(journal, [("kernel/k", [history.point("k", 21)])])
+            await history.write(journal, [("kernel/k", [history.retired("k", 1)])])
+            await history.write(journal, history.messages("k", 21, 40))
+
+    async def archive() -> None:
+        plan = await archive_folder(tmp_path, target=None, delete=True, reason="r")
+        assert plan.last_sequence == 24  # the point is in what goes
+
+    def archived_before(*given: Any, **options: Any) -> Scan:
+        patch.undo()
+        anyio.run(archive)
+        return Scan(*given, **options)
+
+    anyio.run(written)
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "Scan", archived_before)
+        assert read_known(tmp_path).live().keys() == {"k-21"}
 
 
 def test_a_folder_without_a_journal_is_listed_as_files(tmp_path: Path, capsys: Capture) -> None:
