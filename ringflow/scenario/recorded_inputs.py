@@ -162,17 +162,19 @@ def limits_said(moments: Sequence[Moment]) -> str:
     They are the deadline of a step that ran into it, how many traps halted a kernel, and how many
     recovery points were kept.
     """
-    said: dict[str, str] = {}
+    said: dict[str, float] = {}
     for moment in moments:
         if found := _WITHIN.search(str(moment.event.get("reason", ""))):
-            said.setdefault("step_timeout_s", f"{found[1]}s")
+            said.setdefault("step_timeout_s", float(found[1]))
         if moment.type == "kernel.halted" and int(moment.event["message_sequence"]):
-            said.setdefault("traps_in_a_row", str(moment.event["attempts"]))
+            said.setdefault("traps_in_a_row", int(moment.event["attempts"]))
     if kept := _points_kept(moments):
-        said["recovery_points_kept"] = str(kept)
+        said["recovery_points_kept"] = kept
     usual = EngineLimits()
-    told = {key: text for key, text in said.items() if str(getattr(usual, key)) != text}
-    return " ".join(f"{key}={text}" for key, text in told.items())
+    told = {key: value for key, value in said.items() if getattr(usual, key) != value}
+    return " ".join(
+        f"{key}={value}s" if key.endswith("_s") else f"{key}={value}" for key, value in told.items()
+    )
 
 
 def _points_kept(moments: Sequence[Moment]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ringflow.errors import UsageError
-from ringflow.scenario.recorded_inputs import Moment
+from ringflow.scenario.recorded_inputs import Moment, limits_said
 from ringflow.scenario.recorded_order import (
     Act,
     Await,
@@ -257,3 +257,10 @@ def test_a_volatile_kernel_that_has_worked_is_refused() -> None:
 def test_what_no_scenario_can_do_is_refused(event: Event, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         acts((*LAUNCH, event))
+
+
+@pytest.mark.parametrize(("given", "said"), [("30.0", ""), ("0.5", "step_timeout_s=0.5s")])
+def test_a_limit_is_said_where_it_is_not_the_usual_one(given: str, said: str) -> None:
+    reason = f"kernel 'adder' has not obeyed QUIESCE within {given} s; give the step more time"
+    failed = step("migration.step_failed", step="QuiesceKernel", reason=reason)
+    assert limits_said([Moment(1, failed, frozenset())]) == said
