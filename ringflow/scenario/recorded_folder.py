@@ -14,7 +14,9 @@ from ringflow.scenario.recording import recorded
 from ringflow.scenario.running import run
 from ringflow.scenario.script import parse
 from ringflow.spec_codec import decode_spec
-from ringflow.storage import Checkpoint, FileStorage, ObjectStore
+from ringflow.storage import FileStorage, ObjectStore
+from ringflow.storage.api import CHECKPOINT_FOLDER
+from ringflow.storage.reading import read_checkpoint
 
 T = TypeVar("T")
 
@@ -37,10 +39,10 @@ def record_folder(path: Path) -> str:
             "beginning; record from a copy from before it was archived"
         )
     objects = ObjectStore(root / "objects")
-    checkpoints = FileStorage(root / "checkpoints")
+    checkpoints = FileStorage(root / CHECKPOINT_FOLDER)
 
     def regions(name: str) -> Mapping[str, bytes]:
-        checkpoint = Checkpoint.from_bytes(checkpoints.path_of(name).read_bytes())
+        checkpoint = read_checkpoint(checkpoints.path_of(name))
         return {chunk.name: bytes(chunk.data) for chunk in checkpoint.regions}
 
     stored = Stored(
