@@ -12,6 +12,8 @@ import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from ringflow import messages as kinds
 from ringflow.errors import SpecError
 from ringflow.messages import MessageLayout, Scalar, layout_from
@@ -20,16 +22,14 @@ from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region, 
 if TYPE_CHECKING:
     import numpy as np
 
+PLAIN: Final[Mapping[str, str | bool | float]] = {
+    field.name: field.default
+    for field in attrs.fields(KernelSpec)
+    if isinstance(field.default, (str, bool, int, float))
+}
+"""The defaults of what a kernel's spec has as one word or number."""
 OPTIONS: Final = (
-    "entry", "messages", "regions", "arguments", "grid", "block", "durability", "replay",
-    "release", "ring_slots", "reply_slots", "slot_bytes", "max_replies", "type", "routes",
-    "bulk_bytes", "max_reply_data_bytes", "reply_bulk_bytes", "checkpoint_every_messages",
-    "checkpoint_every_s", "dynamic_shared_bytes", "track_dirty",
-)  # fmt: skip
-_NUMBERS: Final = (
-    "ring_slots", "reply_slots", "slot_bytes", "max_replies", "bulk_bytes",
-    "max_reply_data_bytes", "reply_bulk_bytes", "checkpoint_every_messages",
-    "dynamic_shared_bytes",
+    "type", "entry", "messages", "regions", "arguments", "grid", "block", "routes", *PLAIN,
 )  # fmt: skip
 CHANGES: Final = ("messages", "regions", "arguments", "routes")
 """What a reload may change beside the code."""
@@ -41,7 +41,6 @@ DTYPES: Final[Mapping[str, str]] = {
 HEX: Final = "hex:"
 """What a region's or array's bytes begin with where they are given one by one."""
 HEX_BYTES_MAX: Final = 256
-_WORDS: Final = ("durability", "replay", "release")
 _HEADER: Final = re.compile(r"// ?(\w+): (.*)")
 _MESSAGE: Final = re.compile(r"(\w+):(\d+)(?:\(([^)]*)\))?")
 _REGION: Final = re.compile(r"([\w.]+):(\w+)\[([\d,]+)\](?:=(\S+))?")
@@ -81,11 +80,9 @@ def spec_of(kernel_id: str, source: str, given: Mapping[str, str], version: str)
         SpecError: an option is not of its form, or its values are not valid.
     """
     options = {**header_of(source), **given}
-    named: dict[str, Any] = {name: int(options[name], 0) for name in _NUMBERS if name in options}
-    named.update({name: options[name] for name in _WORDS if name in options})
-    if "checkpoint_every_s" in options:
-        named["checkpoint_every_s"] = float(options["checkpoint_every_s"])
-    named["track_dirty"] = options.get("track_dirty", "no") == "yes"
+    named: dict[str, Any] = {
+        name: _plain(options[name], default) for name, default in PLAIN.items() if name in options
+    }
     layouts = messages_of(options.get("messages", ""))
     return KernelSpec(
         kernel_id=kernel_id,
@@ -99,6 +96,19 @@ def spec_of(kernel_id: str, source: str, given: Mapping[str, str], version: str)
         routes=tuple(_route(text, layouts) for text in options.get("routes", "").split()),
         **named,
     )
+
+
+def _plain(text: str, default: str | bool | float) -> str | bool | float:
+    """Return the value of a text, of the type of the default."""
+    match default:
+        case str():
+            return text
+        case bool():
+            return text == "yes"
+        case int():
+            return int(text, 0)
+        case _:
+            return float(text)
 
 
 def changes_of(given: Mapping[str, str], layouts: tuple[MessageLayout, ...]) -> dict[str, Any]:

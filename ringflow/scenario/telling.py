@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ringflow import messages as kinds
 from ringflow.messages import MessageLayout, Scalar
-from ringflow.scenario.describing import DTYPES, HEX, HEX_BYTES_MAX, payload_of
+from ringflow.scenario.describing import DTYPES, HEX, HEX_BYTES_MAX, PLAIN, payload_of
 from ringflow.scenario.script import quoted
 from ringflow.spec import CodeFormat, KernelCodeSource, KernelSpec, Region
 
@@ -28,12 +28,6 @@ _CODES: Final = {
     for scalar in getattr(kinds, name).__metadata__
     if isinstance(scalar, Scalar)
 }
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    "durability": "durable", "replay": "exact", "release": "covered", "ring_slots": 256,
-    "reply_slots": 1024, "slot_bytes": 128, "max_replies": 1, "bulk_bytes": 1 << 20,
-    "max_reply_data_bytes": 0, "reply_bulk_bytes": 1 << 22, "checkpoint_every_messages": 0,
-    "checkpoint_every_s": 0.0, "dynamic_shared_bytes": 0,
-}  # fmt: skip
 
 
 def word(key: str, text: str) -> str:
@@ -81,11 +75,9 @@ def kernel_line(spec: KernelSpec, initial: Mapping[str, bytes] | None, gaps: Gap
         "block": _dims(spec.block),
         "routes": " ".join(_route(r.name, r.messages) for r in spec.routes),
     }
-    for name, default in _DEFAULTS.items():
+    for name, default in PLAIN.items():
         if (value := getattr(spec, name)) != default:
-            options[name] = f"{value:g}" if isinstance(value, float) else str(value)
-    if spec.track_dirty:
-        options["track_dirty"] = "yes"
+            options[name] = "yes" if value is True else str(value)
     return words("kernel", spec.kernel_id, *(word(key, text) for key, text in options.items()))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ringflow.errors import ScenarioError, SpecError
 from ringflow.scenario.arguments import Arguments, Usage, duration_s, size_bytes
-from ringflow.scenario.describing import array_of, spec_of
+from ringflow.scenario.describing import OPTIONS, array_of, spec_of
 from ringflow.scenario.running import run
 from ringflow.scenario.script import parse, quoted, words_of
 from ringflow.scenario.short import Names
@@ -184,3 +184,9 @@ def test_short_names_lead_back_to_ids() -> None:
     assert names.shorten(long) == "adder@snapshot-1"
     assert names.whole("adder@snapshot-1") == long
     assert names.whole("adder@snapshot-2 before-1") == "adder@snapshot-2 before-1"
+
+
+def test_the_page_has_every_option_of_kernels() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
+    (line,) = [one for one in page.splitlines() if "Options of `kernel`" in one]
+    assert [one for one in OPTIONS if not re.search(rf"`{one}[=`]", line)] == []

@@ -8,7 +8,14 @@ import pytest
 
 from ringflow import messages as kinds
 from ringflow.messages import message
-from ringflow.scenario.describing import array_of, changes_of, messages_of, payload_of, spec_of
+from ringflow.scenario.describing import (
+    PLAIN,
+    array_of,
+    changes_of,
+    messages_of,
+    payload_of,
+    spec_of,
+)
 from ringflow.scenario.script import words_of
 from ringflow.scenario.telling import (
     array_value,
@@ -55,7 +62,12 @@ def spec() -> KernelSpec:
         replay="checkpoint",
         release="at_once",
         ring_slots=64,
+        reply_slots=128,
+        slot_bytes=256,
         max_replies=3,
+        bulk_bytes=1 << 19,
+        max_reply_data_bytes=64,
+        reply_bulk_bytes=1 << 21,
         dynamic_shared_bytes=128,
         track_dirty=True,
         checkpoint_every_messages=5,
@@ -72,6 +84,7 @@ def test_a_kernel_is_read_back_as_it_was() -> None:
         "same": np.full(2, 0.1),
         "any": np.array([[1, 60000], [3, 4]], "uint16"),
     }
+    assert [name for name, usual in PLAIN.items() if getattr(spec(), name) == usual] == []
     gaps: list[str] = []
     line = kernel_line(spec(), {name: one.tobytes() for name, one in arrays.items()}, gaps)
     given = {word.key: word.text for word in words_of(line, 1, "x.txt") if word.key}
