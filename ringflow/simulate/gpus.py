@@ -64,8 +64,11 @@ class ModelGpu(ForwardingDevice):
         return self._reason
 
     def lose(self, reason: str) -> None:
-        """Lose the device: all its grids end, and only giving things back works from now on."""
-        self._reason = reason
+        """Lose the device: all its grids end, and only giving things back works from now on.
+
+        A device that is lost stays so, for the reason that it was.
+        """
+        self._reason = self._reason or reason
         for launch in self._launches:
             if launch.status is LaunchStatus.RUNNING:
                 launch.abort()

@@ -13,6 +13,7 @@ from ringflow.errors import (
     UsageError,
 )
 from ringflow.simulate.files import CrashError
+from ringflow.simulate.gpus import ModelGpu
 from ringflow.simulate.world import World
 from tests.engine.kernels import Add, adder
 from tests.simulate.story import Producer, busy, live_through, state_of
@@ -41,6 +42,16 @@ def test_a_device_that_fails_once_leaves_the_kernel_on_the_source(pattern: str) 
     assert state_of(world)[2] == 0
     world.close()
     assert world.unreturned_bytes == {}
+
+
+def test_a_gpu_is_lost_for_the_first_reason() -> None:
+    """What happens to it later changes nothing."""
+    gpu = ModelGpu("cuda:0", seed=0)
+    assert gpu.lost == ""
+    for reason in ("a kernel trapped", "its hardware failed"):
+        gpu.lose(reason)
+        assert gpu.lost == "a kernel trapped"
+    gpu.close()
 
 
 @pytest.mark.parametrize("nth", [1, 2])
