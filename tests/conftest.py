@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-_REAL_GPUS = re.compile(r"(?<!not )\b(multi)?gpu\b")
+_OF_GPUS = ("gpu", "multigpu")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Put the stand-in in the driver's place, before anything looks for that.
 
-    It shows no device until a test plugs some in (tests/cuda/standin, a test double). Only runs on
-    real GPUs (``-m gpu``) go without it.
+    It shows no device until a test plugs some in (tests/cuda/standin, a test double). Only runs of
+    nothing but tests for real GPUs (``-m gpu``) go without it.
     """
-    if sys.platform == "linux" and not _REAL_GPUS.search(config.option.markexpr):
+    others = [item for item in session.items if not any(map(item.get_closest_marker, _OF_GPUS))]
+    if sys.platform == "linux" and others:
         from tests.cuda.standin import install
 
         install()
