@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 import ringflow
-from ringflow.device.registry import open_device
+from tests.cuda.engines import BOTH, opened_engine
 from tests.cuda.standin import Standin, plug
-
-MEMORY_BYTES = 16 << 20
-MAPPED_BYTES = 16 << 20
 
 
 @pytest.fixture
@@ -25,17 +22,8 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[Standin]:
 @pytest.fixture
 async def engine(folder: Path, gpus: Standin, anyio_backend: str) -> AsyncIterator[ringflow.Engine]:
     """An engine on two GPUs and the host."""
-    devices = [
-        open_device(f"cuda:{n}", memory_limit_bytes=MEMORY_BYTES, mapped_limit_bytes=MAPPED_BYTES)
-        for n in range(2)
-    ]
-    devices.append(open_device("host:0"))
-    try:
-        async with ringflow.open_engine(folder, devices=devices) as opened:
-            yield opened
-    finally:
-        for device in devices:
-            device.close()
+    async with opened_engine(folder, *BOTH, "host:0") as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ringflow.device.arrays import read
 from ringflow.device.cuda import driver, foreign
 from ringflow.dlpack import given_count, take
 from ringflow.storage import block_digests, region_digest
+from tests.cuda.engines import opened_engine, small
 from tests.cuda.kernels import until
 from tests.cuda.library import Library
 from tests.cuda.standin import Fault, FaultKind, Standin
@@ -41,10 +41,6 @@ def library(gpus: Standin) -> Iterator[Library]:
     made.close()
 
 
-def _opened(name: str) -> ringflow.Device:
-    return ringflow.open_device(name, memory_limit_bytes=32 << 20, mapped_limit_bytes=16 << 20)
-
-
 PROTOCOLS = pytest.mark.parametrize("protocol", ["interface", "capsules", "on_stream"])
 
 
@@ -66,7 +62,7 @@ def test_an_array_is_read_once_its_stream_has_made_it(
 ) -> None:
     """What was there before is not what is read, whether ringflow has the GPU open or not."""
     address = library.make(OLD)
-    device = _opened("cuda:1") if is_open else None
+    device = small("cuda:1") if is_open else None
     gpus.arm(Fault("cuMemcpyHtoDAsync", kind=FaultKind.STALL_WORK))
     library.write(address, NEW)
     array = taken(_given(library, address, protocol))
@@ -142,18 +138,6 @@ def test_without_a_driver_in_use_an_array_is_nowhere(gpus: Standin) -> None:
 # Through an engine
 
 
-@asynccontextmanager
-async def engine_on(folder: Path, *names: str) -> AsyncIterator[ringflow.Engine]:
-    """Open an engine on small devices, and close them after it."""
-    devices = [ringflow.open_device(n) if n == "host:0" else _opened(n) for n in names]
-    try:
-        async with ringflow.open_engine(folder, devices=devices) as engine:
-            yield engine
-    finally:
-        for device in devices:
-            device.close()
-
-
 @pytest.mark.parametrize("protocol", ["interface", "capsules"])
 async def test_a_kernel_begins_with_a_gpus_array(
     gpus: Standin, library: Library, folder: Path, protocol: str
@@ -166,7 +150,7 @@ async def test_a_kernel_begins_with_a_gpus_array(
         ringflow.Region("state", dtype="uint64", shape=(4,)),
         ringflow.Region("cells", dtype="float32", shape=(4096,), initial=array),
     )
-    async with engine_on(folder, "host:0", "cuda:1", "cuda:0") as engine:
+    async with opened_engine(folder, "host:0", "cuda:1", "cuda:0") as engine:
         for number, name in enumerate(("host:0", "cuda:1", "cuda:0")):
             kernel = await engine.launch(adder(f"k{number}", regions=regions), device=name)
             async with kernel.held() as state:
@@ -179,7 +163,7 @@ async def test_messages_carry_a_gpus_array(gpus: Standin, library: Library, fold
     capsules = library.capsules(library.make(NEW), NEW)
     gc.collect()
     before = given_count()
-    async with engine_on(folder, "host:0", "cuda:1") as engine:
+    async with opened_engine(folder, "host:0", "cuda:1") as engine:
         for number, name in enumerate(("host:0", "cuda:1")):
             kernel = await engine.launch(arrays(f"k{number}"), device=name)
             await kernel.send(Fold(1), data=interface)
@@ -198,7 +182,7 @@ async def test_messages_carry_a_gpus_array(gpus: Standin, library: Library, fold
 
 async def test_a_gpus_region_is_given_where_it_lies(gpus: Standin, folder: Path) -> None:
     """To whoever speaks one of the protocols of GPUs, read-only; to numpy as a copy."""
-    async with engine_on(folder, "host:0", "cuda:1") as engine:
+    async with opened_engine(folder, "host:0", "cuda:1") as engine:
         kernel = await engine.launch(adder(), device="cuda:1")
         await (await kernel.send(Add(3))).done()
         at = engine._core.runtimes["adder"].instance.resident.regions["cells"].address
@@ -236,7 +220,7 @@ async def test_a_held_region_stays_while_code_is_loaded_beside_it(
     gpus: Standin, folder: Path
 ) -> None:
     """The grid is parked for that: its memory stays where it is, and no message is applied."""
-    async with engine_on(folder, "cuda:0") as engine:
+    async with opened_engine(folder, "cuda:0") as engine:
         kernel = await engine.launch(adder("held"), device="cuda:0")
         await (await kernel.send(Add(3))).done()
         async with kernel.held() as state:
@@ -251,7 +235,7 @@ async def test_a_held_region_stays_while_code_is_loaded_beside_it(
 
 
 async def test_one_gpus_region_is_another_kernels_message(gpus: Standin, folder: Path) -> None:
-    async with engine_on(folder, "cuda:0", "cuda:1") as engine:
+    async with opened_engine(folder, "cuda:0", "cuda:1") as engine:
         source = await engine.launch(adder(), device="cuda:0")
         target = await engine.launch(arrays(), device="cuda:1")
         async with source.held() as state:
@@ -266,7 +250,7 @@ async def test_lent_memory_is_not_anothers_before_it_is_back(
 ) -> None:
     """A library still reads a region of a kernel that is gone, on a device that is closed."""
     kept: Any
-    async with engine_on(folder, "cuda:0") as engine:
+    async with opened_engine(folder, "cuda:0") as engine:
         device = engine._core.devices["cuda:0"]
         free_bytes = device.free_bytes
         kernel = await engine.launch(adder(), device="cuda:0")
@@ -298,11 +282,11 @@ def _freed(gpus: Standin) -> list[Any]:
 
 async def test_memory_comes_back_at_once_where_it_may(gpus: Standin, folder: Path) -> None:
     """Lent memory of a closed device goes when another device of that GPU opens or closes."""
-    async with engine_on(folder, "cuda:0") as engine:
+    async with opened_engine(folder, "cuda:0") as engine:
         kernel = await engine.launch(adder(), device="cuda:0")
         async with kernel.held() as state:
             kept = take(state["cells"].__dlpack__(max_version=(1, 0)))
-    again = _opened("cuda:0")
+    again = small("cuda:0")
     kept.release()
     del state
     gc.collect()
@@ -313,7 +297,7 @@ async def test_memory_comes_back_at_once_where_it_may(gpus: Standin, folder: Pat
 
 async def test_a_variable_of_the_code_is_given_as_a_copy(gpus: Standin, folder: Path) -> None:
     """Its memory goes with the code."""
-    async with engine_on(folder, "cuda:0") as engine:
+    async with opened_engine(folder, "cuda:0") as engine:
         kernel = await engine.launch(tally(), device="cuda:0")
         await (await kernel.send(Add(7))).done()
         async with kernel.held() as state:
@@ -334,7 +318,7 @@ async def test_cuda_core_reads_regions(gpus: Standin, library: Library, folder: 
     """By both protocols: where it lies, what it is, and that it is not to be written."""
     from cuda.core.utils import StridedMemoryView
 
-    async with engine_on(folder, "cuda:1") as engine:
+    async with opened_engine(folder, "cuda:1") as engine:
         kernel = await engine.launch(adder(), device="cuda:1")
         at = engine._core.runtimes["adder"].instance.resident.regions["cells"].address
         async with kernel.held() as state:

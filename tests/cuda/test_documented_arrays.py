@@ -12,9 +12,9 @@ import pytest
 
 import ringflow
 from ringflow.device.cuda import driver
+from tests.cuda.engines import opened_engine
 from tests.cuda.library import Library
 from tests.cuda.standin import Standin
-from tests.cuda.test_arrays import engine_on
 from tests.engine.arrays import Ask, Fold, arrays, folded, hash_of
 from tests.engine.kernels import adder
 from tests.producers import CudaArray, Stream
@@ -38,7 +38,7 @@ async def test_regions_are_read_as_documented(gpus: Standin, folder: Path, devic
         ringflow.Region("state", dtype="uint64", shape=(4,)),
         ringflow.Region("values", dtype="float32", shape=(4096,), initial=CELLS),
     )
-    async with engine_on(folder, device) as engine:
+    async with opened_engine(folder, device) as engine:
         names: dict[str, Any] = {"np": np}
         names["kernel"] = await engine.launch(adder(regions=regions), device=device)
         block = READS if device == "host:0" else READS.replace('["values"])  # any', READS_ON_HOST)
@@ -57,7 +57,7 @@ async def test_arrays_are_given_as_documented(gpus: Standin, folder: Path) -> No
     array = np.arange(1000, dtype=np.float32)
     on_gpu = library.make(array)
     names: dict[str, Any] = {"ringflow": ringflow, "Load": lambda: Fold(1)}
-    async with engine_on(folder, "cuda:0") as engine:
+    async with opened_engine(folder, "cuda:0") as engine:
         kernel = names["kernel"] = await engine.launch(arrays(), device="cuda:0")
         names["array"] = array
         await _run(GIVES, names)

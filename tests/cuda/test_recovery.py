@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import ringflow
-from ringflow.device.registry import open_device
 from ringflow.engine import instances
 from ringflow.simulate.files import CrashingFiles
-from tests.cuda.conftest import MAPPED_BYTES, MEMORY_BYTES
+from tests.cuda.engines import BOTH, opened_engine, small
 from tests.cuda.standin import Standin
 from tests.engine.child import run_and_kill
 from tests.engine.kernels import Total, adder, expected_state
@@ -21,29 +16,6 @@ from tests.engine.story import send_all, state_of
 from tests.recovery.crashes import crash, engine_on, events_of
 
 pytestmark = pytest.mark.anyio
-
-BOTH = ("cuda:0", "cuda:1")
-
-
-def opened(name: str) -> Any:
-    """Open a device, a GPU with little memory."""
-    if name.startswith("host"):
-        return open_device(name)
-    return open_device(name, memory_limit_bytes=MEMORY_BYTES, mapped_limit_bytes=MAPPED_BYTES)
-
-
-@asynccontextmanager
-async def opened_engine(
-    folder: Path, names: Sequence[str] = BOTH
-) -> AsyncIterator[ringflow.Engine]:
-    """An engine on devices of its own, which are closed behind it."""
-    devices = [opened(name) for name in names]
-    try:
-        async with ringflow.open_engine(folder, devices=devices) as engine:
-            yield engine
-    finally:
-        for device in devices:
-            device.close()
 
 
 async def test_a_kernel_goes_on_with_the_cubin_that_was_kept(
@@ -70,11 +42,11 @@ async def test_a_kernel_of_a_gpu_goes_on_without_one(folder: Path, gpus: Standin
     async with opened_engine(folder) as engine:
         kernel = await engine.launch(adder(), device="cuda:0")
         await send_all(kernel, range(20))
-    async with opened_engine(folder, ["host:0"]) as engine:
+    async with opened_engine(folder, "host:0") as engine:
         kernel = engine.kernel("adder")
         await send_all(kernel, range(20, 30))
         assert (await state_of(kernel))[:3] == expected_state(list(range(30)))
-    async with opened_engine(folder, ["cuda:1"]) as engine:
+    async with opened_engine(folder, "cuda:1") as engine:
         kernel = engine.kernel("adder")
         assert (await state_of(kernel))[:3] == expected_state(list(range(30)))
         assert engine.kernels()[0].device == "cuda:1"
@@ -85,7 +57,7 @@ async def test_a_kernel_of_a_gpu_goes_on_without_one(folder: Path, gpus: Standin
 async def test_a_crash_loses_nothing_that_was_acknowledged(gpus: Standin) -> None:
     """Of a kernel that moves between two GPUs as the power goes off."""
     files = CrashingFiles()
-    devices = [opened(name) for name in BOTH]
+    devices = [small(name) for name in BOTH]
     async with engine_on(files, devices=devices) as engine:
         kernel = await engine.launch(adder(), device="cuda:0")
         await send_all(kernel, range(40))

@@ -16,8 +16,8 @@ import pytest
 
 import ringflow
 from ringflow.engine.replay import replay_records
+from tests.cuda.engines import opened_engine
 from tests.cuda.standin import Standin, plug
-from tests.cuda.test_recovery import opened_engine
 from tests.engine.kernels import Add, Total, adder, code, expected_state
 from tests.engine.story import state_of
 from tests.recovery.crashes import events_of
@@ -119,7 +119,7 @@ async def test_no_message_is_lost_whatever_happens(folder: Path, beside: bool, l
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     with plug(loads_while_running=beside, memcheck=False, deadline_s=20.0) as gpus:
-        async with opened_engine(folder, PLACES) as engine:
+        async with opened_engine(folder, *PLACES) as engine:
             stress = Stress(engine, random.Random(seed), loses)
             await stress.run(gpus)
             for kernel_id in KERNELS:
