@@ -399,15 +399,16 @@ def test_a_copy_that_does_not_end_is_given_up(
     device: CudaDevice, gpus: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hazard 7: every wait has a deadline; afterwards the buffers are good again."""
-    monkeypatch.setattr("ringflow.device.cuda.staging.COPY_DEADLINE_S", 0.05)
     allocation = device.allocate(8, label="a")
     for call, copy in (
         ("cuMemcpyHtoDAsync", lambda: device.copy_in(allocation, b"12345678")),
         ("cuMemcpyDtoHAsync", lambda: device.copy_out(allocation)),
     ):
         gpus.arm(Fault(call, kind=FaultKind.STALL_WORK))
-        with pytest.raises(DeviceError, match=call) as raised:
-            copy()
+        with monkeypatch.context() as soon:
+            soon.setattr("ringflow.device.cuda.staging.COPY_DEADLINE_S", 0.05)
+            with pytest.raises(DeviceError, match=call) as raised:
+                copy()
         assert raised.value.code == "timeout"
         gpus.release()
         copy()

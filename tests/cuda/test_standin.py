@@ -238,13 +238,18 @@ def test_a_second_cooperative_grid_waits_and_one_that_can_never_fit_is_refused(
         assert one.read(one.memory + 64) == [7]
 
 
-def test_a_larger_grid_runs_in_waves_unless_its_blocks_wait_for_each_other() -> None:
-    """Blocks take the places of those that ended; a barrier of all of them never comes."""
-    with plug(1, wait_deadline_s=0.3) as standin, gpu() as one:
+def test_a_larger_grid_runs_in_waves(gpus: Standin) -> None:
+    """Blocks take the places of those that ended."""
+    with gpu() as one:
         one.write(one.memory, *[0] * 32)
         assert not one.launch("number", (one.memory, Pointer), blocks=20, threads=1024)
         ask("cuStreamSynchronize", one.stream)
         assert one.read(one.memory, 20) == [index * 1024 for index in range(1, 21)]
+
+
+def test_blocks_of_a_larger_grid_that_wait_for_each_other_are_a_deadlock() -> None:
+    """A barrier of all of them never comes."""
+    with plug(1, wait_deadline_s=1.0) as standin, gpu() as one:
         one.write(one.memory, 0)
         assert not one.launch("meet", (one.memory, Pointer), blocks=9, threads=1024)
         assert code_of("cuStreamSynchronize", one.stream) == 702
