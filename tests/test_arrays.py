@@ -278,7 +278,8 @@ def test_a_region_checks_any_librarys_array() -> None:
 
 @pytest.mark.library("torch")
 def test_pytorch_arrays_are_taken_and_made() -> None:
-    torch = pytest.importorskip("torch")
+    import torch  # type: ignore[import-not-found, unused-ignore]
+
     tensor = torch.arange(12, dtype=torch.float32).reshape(3, 4)
     found = taken(tensor)
     tensor[0, 0] = 7

@@ -17,7 +17,7 @@ from tests.cuda.standin import Fault, Standin, plug
 def test_devices_and_doctor_tell_of_each_gpu(
     gpus: Standin, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By a child process: this one makes not one call."""
+    """By a child process."""
     code, out, _ = program(capsys, "devices")
     assert code == 0
     said = out.splitlines()

@@ -52,7 +52,6 @@ TRAP_CODES: Final = {cta.TRAP_MEMORY: ILLEGAL_ADDRESS, cta.TRAP_ASSERTION: ASSER
 WORKERS: Final = 1
 YIELD_NS: Final = 20_000
 RANGES_MAX: Final = 65536
-STOP_S: Final = 10.0
 
 
 @attrs.frozen
