@@ -100,7 +100,7 @@ def test_a_gpu_that_is_lost_is_told(
 ) -> None:
     """By the wait for the array's stream, or by the first question, if it was lost before."""
     array = taken(library.interface(library.make(OLD), OLD))
-    device = _opened("cuda:1") if is_open else None
+    device = small("cuda:1") if is_open else None
     if is_known:
         gpus.kill(1)
     else:
@@ -114,7 +114,7 @@ def test_a_gpu_that_is_lost_is_told(
 
 def test_an_array_is_read_beside_a_gpu_that_is_lost(gpus: Standin, library: Library) -> None:
     """Which GPU an address is of is asked in a context that can answer."""
-    lost = _opened("cuda:0")
+    lost = small("cuda:0")
     array = taken(library.interface(library.make(NEW), NEW))
     gpus.kill(0)
     assert bytes(read(array)) == NEW.tobytes()
