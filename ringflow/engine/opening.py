@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -31,7 +32,7 @@ from ringflow.engine.routing import closing_marks
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.skipped import end_after
 from ringflow.engine.state_snapshots import StateSnapshots, keep_snapshots
-from ringflow.errors import RingflowError, UsageError
+from ringflow.errors import RingflowError, StorageError, UsageError
 from ringflow.events.codec import Event
 from ringflow.events.engine import EngineClosed, EngineOpened, TornTailCut
 from ringflow.events.messages import MessagesLost
@@ -47,6 +48,8 @@ from ringflow.storage.api import CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX
 from ringflow.storage.folders import remove_leftovers
 from ringflow.version import __version__
 from ringflow.workers import in_thread
+
+_JOURNAL_FAILED: Final = "its journal failed"
 
 
 @asynccontextmanager
@@ -200,7 +203,7 @@ def _after_lease(core: Core, checkpointer: Checkpointer, kernel_id: str) -> None
 async def _watch_journal(core: Core, failed: anyio.Event) -> None:
     """Close the engine when its journal has failed: what was evolved ahead is never seen."""
     await failed.wait()
-    core.closed = "its journal failed"
+    core.closed = _JOURNAL_FAILED
     for runtime in tuple(core.runtimes.values()):
         runtime.end(halted="the journal failed")
 
@@ -214,10 +217,15 @@ async def _close(core: Core) -> None:
     await core.rested.until(lambda: not core.works and "recovery" not in core.busy.values())
     for runtime in tuple(core.runtimes.values()):
         await _rest(core, runtime)
-    if not core.closed:
+    if core.closed:
+        return
+    try:
         await core.journal.until_durable(
             core.record("engine", [*closing_marks(core), EngineClosed()])
         )
+    except StorageError:  # found out by the last record, or a moment before: that is no difference
+        core.closed = _JOURNAL_FAILED
+    else:
         core.closed = "its block was left"
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import numpy as np
@@ -14,6 +15,9 @@ import ringflow
 from ringflow.engine import forking
 from ringflow.engine.restoring import rebuild_at
 from ringflow.files import SystemFiles
+from ringflow.journal.api import Append
+from ringflow.journal.writer import JournalWriter
+from ringflow.simulate.files import CrashingFiles
 from tests.engine.doubles import FaultyDevice
 from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
 from tests.engine.story import cancel_in_its_wait, close_gate, send_all, state_of
@@ -268,6 +272,42 @@ async def test_a_reload_that_fails_on_both_ways_keeps_no_messages(folder: Path) 
         await (await kernel.send(Add(3))).done()
         assert len(engine._core.runtimes["adder"].inbox) == 0
     device.close()
+
+
+@pytest.mark.parametrize("kernels", [0, 1])
+@pytest.mark.parametrize("found_out", ["at once", "by the last record"])
+async def test_a_journal_that_fails_as_the_engine_closes_is_found_by_the_next_opening(
+    kernels: int, found_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its thread finds out soon or late: the block is left alike, and nothing is lost."""
+    files, last = CrashingFiles(), threading.Event()
+    async with ringflow.open_engine(Path("/engine"), devices=["host:0"], files=files) as engine:
+        if kernels:
+            kernel = await engine.launch(adder(), device="host:0")
+            await send_all(kernel, range(5))
+        journal = cast("JournalWriter", engine._core.journal)
+        append, write = journal.append, journal._log.write
+
+        def append_then_tell(stream: str, *given: Any, **options: Any) -> Append:
+            appended = append(stream, *given, **options)
+            if stream == "engine":
+                last.set()
+            return appended
+
+        def write_late(batch: Any) -> Any:
+            assert last.wait(30)
+            return write(batch)
+
+        if found_out == "by the last record":
+            monkeypatch.setattr(journal, "append", append_then_tell)
+            monkeypatch.setattr(journal._log, "write", write_late)
+        after = files.after_crash()
+        files.crash_before_step(0)
+    assert engine.health()["closed"] == "its journal failed"
+    async with ringflow.open_engine(Path("/engine"), devices=["host:0"], files=after) as engine:
+        assert [status.state for status in engine.kernels()] == ["running"] * kernels
+        if kernels:
+            assert (await state_of(engine.kernel("adder")))[:3] == expected_state(list(range(5)))
 
 
 async def test_a_fork_that_is_cancelled_gives_its_memory_back(
