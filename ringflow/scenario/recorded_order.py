@@ -10,22 +10,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, final
 
 import attrs
 
-from ringflow.scenario.recorded_inputs import Input, Kind, Moment, belongs, unsteady_epochs
+from ringflow.scenario.recorded_inputs import Input, Kind, Moment, unsteady_epochs
+from ringflow.scenario.recorded_spans import Spans
 
 Place = tuple[int, int, int]
 """A moment's index, then before (< 0), at (0) or after it, then the order among equals."""
 _BEFORE: Final = -1
 _FIRST: Final = -2
 _AFTER: Final = 1
-_PROVING: Final = "reload.restored"
-_GATES: Final = ("migration.gate_opened", _PROVING)
-_TRAPPED: Final = re.compile(r"trapped at message (\d+)")
 _HELD: Final = "snapshot.held"
 
 
@@ -128,11 +125,9 @@ class _Planner:
     def __init__(self, moments: Sequence[Moment], inputs: Sequence[Input]) -> None:
         self._moments, self._inputs = moments, inputs
         self._unsteady = unsteady_epochs(moments)
-        self._epoch_ends = _epoch_ends(moments)
-        self._accepted = _accepted(moments)
+        self._spans = Spans(moments, inputs)
         self._sends = {(one.kernel_id, one.sequence): at for at, one in enumerate(inputs)}
         self._places: list[Place] = [(one.start, 0, at) for at, one in enumerate(inputs)]
-        self._long = [at for at, one in enumerate(inputs) if one.kind in (Kind.LONG, Kind.CLOSE)]
         self._caps: list[_Cap] = []
         self._bounded: set[int] = set()
         self._proving: set[int | None] = set()
@@ -159,43 +154,15 @@ class _Planner:
 
     # Where inputs stand
 
-    def _last(self, at: int) -> int:
-        """Return the moment just past an input's last one in its epoch."""
-        one = self._inputs[at]
-        if one.end is not None:
-            return one.end + 1
-        return one.start + 1 if one.kind is not Kind.LONG else self._epoch_end(one.start)
-
-    def _epoch_end(self, at: int) -> int:
-        return self._epoch_ends[self._moments[at].epoch]
-
     def _break_off_late(self) -> None:
         """Place what was broken off where that happened, or where its kernel had to go on."""
         for at, one in enumerate(self._inputs):
             if one.kind is Kind.CLOSE and one.end is not None:
                 self._places[at] = (one.end, 0, at)
-            elif (limit := self._limit(one)) is not None:
-                gate = self._gate(at)
+            elif (limit := self._spans.limit(one)) is not None:
+                gate = self._spans.gate(at)
                 late = (limit, _BEFORE, at)
                 self._places[at] = late if gate is None else (gate, _AFTER, at)
-
-    def _limit(self, one: Input) -> int | None:
-        """Return the moment at which a request was broken off, None where it came to its end."""
-        if one.kind is not Kind.LONG or (one.end is not None and not one.cancelled):
-            return None
-        return one.cancelled or min(self._epoch_end(one.start), self._closed(one.start))
-
-    def _closed(self, at: int) -> int:
-        """Return where the engine of a moment's epoch was closed; past all moments if nowhere."""
-        ends = (self._inputs[index] for index in self._long)
-        return next(
-            (
-                one.end
-                for one in ends
-                if one.kind is Kind.CLOSE and one.end is not None and one.end >= at
-            ),
-            len(self._moments),
-        )
 
     def _consider_boundary(self, at: int) -> None:
         moment = self._moments[at]
@@ -203,19 +170,19 @@ class _Planner:
         if moment.type not in ("kernel.quiesced", _HELD) and not proved:
             return
         kernel_id = moment.event["kernel_id"]
-        owner = self._owner(at, kernel_id)
+        owner = self._spans.owner(at, kernel_id)
         if owner is None:
             return
         if proved:
             self._keep_back(at, kernel_id, owner, int(moment.event["replay_from"]) - 1)
             return
         applied = int(moment.event["applied_sequence"])
-        place, gate = self._places[owner], self._gate(owner)
-        if applied and applied in self._accepted.get(kernel_id, {}):
+        place, gate = self._places[owner], self._spans.gate(owner)
+        if applied and applied in self._spans.accepted.get(kernel_id, {}):
             self._handled.setdefault(owner, []).append(Handled(kernel_id, applied))
         self._bounded.add(owner)
         first = applied if gate is None else applied + _parked(self._moments[gate])
-        for sequence, accepted in self._accepted.get(kernel_id, {}).items():
+        for sequence, accepted in self._spans.accepted.get(kernel_id, {}).items():
             index = self._sends.get((kernel_id, sequence))
             if index is None or self._moments[accepted].epoch != moment.epoch:
                 continue
@@ -224,33 +191,13 @@ class _Planner:
             elif sequence > first and gate is not None and self._places[index] < place:
                 self._places[index] = (place[0], _AFTER, index)
         on = self._place_of(kernel_id, applied + 1, at)
-        if gate is not None and self._limit(self._inputs[owner]) is not None:
+        if gate is not None and self._spans.limit(self._inputs[owner]) is not None:
             on = place if on is None else min(on, place)
         if on is not None and on <= place:
-            after = self._rolled_back(at, kernel_id)
-            if after is not None and self._trapped_at(after) <= applied:
+            after = self._spans.rolled_back(at, kernel_id)
+            if after is not None and self._spans.trapped_at(after) <= applied:
                 after = None
             self._caps.append(_Cap(kernel_id, applied, on, place, owner, after=after))
-
-    def _trapped_at(self, reload: int) -> int:
-        """Return the message at which new code trapped, 0 where it failed otherwise."""
-        found = _TRAPPED.search(self._inputs[reload].error)
-        return int(found[1]) if found else 0
-
-    def _rolled_back(self, at: int, kernel_id: str) -> int | None:
-        """Return the last reload of a kernel before a moment that failed while it proved itself."""
-        epoch = self._moments[at].epoch
-        found = [
-            index
-            for index in self._long
-            if (one := self._inputs[index]).kernel_id == kernel_id
-            and one.end is not None
-            and one.end < at
-            and self._moments[one.start].epoch == epoch
-            and self._moments[one.end].type == "reload.rolled_back"
-            and self._gate(index) is not None
-        ]
-        return found[-1] if found else None
 
     def _keep_back(self, at: int, kernel_id: str, owner: int, applied: int) -> None:
         """Keep new code from more messages than it had handled when it was found good."""
@@ -258,29 +205,9 @@ class _Planner:
         if on is not None and on[0] < at:
             self._caps.append(_Cap(kernel_id, applied, on, off, owner, to_its_end=True))
 
-    def _owner(self, at: int, kernel_id: str) -> int | None:
-        for index in self._long:
-            one = self._inputs[index]
-            closes = one.kind is Kind.CLOSE
-            own = closes or (one.kind is Kind.LONG and one.kernel_id == kernel_id)
-            if own and one.start <= at < self._last(index):
-                return index
-        return None
-
-    def _gate(self, owner: int) -> int | None:
-        """Return where an operation let its kernel have messages again, None where it did not."""
-        one = self._inputs[owner]
-        limit = self._limit(one)
-        for at in range(one.start, self._last(owner) if limit is None else limit):
-            moment = self._moments[at]
-            if moment.type in _GATES and moment.event["operation_id"] == one.operation:
-                moved = limit is not None and moment.type != _PROVING
-                return None if moved else at  # it does not wait there to be broken off
-        return None
-
     def _place_of(self, kernel_id: str, sequence: int, before: int) -> Place | None:
         """Return where a message is sent; where its epoch begins if that is a later one."""
-        accepted = self._accepted.get(kernel_id, {}).get(sequence)
+        accepted = self._spans.accepted.get(kernel_id, {}).get(sequence)
         if accepted is None:
             return None
         epoch = self._moments[before].epoch
@@ -316,15 +243,17 @@ class _Planner:
         self._break_off_until(place)
         self._deliver(place)
         self._acts += self._handled.get(at, ())
-        owned, limit = [cap for cap in self._caps if cap.owner == at], self._limit(one)
+        owned, limit = [cap for cap in self._caps if cap.owner == at], self._spans.limit(one)
         begun = one.kind is Kind.LONG and bool(
             owned
             or limit is not None
             or at in self._proving
             or (one.end is not None and following[0] <= one.end)
         )
-        span = one.start, self._next_start(at)
-        quiet = begun or bool(self._open or self._breaking) or one.hidden or self._is_inside(at)
+        span = one.start, self._spans.next_start(at)
+        quiet = (
+            begun or bool(self._open or self._breaking) or one.hidden or self._spans.is_inside(at)
+        )
         moved = place[0] != one.start and one.kind is not Kind.CLOSE
         quiet = quiet or moved or self._moments[one.start].epoch in self._unsteady
         self._acts.append(
@@ -337,7 +266,7 @@ class _Planner:
                 stop_at=self._recovered(at),
             )
         )
-        gate = self._gate(at) if begun else None
+        gate = self._spans.gate(at) if begun else None
         if gate is not None:
             self._acts.append(Until(self._moments[gate].type, one.operation))
         if limit is not None:
@@ -355,26 +284,9 @@ class _Planner:
         one, after = self._inputs[at], self._inputs[at + 1 : at + 2]
         if one.line != "restart" or not any(other.kind is Kind.CRASH for other in after):
             return None
-        last = self._moments[self._epoch_end(one.start) - 1]
+        last = self._moments[self._spans.epoch_end(one.start) - 1]
         of = last.event.get("operation_id") or last.event.get("kernel_id") or ""
         return Until(last.type, of)
-
-    def _next_start(self, at: int) -> int:
-        after = at + 1
-        return self._inputs[after].start if after < len(self._inputs) else len(self._moments)
-
-    def _is_inside(self, at: int) -> bool:
-        """Whether an input came in the middle of another one, or another one in its own."""
-        start = self._inputs[at].start
-        for other in self._long:
-            one = self._inputs[other]
-            if other == at:
-                continue
-            if one.start < start < self._last(other):
-                return True
-        following = self._inputs[at + 1].start if at + 1 < len(self._inputs) else None
-        is_long = at in self._long
-        return is_long and following is not None and following < self._last(at)
 
     def _break_off_until(self, place: Place) -> None:
         """Break off what a crash or a cancellation had broken off before ``place``."""
@@ -382,8 +294,8 @@ class _Planner:
             if limit > place[0]:
                 continue
             del self._breaking[at]
-            one, gate = self._inputs[at], self._gate(at)
-            last = self._last_own(one, limit)
+            one, gate = self._inputs[at], self._spans.gate(at)
+            last = self._spans.last_own(one, limit)
             if last != gate:
                 for cap in self._caps:  # what lies behind the gate came of the messages
                     cap.over = cap.over or (cap.owner == at and gate is not None)
@@ -395,17 +307,6 @@ class _Planner:
                 self._acts.append(Cancel(one))
                 for cap in self._caps:
                     cap.over = cap.over or cap.owner == at
-
-    def _last_own(self, one: Input, limit: int) -> int:
-        """Return the last moment before ``limit`` of what an input led to."""
-        first = self._moments[one.start].event
-        return max(
-            at
-            for at in range(one.start, limit)
-            if belongs(self._moments[at].event, first)
-            # a cancellation itself leads to it
-            and not (one.cancelled and self._moments[at].type == "kernel.hold_released")
-        )
 
     def _pass(self, at: int, caps: Sequence[_Cap], *, has_gate: bool) -> None:
         """Let an operation's boundary come, and then the messages after it."""
@@ -449,23 +350,6 @@ class _Planner:
                 self._acts.append(Deliver(kernel_id, through))
         self._withheld = wanted
         self._acts += [Settle()] * bool(halted)
-
-
-def _epoch_ends(moments: Sequence[Moment]) -> Mapping[int, int]:
-    """Return the index just past each epoch's last moment."""
-    return {moment.epoch: at + 1 for at, moment in enumerate(moments)}
-
-
-def _accepted(moments: Sequence[Moment]) -> Mapping[str, Mapping[int, int]]:
-    """Return by kernel and sequence at which moment each message was accepted."""
-    found: dict[str, dict[int, int]] = {}
-    for at, moment in enumerate(moments):
-        key = {"messages.accepted": "first_sequence", "messages.bulk_accepted": "sequence"}.get(
-            moment.type
-        )
-        if key is not None:
-            found.setdefault(moment.event["kernel_id"], {})[int(moment.event[key])] = at
-    return found
 
 
 def _parked(gate: Moment) -> int:
