@@ -363,7 +363,8 @@ class CudaDevice:
         with self.context.current():
             threads = block[0] * block[1] * block[2]
             occupancy = kernel.occupancy(self.context, threads, dynamic_shared_bytes)
-        return max(1, self.launches.room(occupancy))
+        with self.lot.lock:  # the place of a parked grid is taken
+            return max(1, self.launches.room(occupancy))
 
     def launch(
         self,
@@ -388,7 +389,7 @@ class CudaDevice:
         """
         assert isinstance(code, CudaCode), "the code was loaded by another kind of device"
         claims = None if memory is None else frozenset(one.address for one in memory)
-        with self._alone():
+        with self.lot.lock, self._alone():
             return self.launches.launch(
                 code,
                 code.kernel(entry_point),
