@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -39,12 +39,14 @@ def test_the_place_of_a_parked_grid_is_no_others(device: CudaDevice) -> None:
     grid = (all_of_it, 1, 1)
     full = resident(device, "echo", grid=grid, block=block, dynamic_shared_bytes=SHARED_BYTES)
     full.launch(gate_open=True, timeout_s=DEADLINE_S)
+    shared = {"dynamic_shared_bytes": SHARED_BYTES}
     with ThreadPoolExecutor(2) as threads:
         with device.lot.quiet(device.name, "load"):
-            shared = {"dynamic_shared_bytes": SHARED_BYTES}
             fits = threads.submit(device.grid_that_fits, code, "wait_for", block, **shared)
             late = threads.submit(plain_launch, device, code, word, out, **shared)
-            wait([fits, late], 0.2)
+            for one in (fits, late):
+                with pytest.raises(TimeoutError):
+                    one.result(0.1)
         with pytest.raises(DeviceError, match="does not fit"):
             late.result(DEADLINE_S)
         assert fits.result(DEADLINE_S) == 1
