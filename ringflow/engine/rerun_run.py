@@ -29,6 +29,7 @@ class Run:
         self._pump = Pump()
         self._applied = 0
         self._output_index = 0
+        self._status = LaunchStatus.RUNNING
 
     def begin(self, applied_sequence: int, *, output_index: int) -> None:
         """Start from a state that holds ``applied_sequence``."""
@@ -54,11 +55,13 @@ class Run:
             timeout_s=self._timeout_s,
             output_index=self._output_index,
         )
+        self._status = LaunchStatus.RUNNING
         key = self._pump.register(resident)
         try:
             self._until(resident, lambda: self._post(resident, waiting) >= goal)
             resident.command(Command.RETURN)
-            self._until(resident, lambda: resident.status is LaunchStatus.COMPLETED)
+            # Told by the pump: a parked grid, which goes on, looks as if it had ended.
+            self._until(resident, lambda: self._status is LaunchStatus.COMPLETED)
         finally:
             self._pump.unregister(key)
         self._applied, self._output_index = last, 0
@@ -74,6 +77,7 @@ class Run:
         deadline_s = time.monotonic() + self._timeout_s
         while not reached():
             for report in self._pump.wait(min(1.0, self._timeout_s)):
+                self._status = report.status
                 self.outputs.update(
                     ((one.sequence, one.index), (one.payload, one.data)) for one in report.outputs
                 )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 import ringflow
 from ringflow.cli import main
+from ringflow.device.abi import Command
+from ringflow.device.api import LaunchStatus
+from ringflow.device.posting import Posting
+from ringflow.engine.instances import Instance
 from ringflow.engine.rerun import rerun_kernel
+from ringflow.engine.rerun_run import Run
 from ringflow.limits import EngineLimits
+from tests.device.doubles import ParkingDevice
+from tests.device.kernels import compiled, resident
 from tests.engine.kernels import Add, adder, code
 from tests.engine.story import send_all
 
@@ -160,3 +169,36 @@ async def test_the_command_runs_a_kernel_again(
     assert all(line.endswith("equal in every region") for line in lines)
     assert await anyio.to_thread.run_sync(command, "clocked") == 1
     assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_a_rerun_beside_a_load_is_done_when_its_grid_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parked in the moment in which it is to return the grid looks as if it had, and goes on."""
+    device = ParkingDevice("host:8")
+    kernel = resident(device, "counter")
+    instance = Instance(device, kernel.spec, compiled("counter"), kernel.code, kernel)
+    command, launch = kernel.command, device.launch
+    goes_on, done = threading.Event(), threading.Event()
+    early: list[bool] = []
+
+    def launch_late(*given: Any, **options: Any) -> Any:
+        goes_on.set()
+        early.append(done.wait(0.3))
+        return launch(*given, **options)
+
+    def command_beside(given: Command) -> int:
+        monkeypatch.setattr(device, "launch", launch_late)
+        load.start()
+        assert goes_on.wait(30)
+        return command(given)
+
+    load = threading.Thread(target=lambda: device.load(compiled("echo")))
+    monkeypatch.setattr(kernel, "command", command_beside)
+    run = Run(timeout_s=30)
+    run.begin(0, output_index=0)
+    run.through(instance, [Posting(1, 1, (5).to_bytes(8, "little"))], 1)
+    done.set()
+    load.join()
+    assert early == [False]
+    assert kernel.status is LaunchStatus.COMPLETED
+    kernel.close()
+    device.close()
