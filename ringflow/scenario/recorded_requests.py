@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, final
 
 import attrs
 
 from ringflow.errors import UsageError
 from ringflow.scenario.recorded_inputs import TORN, Input, Kind, Moment, Source
+from ringflow.scenario.recorded_operations import course_of, injected, proved_after
 from ringflow.scenario.script import quoted
 from ringflow.scenario.short import first_line
 from ringflow.scenario.telling import (
@@ -37,31 +37,6 @@ class Stored:
     spec: Callable[[str], KernelSpec | None]
     regions: Callable[[str], Mapping[str, bytes] | None]
     data: Callable[[str], bytes | None]
-
-
-_INJECTED: Final = re.compile(r"injected in ([\w:*-]+\.\w+)")
-_DEVICE_STEPS: Final[Mapping[str, str]] = {
-    "PrepareTarget": "{target}.load",
-    "DigestSource": "{device}.digest_blocks",
-    "TransferState": "{target}.copy_in",
-    "RestoreTarget": "{target}.launch",
-    "ValidateCode": "{device}.load",
-    "RestoreCode": "{device}.launch",
-    "CopyState": "{device}.copy_out",
-    "SaveCheckpoint": "checkpoints.write",
-}
-"""What to let fail where a step failed for a reason that a world does not have by itself."""
-_OWN_REASONS: Final = (
-    "trap", "has not obeyed", "not done within", "memory differs", "kept regions", "variables ",
-    "takes parameters", "convert kernel", "state outside of its regions",
-)  # fmt: skip
-"""What kernels and their code do to a step by themselves."""
-_RESULTS: Final[Mapping[str, str]] = {
-    "migration": "moved from {source} to {target}",
-    "reload": "reloaded from {old_version} to {new_version}",
-    "snapshot": "saved {checkpoint}",
-}
-_ENDS: Final = ("completed", "saved", "rolled_back", "failed", "cancelled")
 
 
 @final
@@ -181,7 +156,7 @@ class Finder:
         more: dict[str, Any] = {
             "error": first_line(f"DeviceError: {reason}") if failed and not cancelled else "",
             "cancelled": end if cancelled else 0,
-            "faults": tuple(_INJECTED.findall(reason)),
+            "faults": injected(reason),
         }
         who = _who(event)
         forked = self._next(at, kernel_id, "kernel.forked")
@@ -308,7 +283,7 @@ class Finder:
 
     def _migration(self, at: int, event: Mapping[str, Any]) -> None:
         line = words("migrate", event["kernel_id"], f"to={event['target']}", _who(event))
-        self._operation(at, event, line)
+        self._operation(at, line)
 
     def _reload(self, at: int, event: Mapping[str, Any]) -> None:
         kernel_id = event["kernel_id"]
@@ -320,7 +295,7 @@ class Finder:
         changed = changed_words(old, spec, gaps)
         source = self._code(spec)
         for_s = int(event["probation_timeout_ns"]) / 1e9
-        asked, proved = int(event["probation_messages"]), self._proved(at, event)
+        asked, proved = int(event["probation_messages"]), proved_after(self._moments, at)
         probation = proved or asked
         line = words(
             "reload",
@@ -328,102 +303,37 @@ class Finder:
             f"code={source.line.split()[1]}",
             f"at={event['at_sequence']}" if int(event["at_sequence"]) else "",
             f"probation={probation}" if probation else "",
-            f"for={for_s:g}s" if for_s != 1 else "",
+            f"for={for_s:.12g}s" if for_s != 1 else "",
             word("convert", event["convert"]),
             changed,
             _who(event),
         )
-        more = {"sources": (source,), "notes": tuple(gaps)}
-        if probation != asked:
-            more["changed"] = ("probation_messages",)
-        if self._operation(at, event, line, hidden=probation != asked, **more) == "completed":
+        beside = "" if probation == asked else "probation_messages"
+        ended = self._operation(at, line, beside=beside, notes=gaps, sources=(source,))
+        if ended == "completed":
             self._specs[kernel_id] = spec
-
-    def _proved(self, at: int, event: Mapping[str, Any]) -> int:
-        """Return after how many messages new code was found good, 0 where it was not.
-
-        It may have handled more than it had to until somebody looked; what is recovered later
-        begins there.
-        """
-        drained = 0
-        for index in range(at, len(self._moments)):
-            told = self._moments[index].event
-            kind, own = self._moments[index].type, told.get("kernel_id") == event["kernel_id"]
-            if kind == "reload.drained" and told["operation_id"] == event["operation_id"]:
-                drained = int(told["applied_sequence"])
-            if kind == "kernel.recovery_point" and own and told["reason"] == "reload":
-                ours = str(told["checkpoint"]).endswith(event["operation_id"])
-                return int(told["replay_from"]) - 1 - drained if ours else 0
-        return 0
 
     def _snapshot(self, at: int, event: Mapping[str, Any]) -> None:
         kernel_id, checkpoint = event["kernel_id"], event["checkpoint"]
         own = checkpoint == f"{kernel_id}@{event['operation_id']}"
         name = "" if own else f"name={checkpoint.removeprefix(f'{kernel_id}@')}"
-        self._operation(at, event, words("snapshot", kernel_id, name, _who(event)))
+        self._operation(at, words("snapshot", kernel_id, name, _who(event)))
 
-    def _operation(self, at: int, event: Mapping[str, Any], line: str, **more: Any) -> str:
-        """Add an operation; return how it ended, "" if it did not in its epoch."""
-        kind, epoch = event["type"].split(".")[0], self._moments[at].epoch
-        end, cancelled, failure, step = None, 0, "", ""
-        ended = ""
-        for index in range(at, len(self._moments)):
-            moment = self._moments[index]
-            told = moment.event
-            if moment.epoch != epoch:
-                break
-            if told.get("operation_id") != event["operation_id"]:
-                continue
-            name = moment.type.split(".")[1]
-            if name == "completed" and told.get("retire_failure"):
-                more |= {"changed": ("retire_failure",), "hidden": True}
-                more["notes"] = ("the source's memory was not given back; here it is",)
-            if told.get("cancelled") or (name == "cancelled" and not cancelled):
-                cancelled = cancelled or index
-            if name == "step_failed" or (kind == "snapshot" and name == "failed"):
-                failure, step = f"{told['step']}: {told['reason']}", told["step"]
-            elif name == "failed":
-                failure += f"; {told['reason']}"
-            if name in _ENDS and (name != "rolled_back" or not cancelled):
-                end, ended = index, name
-                break
-        result = _RESULTS[kind].format(**event) if ended in ("completed", "saved") else ""
-        following = self._moments[end + 1 : end + 2] if end is not None else ()
-        after = [one.event["reason"] for one in following if one.type == "kernel.halted"]
-        faults = self._faults(event, step, failure, after) if failure and not cancelled else ()
-        if faults and not _INJECTED.search(failure):  # a world has its own words for it
-            failure = f"{step}: injected in {faults[0]}"
-            more |= {"changed": (*more.get("changed", ()), "reason"), "hidden": True}
-        error = ""
-        if ended in ("rolled_back", "failed"):
-            what = f"operation '{event['operation_id']}' ended {ended}: {failure}"
-            error = first_line(f"OperationFailedError: {what}")
-        self._long(
-            at,
-            line,
-            event["kernel_id"],
-            end,
-            name=event["operation_id"],
-            operation=event["operation_id"],
-            result=result,
-            error=error,
-            cancelled=cancelled,
-            faults=faults,
-            **more,
-        )
-        return ended
+    def _operation(
+        self, at: int, line: str, *, beside: str = "", notes: Sequence[str] = (), **more: Any
+    ) -> str:
+        """Add an operation; return how it ended, "" if it did not in its epoch.
 
-    def _faults(
-        self, event: Mapping[str, Any], step: str, failure: str, halted: Sequence[str]
-    ) -> tuple[str, ...]:
-        """Return the effects to let fail so that an operation fails again."""
-        after = [kind for reason in halted for kind in _INJECTED.findall(reason)]
-        if injected := _INJECTED.findall(failure):
-            return tuple(injected + after)
-        if any(own in failure for own in _OWN_REASONS) or step not in _DEVICE_STEPS:
-            return ()
-        device = self._devices[event["kernel_id"]]
-        return (_DEVICE_STEPS[step].format(target=event.get("target"), device=device),)
+        Args:
+            beside: a field of its request in which the scenario asks for something else.
+        """
+        event = self._moments[at].event
+        kernel_id = event["kernel_id"]
+        course = course_of(self._moments, at, self._devices[kernel_id])
+        course.changed += (beside,) if beside else ()
+        course.notes += tuple(notes)
+        self._long(at, line, kernel_id, course.end, **course.as_input(event), **more)
+        return course.ended
 
     # Messages
 
