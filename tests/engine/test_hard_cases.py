@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ from ringflow.journal.writer import JournalWriter
 from ringflow.simulate.files import CrashingFiles
 from tests.engine.doubles import FaultyDevice
 from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
-from tests.engine.story import cancel_in_its_wait, close_gate, send_all, state_of
+from tests.engine.story import cancel_in_its_wait, close_gate, open_gate, send_all, state_of
 
 pytestmark = pytest.mark.anyio
 
@@ -89,22 +90,37 @@ async def test_a_trap_ends_a_reload_that_waits_for_its_sequence(engine: ringflow
         await operation.result()
 
 
+async def pass_deadlines(clock: ringflow.ManualClock) -> None:
+    """Let time pass for whoever waits for it, until this is cancelled."""
+    while True:
+        await anyio.lowlevel.checkpoint()
+        clock.advance(1.0)
+
+
 async def test_new_code_that_stalls_on_probation_rolls_back(folder: Path) -> None:
     """The old code goes on with every message, and other operations work."""
     hang = "while (((volatile unsigned long long*)state)[3] != 77ull) { }"
     source = code().text.replace("case Add::id:", f"case Add::id: {hang}", 1)
     new = ringflow.KernelCodeSource.from_cuda(source, "adder", version_id="hang")
-    limits = ringflow.EngineLimits(step_timeout_s=1.0)
-    async with ringflow.open_engine(folder, devices=["host:0", "host:1"], limits=limits) as engine:
+    clock = ringflow.ManualClock()
+    async with ringflow.open_engine(folder, devices=["host:0", "host:1"], clock=clock) as engine:
         kernel = await engine.launch(adder(), device="host:0")
         await send_all(kernel, [1])
-        operation = await engine.start_reload(
-            "adder", new, probation_messages=5, probation_timeout_s=0.2
-        )
-        await until_state(operation, "reload.restored.v1")
+        await close_gate(engine, kernel)
+        operation = await engine.start_reload("adder", new, probation_messages=5)
+        await until_state(operation, "reload.validated.v1")
         await send_all(kernel, [2])
-        with pytest.raises(ringflow.OperationFailedError) as raised:
-            await operation.result()
+        open_gate(engine)
+        await until_state(operation, "reload.restored.v1")
+        resident = engine._core.runtimes["adder"].instance.resident
+        with anyio.fail_after(60):
+            while resident.taken_sequence < 3:  # from here on it hangs
+                await anyio.lowlevel.checkpoint()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(pass_deadlines, clock)
+                with pytest.raises(ringflow.OperationFailedError) as raised:
+                    await operation.result()
+                tasks.cancel_scope.cancel()
         assert raised.value.state == "rolled_back"
         assert await total_of(kernel) == 3
         assert (await engine.migrate("adder", to="host:1")).target_device == "host:1"

@@ -53,7 +53,7 @@ async def two_lives(*, before_crash: Callable[[CrashingFiles], None] = lambda fi
     async with ringflow.open_engine(FOLDER, devices=DEVICES, files=after) as engine:
         kernel = await worker.find_kernel(engine, log)
         await worker.note_opened(engine, kernel, log)
-        with anyio.move_on_after(5):  # what is lost for good would be waited for
+        with anyio.move_on_after(60):  # what is lost for good would be waited for
             await worker.settle(engine, kernel, effects, log)
     codec = default_codec()
     records = [record.decoded(codec) for record in read_records(FOLDER, files=after)]
