@@ -18,6 +18,7 @@ from tests.engine.story import (
     cancel_in_its_wait,
     cells_of,
     close_gate,
+    open_gate,
     send_all,
     state_of,
 )
@@ -76,15 +77,19 @@ async def test_a_migration_teaches_the_next_ones_estimate(engine: ringflow.Engin
 
 
 async def test_messages_park_in_the_pause_and_keep_their_order(engine: ringflow.Engine) -> None:
-    """A long message holds the quiesce up; what is sent meanwhile comes after it."""
+    """A message holds the quiesce up; what is sent meanwhile comes after it."""
     kernel = await engine.launch(adder(), device="host:0")
-    await kernel.send(Spin(300))
+    await close_gate(engine, kernel)
     operation = engine.start_migration("adder", to="host:1")
+    async for event in operation.events():
+        if event.wire_name == "migration.target_prepared.v1":
+            break
     last = await send_all(kernel, range(40))
+    open_gate(engine)
     result = await operation.result()
     reply = await kernel.call(Total(), timeout_s=30)
     assert reply.sequence == last + 1
-    assert result.parked_count >= 0
+    assert result.parked_count == 40
     assert (await state_of(kernel))[:3] == expected_state(list(range(40)))
 
 
