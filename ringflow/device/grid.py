@@ -282,7 +282,8 @@ class KernelGrid(KernelMemory):
 
     def abort(self) -> None:
         """Stop the grid where it is; its regions are then not to be trusted."""
-        self._launched().abort()
+        with self._exclusively():
+            self._launched().abort()
 
     # What the kernel says
 

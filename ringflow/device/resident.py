@@ -15,20 +15,14 @@ from typing import Final
 
 from ringflow.device import abi
 from ringflow.device.abi import CONTROL
-from ringflow.device.api import (
-    Device,
-    LaunchStatus,
-    LoadedCode,
-)
+from ringflow.device.api import Device, LaunchStatus, LoadedCode
 from ringflow.device.dirty import DirtyMarks, no_marks
 from ringflow.device.grid import KernelGrid
 from ringflow.device.native import timeout_ns
 from ringflow.device.native.layouts import AWAIT_ENDED, AWAIT_REACHED
 from ringflow.device.posting import Posting, check_bulk_size, encode_slots
 from ringflow.device.pump import PumpReport, parse_reports
-from ringflow.errors import (
-    KernelStateError,
-)
+from ringflow.errors import KernelStateError
 from ringflow.spec import Dim3, KernelSpec
 
 COLLECT_BYTES: Final = 1 << 16
@@ -83,14 +77,16 @@ class ResidentKernel(KernelGrid):
         Raises:
             KernelStateError: the last launch has not ended, or its outputs are not all taken.
         """
-        if self._launch is not None and self.status is LaunchStatus.RUNNING:
-            raise KernelStateError(self.spec.kernel_id, "running", "ended before a relaunch")
-        if self._load("reply_head") != self._load("reply_tail"):
-            raise KernelStateError(self.spec.kernel_id, "not drained", "drained by the pump first")
-        self._base_sequence, self._epoch = base_sequence, epoch
-        self._posted_sequence = base_sequence
-        self._output_index = output_index
-        self.launch(gate_open=gate_open, timeout_s=timeout_s)
+        name = self.spec.kernel_id
+        with self._exclusively():  # a parked grid looks as if it had ended
+            if self._launch is not None and self.status is LaunchStatus.RUNNING:
+                raise KernelStateError(name, "running", "ended before a relaunch")
+            if self._load("reply_head") != self._load("reply_tail"):
+                raise KernelStateError(name, "not drained", "drained by the pump first")
+            self._base_sequence, self._epoch = base_sequence, epoch
+            self._posted_sequence = base_sequence
+            self._output_index = output_index
+            self.launch(gate_open=gate_open, timeout_s=timeout_s)
 
     # Messages and commands
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, repeat
 
@@ -17,7 +18,7 @@ from ringflow.device.api import LaunchStatus
 from ringflow.device.native import native
 from ringflow.device.parking import Lot, Pause, lot_of
 from ringflow.device.posting import Posting
-from ringflow.errors import KernelStalledError, KernelTrappedError
+from ringflow.errors import KernelStalledError, KernelStateError, KernelTrappedError
 from tests.device.doubles import ParkingDevice
 from tests.device.kernels import compiled, resident
 from tests.device.watched import ADD, DEADLINE_S, Watched, u32, u64
@@ -394,6 +395,38 @@ def test_a_grid_that_traps_as_it_goes_on_has_trapped(
         monkeypatch.setattr(trouble.kernel, "await_generation", trapping)
     assert trouble.kernel.status is LaunchStatus.TRAPPED
     trouble.kernel.close()
+
+
+def test_a_parked_kernel_is_aborted_when_it_has_gone_on(device: ParkingDevice, lot: Lot) -> None:
+    """Its ended grid has nothing to abort, and the next one would not know of it."""
+    counter = Watched(device, "counter")
+    with ThreadPoolExecutor(1) as threads:
+        with lot.quiet(device.name, "load"):
+            aborted = threads.submit(counter.kernel.abort)
+            with pytest.raises(TimeoutError):
+                aborted.result(0.2)
+        aborted.result(DEADLINE_S)
+    assert counter.kernel.status is LaunchStatus.ABORTED
+    counter.kernel.close()
+
+
+def test_a_parked_kernel_is_not_launched_again(device: ParkingDevice, lot: Lot) -> None:
+    """It runs, whatever its grid looks like; who asks too early changes nothing."""
+    counter = Watched(device, "counter")
+
+    def relaunch() -> None:
+        counter.kernel.relaunch(base_sequence=9, epoch=2, gate_open=True, timeout_s=DEADLINE_S)
+
+    with ThreadPoolExecutor(1) as threads:
+        with lot.quiet(device.name, "load"):
+            launched = threads.submit(relaunch)
+            with pytest.raises(TimeoutError):
+                launched.result(0.2)
+        with pytest.raises(KernelStateError):
+            launched.result(DEADLINE_S)
+    counter.kernel.post([Posting(1, ADD, u64(3))])
+    counter.until_done(1)
+    counter.kernel.close()
 
 
 def test_a_launch_waits_until_code_is_loaded(device: ParkingDevice, lot: Lot) -> None:
