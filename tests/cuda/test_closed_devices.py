@@ -130,25 +130,31 @@ def test_only_the_devices_own_memory_is_lent(gpus: Standin) -> None:
     device.close()
 
 
-def test_nothing_is_launched_while_the_gpu_is_opened_again(gpus: Standin) -> None:
-    """Each call of an opening may wait for all kernels; so launches wait for the opening."""
-    device, again = opened(), []
+@pytest.mark.parametrize("call", ["cuMemHostAlloc", "cuMemFreeHost"])
+def test_nothing_is_launched_while_the_gpu_is_opened_again_or_closed(
+    gpus: Standin, call: str
+) -> None:
+    """Each call of either may wait for all kernels; so launches wait for its end."""
+    device = opened()
+    others = [opened()] if call == "cuMemFreeHost" else []
     code = device.load(plain())
     out = device.allocate(4, label="out")
-    before = len(gpus.calls("cuMemHostAlloc"))
-    gpus.arm(Fault("cuMemHostAlloc", kind=FaultKind.STALL))
-    opener = threading.Thread(target=lambda: again.append(opened()))
+    before = len(gpus.calls(call))
+    gpus.arm(Fault(call, kind=FaultKind.STALL))
+    opens_or_closes = threading.Thread(
+        target=others.pop().close if others else lambda: others.append(opened())
+    )
     launcher = threading.Thread(target=plain_launch, args=(device, code, out, out))
-    opener.start()
-    until(lambda: len(gpus.calls("cuMemHostAlloc")) > before)
+    opens_or_closes.start()
+    until(lambda: len(gpus.calls(call)) > before)
     device.copy_in(out, b"\1\0\0\0")
     launcher.start()
     launcher.join(0.2)
     assert launcher.is_alive()
     assert gpus.live(0) == 0
     gpus.release()
-    opener.join(30.0)
+    opens_or_closes.join(30.0)
     launcher.join(30.0)
     until(lambda: not device.launches.live)
-    again[0].close()
-    device.close()
+    for one in (*others, device):
+        one.close()

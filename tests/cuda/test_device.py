@@ -188,6 +188,23 @@ def test_local_memory_grows_only_while_nothing_runs(device: CudaDevice) -> None:
     assert int.from_bytes(device.copy_out(out), "little") == 10
 
 
+def test_local_memory_that_was_asked_for_is_there_beside_kernels(gpus: Standin) -> None:
+    """Hazard 12: it was taken at the opening, while nothing ran."""
+    device = opened(local_memory_bytes=5000)
+    code = device.load(plain())
+    out, kernel = device.allocate(4, label="out"), launched(device, "echo")
+    launch = device.launch(
+        code,
+        "hungry",
+        grid=(1, 1, 1),
+        block=(32, 1, 1),
+        parameters=(out.address.to_bytes(8, "little"), (5).to_bytes(4, "little")),
+    )
+    assert launch.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+    end(kernel)
+    device.close()
+
+
 # What a live kernel holds up
 
 
