@@ -13,6 +13,7 @@ from tests.cuda.kernels import (
     DEADLINE_S,
     answer,
     end,
+    launched,
     opened,
     plain,
     plain_launch,
@@ -52,3 +53,19 @@ def test_the_place_of_a_parked_grid_is_no_others(device: CudaDevice) -> None:
         assert fits.result(DEADLINE_S) == 1
     assert answer(full) == b"abcd"
     end(full)
+
+
+def test_a_gpu_is_neither_opened_nor_closed_under_parked_grids(device: CudaDevice) -> None:
+    """They run, as far as anybody else can tell: their memory is theirs."""
+    kernel = launched(device, "echo")
+    with ThreadPoolExecutor(2) as threads:
+        with device.lot.quiet(device.name, "load"):
+            late = [threads.submit(one) for one in (device.close, opened)]
+            for one in late:
+                with pytest.raises(TimeoutError):
+                    one.result(0.1)
+        for one, why in zip(late, ("stop their kernels", "can't open while"), strict=True):
+            with pytest.raises(DeviceError, match=why):
+                one.result(DEADLINE_S)
+    assert answer(kernel) == b"abcd"
+    end(kernel)

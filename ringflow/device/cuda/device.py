@@ -20,7 +20,7 @@ from ringflow.device.api import Allocation, Device, Launch, LoadedCode, MappedAl
 from ringflow.device.compiler.api import CompiledCode, CompileTarget
 from ringflow.device.cuda import driver
 from ringflow.device.cuda.code import CudaCode, load_module
-from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordinal_of
+from ringflow.device.cuda.context import LOCAL_MEMORY_BYTES, CudaContext, ordinal_of, uuid_of
 from ringflow.device.cuda.grids import has_live, held_off, is_used
 from ringflow.device.cuda.launches import Launches
 from ringflow.device.cuda.loading import loads_while_running
@@ -90,7 +90,7 @@ class CudaDevice:
         self._peer: Member | None = None
         self._codes: list[CudaCode] = []
         self._loads_while_running = loads_while_running(ordinal).works
-        with _open_lock, held_off(ordinal):
+        with _changing(ordinal, uuid_of(ordinal)):
             _refuse_beside(ordinal, name, "open")
             _release_left_over(ordinal)
             self.context = CudaContext(
@@ -402,7 +402,7 @@ class CudaDevice:
 
     def close(self) -> None:
         """Give everything back; raises ``DeviceError`` while a launch lives. Twice is nothing."""
-        with _open_lock, held_off(self.ordinal):
+        with _changing(self.ordinal, self.uuid):
             if self.context.closed:
                 return
             alive = len(self.launches.live)
@@ -416,6 +416,13 @@ class CudaDevice:
             _open.discard(self)
             self._release()
             _release_left_over(self.ordinal)
+
+
+@contextlib.contextmanager
+def _changing(ordinal: int, uuid: str) -> Iterator[None]:
+    """A block that opens or closes a GPU: no grid is parked or launched there, nothing loaded."""
+    with _open_lock, shared_lot(uuid).lock, held_off(ordinal):
+        yield
 
 
 def opened_on(ordinal: int) -> CudaDevice | None:
