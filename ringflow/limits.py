@@ -14,9 +14,10 @@ class EngineLimits:
         parked_bulk_bytes: bytes of the arrays and large payloads among them; more wait likewise.
         cycle_messages: the same bound for what kernels that are connected in a circle send each
             other, so that they can't wait for one another before.
-        waiting_outputs: outputs that wait for a consumer or another kernel, or are held on
-            probation, a kernel.
-        waiting_data_bytes: bytes of the arrays among them.
+        waiting_outputs: outputs of a kernel that wait for one consumer or one route, or are held.
+            At the bound it gets no messages and emits nothing between them, and ``send`` waits;
+            what was on its way comes on top.
+        waiting_data_bytes: bytes of the arrays among them, with the same effect.
         step_timeout_s: deadline of one step of an operation.
         launch_timeout_s: until a launched grid must have answered.
         traps_in_a_row: a message that traps its kernel so often halts it.

@@ -69,6 +69,7 @@ CONTROL: Final = Layout(
         u64("reply_tail", 8, "outputs that the host has taken"),
         u64("ping", 16, "any value; the kernel answers in echo while it waits"),
         u32("dirty_epoch", 24, "raised by one to make the kernel swap its dirty bitmaps"),
+        u32("emissions_closed", 28, "1: between messages emit and send_to send nothing"),
         u32("magic", 32, "ABI_MAGIC"),
         u32("version", 36, "ABI_VERSION"),
         u64("work", 40, "workspace, device address"),

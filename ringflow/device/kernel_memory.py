@@ -44,6 +44,7 @@ class KernelMemory:
         self._allocations: list[Allocation] = []
         self._dirty: DirtyMarks | None = None
         self._prepared = False
+        self._emissions_closed = False
         self.bulk, self._reply_bulk = MessageArena(None), ReplyArena(None)
         self._entry: HostAllocation | None = Piece(ENTRY.size_bytes, label="entry")
         try:
@@ -179,6 +180,7 @@ class KernelMemory:
             "done_sequence": base_sequence,
             "taken_sequence": base_sequence,
             "dirty_epoch": dirty.requested if dirty is not None else 0,
+            "emissions_closed": self._emissions_closed,
             "dirty_swapped": dirty.swapped if dirty is not None else 0,
             "busy_ns": busy_ns,
         }

@@ -156,6 +156,15 @@ class ResidentKernel(KernelGrid):
         if self._stepping is None:
             self._native.rouse(self._entry_address, timeout_ns(within_s))
 
+    def close_emissions(self, closed: bool) -> None:
+        """Let ``emit`` and ``send_to`` send nothing between messages, or let them again.
+
+        What the kernel has sent before it sees this still comes. It lasts over relaunches.
+        """
+        if closed != self._emissions_closed:
+            self._emissions_closed = closed
+            self._native.store_u32(self._control_host + CONTROL["emissions_closed"], closed)
+
     # Dirty marks
 
     def request_dirty_swap(self) -> int:

@@ -92,16 +92,22 @@ class KernelRuntime:
     # Delivery
 
     def deliver(self) -> None:
-        """Post as many durable parked messages as the device has room for."""
+        """Post as many durable parked messages as the device has room for.
+
+        While the outputs are full nothing is posted, and nothing is emitted between messages.
+        """
         with self.delivery:
-            if not self.delivering or self.outputs.is_full:
+            if not self.delivering:
+                return
+            full, resident = self.outputs.is_full, self.instance.resident
+            resident.close_emissions(full)
+            if full:
                 return
             through = self.durable_through
             if self.deliver_through is not None:
                 through = min(through, self.deliver_through)
             if self.withheld:
                 through = min(through, self.withheld.get(self.kernel_id, through))
-            resident = self.instance.resident
             messages: Sequence[Posting] = self.inbox.next_parked(resident.room(), through=through)
             if self.inbox.bulk_bytes:
                 messages = self.stager.ready(resident, messages, self.deliver)
@@ -143,6 +149,7 @@ class KernelRuntime:
         assert self.pump_key is None
         self.status, self.state, self.generation = LaunchStatus.RUNNING, KernelState.UNKNOWN, -1
         self.returning = False
+        self.instance.resident.close_emissions(self.outputs.is_full)
         self.pump_key = self.pump.register(self.instance.resident)
 
     def detach(self) -> None:

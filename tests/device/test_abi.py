@@ -33,14 +33,14 @@ def test_offsets_of_version_4() -> None:
     places = {word.name: (word.offset_bytes, word.size_bytes) for word in abi.CONTROL.words}
     assert places == {
         "doorbell": (0, 8), "reply_tail": (8, 8), "ping": (16, 8), "dirty_epoch": (24, 4),
-        "magic": (32, 4), "version": (36, 4), "work": (40, 8), "messages": (48, 8),
-        "replies": (56, 8), "message_slots": (64, 4), "reply_slots": (68, 4),
-        "slot_bytes": (72, 4), "max_replies": (76, 4), "base_sequence": (80, 8),
-        "epoch": (88, 8), "emit_slots": (96, 4), "started": (128, 8),
-        "done_sequence": (136, 8), "done_count": (144, 8), "consumed": (152, 8),
-        "reply_head": (160, 8), "state": (168, 8), "echo": (176, 8), "steps": (184, 8),
-        "taken_sequence": (192, 8), "fault": (200, 4), "dirty_swapped": (204, 4),
-        "busy_ns": (208, 8),
+        "emissions_closed": (28, 4), "magic": (32, 4), "version": (36, 4), "work": (40, 8),
+        "messages": (48, 8), "replies": (56, 8), "message_slots": (64, 4),
+        "reply_slots": (68, 4), "slot_bytes": (72, 4), "max_replies": (76, 4),
+        "base_sequence": (80, 8), "epoch": (88, 8), "emit_slots": (96, 4),
+        "started": (128, 8), "done_sequence": (136, 8), "done_count": (144, 8),
+        "consumed": (152, 8), "reply_head": (160, 8), "state": (168, 8), "echo": (176, 8),
+        "steps": (184, 8), "taken_sequence": (192, 8), "fault": (200, 4),
+        "dirty_swapped": (204, 4), "busy_ns": (208, 8),
     }  # fmt: skip
     assert [word.offset_bytes for word in abi.MESSAGE_SLOT.words] == [0, 8, 12, 16, 24, 28]
     assert [word.offset_bytes for word in abi.REPLY_SLOT.words] == [0, 8, 12, 16, 20, 24, 28]

@@ -305,6 +305,21 @@ def test_a_kernel_that_steps_goes_on_stepping(device: ParkingDevice, lot: Lot) -
     free.kernel.close()
 
 
+def test_emissions_that_are_closed_stay_closed(device: ParkingDevice, lot: Lot) -> None:
+    """Also where they are closed while the grid is parked."""
+    ticker = Watched(device, "ticker", max_replies=2)
+    with lot.quiet(device.name, "load"):
+        ticker.kernel.close_emissions(True)
+    for sequence in (1, 2):
+        ticker.kernel.post([Posting(sequence, ADD)])
+        ticker.until_done(sequence)
+        with lot.quiet(device.name, "load"):
+            pass
+    types = [output.type for report in ticker.reports for output in report.outputs]
+    assert set(types[types.index(ADD) :]) == {ADD}, "what a message sends still comes"
+    ticker.kernel.close()
+
+
 def test_one_that_does_not_return_keeps_no_other_away(
     device: ParkingDevice, lot: Lot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ DEADLINE_S = 30.0
 OPENED: list[ResidentKernel] = []
 ADD = 1
 ECHO, TRAP, SPIN, FLOOD, MANY, HUGE_REPLY, LATCH = range(1, 8)
+TICK = 7
 
 
 @pytest.fixture
@@ -409,6 +410,38 @@ def test_free_running_kernel_steps_between_messages(device: HostDevice) -> None:
     reports = pump.wait(DEADLINE_S)
     assert [output.sequence for report in reports for output in report.outputs] == [3]
     assert reports[-1].steps == int.from_bytes(kernel.read_region("steps"), "little")
+
+
+def test_closed_emissions_come_within_messages_alone(device: HostDevice) -> None:
+    """Between them none comes until they are opened, also after a relaunch; the kernel works on."""
+    kernel, pump = launched(device, "ticker", grid=(2, 1, 1), max_replies=2), Pump()
+    pump.register(kernel)
+    sequence, ticks = 0, list[int]()
+
+    def types_since_last() -> list[int]:
+        """Return the types of the outputs that come up to the next message, it included."""
+        nonlocal sequence
+        sequence += 1
+        outputs = run_all(kernel, pump, [Posting(sequence, ADD)])
+        ticks.extend(int.from_bytes(one.payload, "little") for one in outputs if one.type == TICK)
+        return [one.type for one in outputs]
+
+    while TICK not in types_since_last():
+        pass
+    kernel.close_emissions(True)
+    types_since_last()  # with what came before the kernel saw it
+    for _ in range(3):
+        assert types_since_last() == [ADD, ADD, ADD]
+    end(kernel)
+    while pump.wait(DEADLINE_S)[-1].status is LaunchStatus.RUNNING:
+        pass
+    kernel.relaunch(base_sequence=sequence, epoch=2, gate_open=True, timeout_s=DEADLINE_S)
+    assert types_since_last() == [ADD, ADD, ADD]
+    kernel.close_emissions(False)
+    while TICK not in types_since_last():
+        pass
+    assert ticks == list(range(len(ticks)))
+    end(kernel)
 
 
 def test_200_parked_kernels_make_no_rounds(device: HostDevice) -> None:

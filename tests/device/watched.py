@@ -31,8 +31,9 @@ class Watched:
         *,
         gate_open: bool = True,
         pump: Pump | None = None,
+        max_replies: int = 1,
     ) -> None:
-        self.kernel = resident(device, name)
+        self.kernel = resident(device, name, max_replies=max_replies)
         self.pump = pump or Pump()
         self.kernel.launch(gate_open=gate_open, timeout_s=DEADLINE_S)
         self.key = self.pump.register(self.kernel)

@@ -39,7 +39,7 @@ struct alignas(128) control {
     unsigned long long reply_tail;  // outputs that the host has taken
     unsigned long long ping;  // any value; the kernel answers in echo while it waits
     unsigned int dirty_epoch;  // raised by one to make the kernel swap its dirty bitmaps
-    unsigned char reserved_28[4];
+    unsigned int emissions_closed;  // 1: between messages emit and send_to send nothing
     unsigned int magic;  // ABI_MAGIC
     unsigned int version;  // ABI_VERSION
     unsigned long long work;  // workspace, device address
@@ -72,6 +72,7 @@ static_assert(__builtin_offsetof(control, doorbell) == 0, "doorbell");
 static_assert(__builtin_offsetof(control, reply_tail) == 8, "reply_tail");
 static_assert(__builtin_offsetof(control, ping) == 16, "ping");
 static_assert(__builtin_offsetof(control, dirty_epoch) == 24, "dirty_epoch");
+static_assert(__builtin_offsetof(control, emissions_closed) == 28, "emissions_closed");
 static_assert(__builtin_offsetof(control, magic) == 32, "magic");
 static_assert(__builtin_offsetof(control, version) == 36, "version");
 static_assert(__builtin_offsetof(control, work) == 40, "work");
@@ -662,7 +663,8 @@ class kernel {
     // until the leader calls reply_data with it after a sync().
     __device__ __forceinline__ void* reply_buffer() { return next_piece() + 1; }
 
-    // Send without being asked; false: the host has not taken enough yet, nothing was sent.
+    // Send without being asked; false: nothing was sent. The host has not taken enough yet, or,
+    // between messages, too many outputs wait there: try again after the next step(), not before.
     template <typename T>
     __device__ __forceinline__ bool emit(unsigned type, const T& value) {
         if (!emit_has_room()) return false;
@@ -728,11 +730,20 @@ class kernel {
         block.work->replies += 1;
     }
 
+    // Within a message nothing depends on how fast the outputs are read.
     __device__ __forceinline__ bool emit_has_room() {
         detail::block_state& block = detail::here();
+        if (block.action != detail::MESSAGE && emissions_closed()) return false;
         unsigned untaken =
             (unsigned)(block.work->outputs - detail::load_system(&host_->reply_tail));
         return untaken < block.emit_slots;
+    }
+
+    __device__ __forceinline__ bool emissions_closed() {
+        unsigned closed;
+        asm volatile("ld.relaxed.sys.u32 %0, [%1];" : "=r"(closed)
+                     : "l"(&host_->emissions_closed));
+        return closed != 0;
     }
 
     __device__ __forceinline__ bool send_has_room() {

@@ -25,6 +25,7 @@ REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
     "sweep": [("field", "uint32", (1000,)), ("next", "uint32", (1000,)), ("sums", "uint64", (1,))],
     "trouble": [("stop", "uint32", (16,))],
     "free": [("steps", "uint64", (1,))],
+    "ticker": [("ticks", "uint64", (1,))],
     "marker": [("large", "uint32", (LARGE_CELLS,)), ("small", "uint32", (16,))],
 }
 ENTRY_POINTS = {"free": "free_running"}
