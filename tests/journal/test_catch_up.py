@@ -214,9 +214,7 @@ async def test_a_closed_subscription_says_so(opener: Opener) -> None:
     assert journal.statistics()["subscribers"] == 0
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     start=st.integers(0, 12),
     bound=st.integers(1, 4),

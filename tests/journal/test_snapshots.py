@@ -193,7 +193,7 @@ def test_what_is_encoded_decodes_to_an_equal_state() -> None:
         decode_state(data.replace(b'"traps":0', b'"traps":0.0'))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(1, 2**61))))
 def test_the_fast_fold_equals_the_fold_of_decoded_events(
     plan: list[tuple[str, int, int]],

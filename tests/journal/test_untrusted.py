@@ -73,28 +73,28 @@ def check(files: CrashingFiles) -> None:
         plan_repair(FOLDER, files=files)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(member=st.sampled_from(sorted(record())), value=JSON)
 def test_any_value_of_any_member_of_a_record(member: str, value: Any) -> None:
     """Hashes and links are right; one member is what it should never be."""
     check(journal_of(HEADER, record(**{member: value})))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(member=st.sampled_from(sorted(HEADER)), value=JSON)
 def test_any_value_of_any_member_of_a_header(member: str, value: Any) -> None:
     """Pins of any form included."""
     check(journal_of({**HEADER, member: value}, record()))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(event=st.dictionaries(st.sampled_from(["type", "kernel_id", "device", "codec"]), JSON))
 def test_any_event(event: dict[str, Any]) -> None:
     """Types, fields and payload codecs of any form."""
     check(journal_of(HEADER, record(events=[{**EVENT, **event}, event])))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(name=st.text(max_size=40), size=st.integers(-3, 2**63), digest=st.text(max_size=70))
 def test_any_pin(name: str, size: int, digest: str) -> None:
     """A pin leads to a file in the folder or to nothing; never out of it, never in a circle."""

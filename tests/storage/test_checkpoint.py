@@ -21,7 +21,7 @@ from ringflow.storage import (
     block_digests,
 )
 
-DETERMINISTIC = settings(derandomize=True, deadline=None, database=None, max_examples=60)
+DETERMINISTIC = settings(derandomize=True, database=None, max_examples=60)
 HEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 

@@ -18,7 +18,7 @@ from ringflow.storage.format_v1 import decode
 from tests.storage.encoder import FOREIGN, OWN, Part, PlainFile, u32, u64, with_checksum
 
 FACT_KEYS = ("ringflow.chunks", "ringflow.identity")
-DETERMINISTIC = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+DETERMINISTIC = settings(derandomize=True, database=None, max_examples=150)
 SMALL = PlainFile(
     entries=[entry for entry in OWN.entries if entry[0] not in FACT_KEYS],
     parts=[OWN.parts[0], Part(kind=1, data=b"control")],
