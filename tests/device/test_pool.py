@@ -90,10 +90,11 @@ def test_idle_ctas_are_parked_and_a_ring_wakes_them(
 ) -> None:
     """Workers sleep on 200 idle CTAs, and not one round is made until somebody rings."""
     launch = pool.launch(steps.function("await_value"), contexts(memory, 200, wanted=7))
+    while not all(worker.sleeps for worker in pool.statistics):
+        assert launch.wait(0.01) is LaunchStatus.RUNNING
     settled = [-1]
     while settled != (settled := [worker.rounds for worker in pool.statistics]):
         assert launch.wait(0.1) is LaunchStatus.RUNNING
-    assert all(worker.sleeps > 0 for worker in pool.statistics)
     native().store_u32(memory.address, 7)
     native().ring_workers(native().room)
     assert launch.wait(DEADLINE_S) is LaunchStatus.COMPLETED

@@ -151,6 +151,8 @@ def test_hold_shows_consistent_memory_while_messages_are_posted(device: HostDevi
     producer = threading.Thread(target=produce)
     producer.start()
     try:
+        while kernel.done_sequence < 1:
+            producer.join(0.001)
         for _ in range(20):
             state = kernel.await_generation(kernel.command(Command.HOLD), DEADLINE_S)
             assert state is KernelState.HELD

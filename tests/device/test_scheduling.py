@@ -206,7 +206,7 @@ def test_who_waits_for_a_time_is_not_idle(host: Host, threads: int) -> None:
     """Nobody rings when a clock has come so far: such a block must not be parked."""
     done, value = host.words(1)
     launch = host.start("wait_for_time", 1, threads, done, struct.pack("<Q", 2_000_000))
-    assert launch.wait(5.0) is LaunchStatus.COMPLETED
+    assert launch.wait(DEADLINE_S) is LaunchStatus.COMPLETED
     assert value[0] == 1
 
 
