@@ -191,10 +191,11 @@ def test_blocks_that_wait_sleep_until_their_word_comes(host: Host) -> None:
     if host.stepping is not None:
         assert host.run_until_idle()
     else:
+        while not all(worker.sleeps for worker in host._pool.statistics):
+            waiting.wait(0.01)
         rounds = -1
         while rounds != (rounds := sum(w.rounds for w in host._pool.statistics)):
             waiting.wait(0.1)
-        assert all(worker.sleeps for worker in host._pool.statistics)
     assert answered[0] == 0
     host.start("turns", 1, 32, word, 0, 1).wait(DEADLINE_S)
     assert waiting.wait(DEADLINE_S) is LaunchStatus.COMPLETED
