@@ -316,8 +316,8 @@ class _Planner:
             self._acts.append(
                 Until(_HELD, one.operation) if held else Until("kernel.quiesced", one.kernel_id)
             )
-        for cap in caps:
-            cap.over = not cap.to_its_end
+        for cap in caps:  # code that fails is to fail when all that came meanwhile is there
+            cap.over = not cap.to_its_end and at not in self._proving
         self._deliver(self._places[at])
 
     def _end_until(self, at: int) -> None:
@@ -326,6 +326,9 @@ class _Planner:
             if one.end is not None and one.end < at:
                 del self._open[index]
                 if index in self._proving:  # its messages are handled again, so far as they were
+                    for cap in self._caps:
+                        cap.over = cap.over or cap.owner == index
+                    self._deliver((one.end, 0, 0))
                     self._proving.remove(index)
                     self._acts.append(Until("reload.step_failed", one.operation))
                     self._deliver((one.end, 0, 0))

@@ -75,6 +75,15 @@ CLOSING = (
 )
 MOVING = step("migration.requested", source="host:0", target="host:1", **WHO)
 STOPPING = kernel("quiesce_started", purpose="migration")
+RELOADING = step(
+    "reload.requested",
+    spec_digest="",
+    convert="",
+    at_sequence=0,
+    probation_messages=1,
+    probation_timeout_ns=10**9,
+    **WHO,
+)
 MOVED = step("migration.completed", retire_failure="")
 
 
@@ -180,15 +189,7 @@ def test_code_that_a_kill_found_on_probation_gets_no_message_before_it() -> None
     """It would be found good."""
     events = (
         *LAUNCH,
-        step(
-            "reload.requested",
-            spec_digest="",
-            convert="",
-            at_sequence=0,
-            probation_messages=1,
-            probation_timeout_ns=10**9,
-            **WHO,
-        ),
+        RELOADING,
         kernel("quiesce_started", purpose="reload"),
         kernel("quiesced", applied_sequence=0),
         step("reload.drained", applied_sequence=0),
@@ -200,6 +201,33 @@ def test_code_that_a_kill_found_on_probation_gets_no_message_before_it() -> None
     assert rest == [
         *("until reload.restored of reload", "send adder Total"),
         *("crash", "deliver all", "restart"),
+    ]
+
+
+def test_code_that_trapped_on_probation_has_its_messages_when_all_that_came_is_there() -> None:
+    """It would trap at once; the old code would handle what comes until somebody looks."""
+    trap = "kernel 'adder' trapped at message 3: trap"
+    events = (
+        *(*LAUNCH, accepted(1), accepted(2), RELOADING),
+        kernel("quiesce_started", purpose="reload"),
+        kernel("quiesced", applied_sequence=1),
+        step("reload.drained", applied_sequence=1),
+        step("reload.restored", parked_count=1),
+        *(accepted(3), accepted(4)),
+        step("reload.step_failed", step="WatchProbation", reason=trap),
+        kernel("resumed", device="host:0", applied_sequence=1),
+        step("reload.rolled_back", applied_sequence=1),
+        *(MOVING, STOPPING, kernel("quiesced", applied_sequence=2)),
+        step("migration.gate_opened", parked_count=2),
+        MOVED,
+    )
+    assert [line.partition(" code=")[0] for line in said(events)] == [
+        *("send adder Total", "deliver 1", "send adder Total", "handled 1"),
+        *("begin reload adder", "until reload.restored of reload"),
+        *("send adder Total", "send adder Total"),
+        *("deliver all", "until reload.step_failed of reload", "deliver 2", "await"),
+        *("handled 2", "begin migrate adder to=host:1"),
+        *("until migration.gate_opened of migration", "deliver all", "await"),
     ]
 
 
