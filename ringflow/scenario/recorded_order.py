@@ -129,8 +129,8 @@ class _Planner:
         self._sends = {(one.kernel_id, one.sequence): at for at, one in enumerate(inputs)}
         self._places: list[Place] = [(one.start, 0, at) for at, one in enumerate(inputs)]
         self._caps: list[_Cap] = []
-        self._bounded: set[int] = set()
-        self._proving: set[int | None] = set()
+        self._bounded: dict[int, int] = {}
+        self._proving: set[int] = set()
         self._handled: dict[int, list[Handled]] = {}
         self._acts: list[Act] = []
         self._open: dict[int, Input] = {}
@@ -143,6 +143,16 @@ class _Planner:
             self._consider_boundary(at)
             self._consider_halt(at)
         self._proving = {cap.after for cap in self._caps if cap.after is not None}
+        self._caps += [
+            _Cap(
+                self._inputs[at].kernel_id,
+                self._bounded[at],
+                self._places[at],
+                self._places[at],
+                at,
+            )
+            for at in self._proving - {cap.owner for cap in self._caps}
+        ]
         order = sorted(range(len(self._inputs)), key=self._places.__getitem__)
         following = [*order[1:], None]
         for at, after in zip(order, following, strict=True):
@@ -180,7 +190,7 @@ class _Planner:
         place, gate = self._places[owner], self._spans.gate(owner)
         if applied and applied in self._spans.accepted.get(kernel_id, {}):
             self._handled.setdefault(owner, []).append(Handled(kernel_id, applied))
-        self._bounded.add(owner)
+        self._bounded[owner] = applied
         first = applied if gate is None else applied + _parked(self._moments[gate])
         for sequence, accepted in self._spans.accepted.get(kernel_id, {}).items():
             index = self._sends.get((kernel_id, sequence))
