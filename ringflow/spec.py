@@ -261,7 +261,8 @@ class KernelSpec:
         track_dirty: whether the kernel's ``mark`` notes which blocks of its regions it writes.
         checkpoint_every_messages: a checkpoint is taken after so many messages, which bounds what
             a restart replays; 0: never by itself.
-        checkpoint_every_s: likewise after so many seconds in which a message was applied.
+        checkpoint_every_s: likewise after so many seconds in which a message was applied, the
+            kernel has passed a ``step``, or outputs were held.
         routes: ways out to other kernels, numbered from 0 in this order.
     """
 

@@ -266,6 +266,11 @@ class KernelMemory:
         return self._load("busy_ns")
 
     @property
+    def steps(self) -> int:
+        """``step()`` boundaries that the kernel has passed since its launch."""
+        return self._load("steps")
+
+    @property
     def echo(self) -> int:
         """The last ping that the kernel has seen."""
         return self._load("echo")

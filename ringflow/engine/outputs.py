@@ -120,6 +120,10 @@ class Outputs:
     def held_count(self) -> int:
         return len(self._held)
 
+    def holds_any(self, through: int) -> bool:
+        """Whether outputs of messages up to ``through``, or between them, are held."""
+        return bool(self._held) and self._held[0].sequence <= through
+
     @property
     def is_full(self) -> bool:
         """Whether new messages must wait until someone reads, acknowledges or releases."""

@@ -89,6 +89,11 @@ class KernelRuntime:
     def trapped(self) -> bool:
         return self.status in (LaunchStatus.TRAPPED, LaunchStatus.ABORTED)
 
+    @property
+    def steps(self) -> int:
+        """``step()`` boundaries passed since the launch; 0 while nobody watches the grid."""
+        return self.instance.resident.steps if self.pump_key is not None else 0
+
     # Delivery
 
     def deliver(self) -> None:

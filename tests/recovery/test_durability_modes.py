@@ -9,13 +9,29 @@ import numpy as np
 import pytest
 
 import ringflow
+from ringflow.device.abi import KernelState
 from ringflow.engine.archiving import archive_folder
+from ringflow.engine.runtime import KernelRuntime
 from ringflow.simulate.files import CrashingFiles
 from tests.engine.kernels import Add, Spin, adder, code, expected_state
 from tests.engine.story import Recorder, state_of
 from tests.recovery.crashes import FOLDER, crash, engine_on, events_of
 
 pytestmark = pytest.mark.anyio
+
+LONER = """
+#include <ringflow.cuh>
+extern "C" __global__ void loner(ringflow::control* control) {
+    ringflow::kernel self(control);
+    ringflow::message m;
+    BODY
+}
+"""
+STEPS = "while (self.step()) while (self.poll(m)) {}"
+EMITS_ONCE = """
+    if (self.leader() && control->base_sequence == 0) self.emit(9, 1);
+    while (self.receive(m)) {}
+"""
 
 
 async def apply(kernel: ringflow.KernelHandle, values: list[int]) -> None:
@@ -145,6 +161,49 @@ async def test_checkpoints_after_so_much_time() -> None:
         assert await until_saved(engine, 2) == [2, 3]
         (requested, _) = await events_of(engine, "snapshot.requested.v1")
         assert requested.reason == "periodic"
+
+
+async def steps_on(runtime: KernelRuntime, body: str) -> None:
+    """Wait until a kernel that steps has done so: real time passes beside the manual clock's."""
+    before = runtime.steps
+    with anyio.fail_after(30):
+        while body == STEPS and runtime.steps == before:
+            await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("body", [STEPS, EMITS_ONCE])
+async def test_checkpoints_of_what_changes_without_messages(body: str) -> None:
+    """Of a kernel that steps again and again; of one whose outputs are held just once."""
+    clock = ringflow.ManualClock()
+    spec = ringflow.KernelSpec(
+        kernel_id="adder",
+        kernel_type="loner",
+        code=ringflow.KernelCodeSource.from_cuda(LONER.replace("BODY", body), "loner"),
+        replay="checkpoint",
+        checkpoint_every_s=60.0,
+    )
+    async with ringflow.open_engine(
+        FOLDER, devices=["host:0"], files=CrashingFiles(), clock=clock
+    ) as engine:
+        await engine.launch(spec, device="host:0")
+        runtime = engine._core.runtimes["adder"]
+        with anyio.fail_after(30):
+            await runtime.changed.until(lambda: runtime.state is KernelState.RUNNING)
+            if body == EMITS_ONCE:
+                await runtime.changed.until(lambda: runtime.outputs.held_count == 1)
+        await steps_on(runtime, body)
+        clock.advance(59.0)
+        assert await events_of(engine, "snapshot.requested.v1") == []
+        clock.advance(1.5)
+        assert await until_saved(engine, 1) == [0]
+        assert runtime.outputs.held_count == 0
+        await steps_on(runtime, body)
+        clock.advance(61.0)
+        if body == STEPS:
+            assert await until_saved(engine, 2) == [0, 0]
+        clock.advance(1.0)
+        requested = await events_of(engine, "snapshot.requested.v1")
+        assert [event.reason for event in requested] == ["periodic"] * (2 if body == STEPS else 1)
 
 
 async def test_a_checkpoint_that_is_due_waits_for_the_kernels_lease() -> None:
