@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -27,15 +27,13 @@ from ringflow.engine.folding import Fold, code_identity
 from ringflow.engine.periodic import Checkpointer
 from ringflow.engine.pumping import pump_server
 from ringflow.engine.quiescing import quiesce
-from ringflow.engine.recovery import recover
+from ringflow.engine.recovery import announce_lost, recover
 from ringflow.engine.routing import closing_marks
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.engine.skipped import end_after
 from ringflow.engine.state_snapshots import StateSnapshots, keep_snapshots
 from ringflow.errors import RingflowError, StorageError, UsageError
 from ringflow.events.codec import Event
 from ringflow.events.engine import EngineClosed, EngineOpened, TornTailCut
-from ringflow.events.messages import MessagesLost
 from ringflow.events.payloads import PayloadCodec
 from ringflow.events.registry import default_codec
 from ringflow.files import FileSystem, SystemFiles
@@ -237,24 +235,7 @@ async def _rest(core: Core, runtime: KernelRuntime) -> None:
             await launching.commit_resting(core, runtime, applied, reason="close")
         except RingflowError:
             pass  # the older recovery point and the messages are what a restart uses
-    _announce_lost(core, runtime)
+    if points := core.state.kernels[runtime.kernel_id].recovery_points:
+        applied, why = points[-1].applied_sequence, "the engine was closed"
+        announce_lost(core, runtime, applied_sequence=applied, why=why)
     await launching.dismantle(core, runtime)
-
-
-def _announce_lost(core: Core, runtime: KernelRuntime) -> None:
-    """Say which messages a volatile kernel's last recovery point does not have."""
-    kernel_id = runtime.kernel_id
-    points = core.state.kernels[kernel_id].recovery_points
-    if core.closed or runtime.spec.durability != "volatile" or not points:
-        return
-    last = core.state.marks[kernel_id].next_sequence - 1
-    kept = end_after(core.state.marks[kernel_id].skipped, points[-1].applied_sequence)
-    if last > kept:
-        lost = MessagesLost(
-            kernel_id=kernel_id,
-            first_sequence=kept + 1,
-            last_sequence=last,
-            reason="the kernel is volatile, and the engine was closed before they were applied",
-        )
-        with suppress(RingflowError):  # it must not keep the engine from closing
-            core.record(f"messages/{kernel_id}", [lost])

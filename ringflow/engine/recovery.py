@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ringflow.device.pump import Output
 from ringflow.engine.checkpoints import delete_orphan
 from ringflow.engine.core import Core
@@ -16,7 +18,7 @@ from ringflow.engine.quiescing import resumed
 from ringflow.engine.restoring import Rebuilt, rebuild, restart_from
 from ringflow.engine.routing import marks_after_restart, pass_on, serve
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.engine.skipped import cut_after
+from ringflow.engine.skipped import cut_after, end_after
 from ringflow.errors import DeviceMemoryError, RingflowError
 from ringflow.events import lifecycle as e
 from ringflow.events.messages import MessagesLost
@@ -84,6 +86,27 @@ def _forget_later_messages(core: Core, kernel_id: str, applied_sequence: int) ->
         core.record(f"messages/{kernel_id}", [lost])
 
 
+def announce_lost(core: Core, runtime: KernelRuntime, *, applied_sequence: int, why: str) -> None:
+    """Say which messages a volatile kernel took that the state it goes back to does not have.
+
+    Args:
+        why: what came before they were applied.
+    """
+    if core.closed or runtime.spec.durability != "volatile":
+        return
+    last = runtime.marks.next_sequence - 1
+    kept = end_after(runtime.marks.skipped, applied_sequence)
+    if last > kept:
+        lost = MessagesLost(
+            kernel_id=runtime.kernel_id,
+            first_sequence=kept + 1,
+            last_sequence=last,
+            reason=f"the kernel is volatile, and {why} before they were applied",
+        )
+        with suppress(RingflowError):  # it must not keep the engine from going on, or closing
+            core.record(f"messages/{runtime.kernel_id}", [lost])
+
+
 def _outbox(rebuilt: Rebuilt) -> tuple[Output, ...]:
     """Return what the recovered state has put out and somebody lacks."""
     replies = rebuilt.checkpoint.get_chunk(ChunkType.K2H_QUEUE)
@@ -123,6 +146,8 @@ async def start(core: Core, rebuilt: Rebuilt) -> KernelRuntime:
     except RingflowError as error:
         if (left := core.runtimes.pop(rebuilt.instance.spec.kernel_id, None)) is not None:
             left.end(halted=str(error))
+            applied, why = rebuilt.applied_sequence, "its start failed"
+            announce_lost(core, left, applied_sequence=applied, why=why)
         await core.in_thread(rebuilt.instance.discard)
         raise
     return runtime

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 
 import ringflow
+from ringflow.device.resident import ResidentKernel
 from ringflow.simulate.files import CrashingFiles
+from ringflow.workers import in_thread
 from tests.engine.kernels import Add, Total, Trap, adder, code, expected_state
 from tests.engine.story import Recorder, send_all, state_of
 from tests.recovery.crashes import crash, engine_on, events_of
@@ -92,6 +96,46 @@ async def test_a_skip_of_the_last_message_leaves_nothing_waiting(engine: ringflo
     await engine.migrate("adder", to="host:1")
     await (await kernel.send(Add(5))).done()
     assert int((await kernel.call(Total(), timeout_s=30)).array("uint64")[0]) == 13
+
+
+async def test_what_a_volatile_kernel_takes_while_its_start_fails_is_told_as_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is left of it then; the sequence is given again when it comes back."""
+    files = CrashingFiles()
+    async with engine_on(files, limits=ONCE) as engine:
+        kernel = await engine.launch(adder(durability="volatile"), device="host:0")
+        await send_all(kernel, [1])
+        await engine.checkpoint("adder")
+        await halt(kernel)
+    reached, let_go = threading.Event(), threading.Event()
+
+    def late(*_: object, **__: object) -> None:
+        reached.set()
+        assert let_go.wait(60)
+        raise ringflow.KernelStalledError("too late", call="await", code="timeout")
+
+    async with engine_on(files, limits=ONCE) as engine:
+        told = len(await events_of(engine, "messages.lost.v1"))
+        with monkeypatch.context() as patched:
+            patched.setattr(ResidentKernel, "relaunch", late)
+            async with anyio.create_task_group() as tasks:
+
+                async def resume() -> None:
+                    with pytest.raises(ringflow.KernelStalledError, match="too late"):
+                        await engine.resume("adder", "skip")
+
+                tasks.start_soon(resume)
+                assert await in_thread(partial(reached.wait, 60))
+                receipt = await engine.kernel("adder").send(Add(5))
+                let_go.set()
+        (lost,) = (await events_of(engine, "messages.lost.v1"))[told:]
+        assert lost.first_sequence <= receipt.sequence <= lost.last_sequence
+        await engine.resume("adder", "retry")
+        assert (await engine.kernel("adder").send(Add(6))).sequence == lost.first_sequence
+        assert (await state_of(engine.kernel("adder")))[:3] == expected_state([1, 6])
+    async with engine_on(files) as engine:
+        assert len(await events_of(engine, "messages.lost.v1")) == told + 1
 
 
 async def test_a_replay_skips_it_too() -> None:
