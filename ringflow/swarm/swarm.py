@@ -13,6 +13,8 @@ from typing import final
 
 import attrs
 
+from ringflow.files import SystemFiles, write_atomic
+from ringflow.storage.folders import storage_errors
 from ringflow.swarm.plan import Plan, draw
 from ringflow.swarm.running import Failure, Result, run_plan
 from ringflow.swarm.shrinking import shrink
@@ -69,6 +71,8 @@ def simulate(
         folder: where the shrunk scenario of a failure is written.
         enough: a failure of so few commands is short enough.
         progress: is called after each run.
+    Raises:
+        StorageError: ``folder`` refuses; the file's name has the seed that fails.
     """
     report, begun = Report(), time.monotonic()
     while report.found is None and (runs is None or report.counts["runs"] < runs):
@@ -104,7 +108,8 @@ def _fails_as(result: Result, failure: Failure) -> bool:
 def _write(plan: Plan, failure: Failure, folder: Path) -> Path:
     name = "".join(one if one.isalnum() else "-" for one in failure.kind.lower()).strip("-")
     path = folder / f"{name}-{plan.seed}.txt"
-    folder.mkdir(parents=True, exist_ok=True)
     purpose = f"Found by ringflow simulate --seed {plan.seed}: {failure.kind}."
-    path.write_text(plan.text(purpose), encoding="utf-8")
+    with storage_errors("write", path):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(SystemFiles(), path.resolve(), [plan.text(purpose).encode()])
     return path

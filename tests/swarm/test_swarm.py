@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from ringflow.errors import StorageError
 from ringflow.scenario.arguments import Arguments
 from ringflow.scenario.running import run_file
 from ringflow.scenario.script import parse
 from ringflow.scenario.table import COMMANDS, PREFIXES
-from ringflow.swarm.plan import draw
-from ringflow.swarm.running import run_plan
-from ringflow.swarm.swarm import simulate
+from ringflow.swarm.plan import Plan, draw
+from ringflow.swarm.running import Failure, run_plan
+from ringflow.swarm.swarm import made_short, simulate
 
 SEED, RUNS = 1000, 10
 
@@ -65,3 +66,10 @@ def test_a_plan_as_a_file_runs_as_the_plan(tmp_path: Path) -> None:
     path = tmp_path / "plan.txt"
     path.write_text(draw(7).text("Seed 7."), encoding="utf-8")
     assert run_file(path).passed
+
+
+def test_a_folder_that_refuses_a_finding_is_a_storage_error(tmp_path: Path) -> None:
+    """The name in it has the seed, which finds the failure again."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"planned-7\.txt"):
+        made_short(Plan(7, ("no such command",)), Failure("Planned", "x"), tmp_path / "file")
