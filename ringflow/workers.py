@@ -24,8 +24,8 @@ class Turns(Protocol):
     async def turn(self, what: str) -> None:
         """Wait until it is the calling task's turn; ``what`` says for what, in a word or two."""
 
-    async def pause(self, what: str, duration_ns: int) -> None:
-        """Wait for a turn that comes so much later."""
+    async def pause(self, what: str, duration_ns: int, *, over: anyio.Event) -> None:
+        """Wait for a turn that comes so much later, or until somebody sets ``over``."""
 
 
 _TURNS: Final[ContextVar[Turns | None]] = ContextVar("turns", default=None)

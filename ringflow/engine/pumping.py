@@ -28,7 +28,7 @@ _WAIT_S: Final = 5.0
 _BATCHES_MAX: Final = 256
 
 # By turns: kernels that go on without news make time pass faster and faster, so that a deadline on
-# a stalled one takes a few dozen looks.
+# a stalled one takes a few dozen looks; whoever wants something of one begins it anew.
 _LOOK_NS: Final = 10_000
 _PATIENCE: Final = 256
 _DOUBLINGS_MAX: Final = 30
@@ -192,6 +192,7 @@ class PumpByTurns:
         self._on_report = on_report
         self._turns = turns
         self._roused = anyio.Event()
+        self._long_pause: anyio.Event | None = None
         self._closed = False
 
     def close(self) -> None:
@@ -200,6 +201,9 @@ class PumpByTurns:
 
     def _rouse(self) -> None:
         self._roused.set()
+        if self._long_pause is not None:
+            self._long_pause.set()
+            self._long_pause = None
 
     async def run(self) -> None:
         self._pump.call_on_wake(self._rouse)
@@ -207,7 +211,9 @@ class PumpByTurns:
         with anyio.CancelScope(shield=True):  # it ends by ``close``, which always comes
             while not self._closed:
                 doublings = max(0, min(quiet - _PATIENCE, _DOUBLINGS_MAX))
-                await self._turns.pause("look", _LOOK_NS << doublings)
+                if await self._cut_short(_LOOK_NS << doublings):
+                    quiet = _PATIENCE
+                    continue
                 self._roused = anyio.Event()
                 reports, moved = self._pump.move()
                 quiet = 0 if reports else quiet + 1
@@ -217,3 +223,12 @@ class PumpByTurns:
                 if not moved and not reports and not self._closed:
                     await self._roused.wait()
                     quiet = 0
+
+    async def _cut_short(self, duration_ns: int) -> bool:
+        """Wait for the next look; whether a kernel was roused in what has become a long wait."""
+        is_long, over = duration_ns > _LOOK_NS, anyio.Event()
+        self._long_pause = over if is_long else None
+        await self._turns.pause("look", duration_ns, over=over)
+        cut_short = is_long and self._long_pause is None
+        self._long_pause = None
+        return cut_short

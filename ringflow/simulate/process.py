@@ -72,11 +72,18 @@ class _AgendaTurns:
         else:
             await self._wait(what, self._agenda.latency_ns())
 
-    async def pause(self, what: str, duration_ns: int) -> None:
-        await self._wait(what, duration_ns)
+    async def pause(self, what: str, duration_ns: int, *, over: anyio.Event) -> None:
+        await self._wait(what, duration_ns, due=over)
 
-    async def _wait(self, what: str, duration_ns: int, *, first: bool = False) -> None:
-        due, agenda = anyio.Event(), self._agenda
+    async def _wait(
+        self,
+        what: str,
+        duration_ns: int,
+        *,
+        first: bool = False,
+        due: anyio.Event | None = None,
+    ) -> None:
+        due, agenda = due or anyio.Event(), self._agenda
         item = agenda.add(
             agenda.now_ns + duration_ns,
             what,

@@ -13,6 +13,7 @@ from ringflow.engine.waiting import Condition
 from ringflow.errors import OperationFailedError, SimulationStuckError
 from ringflow.limits import EngineLimits
 from ringflow.simulate.world import World
+from tests.device.kernels import source
 from tests.engine.kernels import Add, Spin, adder
 
 HOUR_S = 3600.0
@@ -44,6 +45,27 @@ def test_a_kernel_that_never_answers_runs_into_the_deadline() -> None:
         with pytest.raises(OperationFailedError, match="has not obeyed RUN within 3600"):
             world.run(stall)
         assert world.now_s >= HOUR_S
+
+
+def test_a_kernel_that_steps_obeys_at_once_however_long_it_was_quiet() -> None:
+    """Looks at a kernel without news get rare; who wants something of it is not kept waiting."""
+    spec = ringflow.KernelSpec(
+        kernel_id="free_running",
+        kernel_type="free",
+        code=ringflow.KernelCodeSource.from_cuda(source("free"), "free_running"),
+        replay="checkpoint",
+        regions=[ringflow.Region("steps", dtype="uint64", shape=(1,))],
+    )
+    with World(limits=EngineLimits(step_timeout_s=0.1)) as world:
+
+        async def hold_again_and_again(engine: ringflow.Engine) -> None:
+            kernel = await engine.launch(spec, device="host:0")
+            for quiet_s in (1.0, 47.0, HOUR_S):
+                await world.clock.sleep(quiet_s)
+                async with kernel.held():
+                    pass
+
+        world.run(hold_again_and_again)
 
 
 def test_settle_leaves_deadlines_ahead() -> None:
