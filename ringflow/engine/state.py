@@ -24,7 +24,7 @@ from ringflow.events.reload import ReloadRequested
 from ringflow.events.snapshot import SnapshotRequested
 from ringflow.routing import OutputId, Routing
 from ringflow.statemachines import hot_reload, lifecycle, migration, snapshot
-from ringflow.statemachines.lifecycle import KernelLife
+from ringflow.statemachines.lifecycle import KernelLife, LifecycleState
 
 Operation = migration.Migration | hot_reload.Reload | snapshot.Snapshot
 
@@ -40,6 +40,8 @@ class MessageMarks:
         skipped: messages that are never applied, by a person's decision.
         untold: an engine crashed, and what that cost the kernel was not told yet: this is told
             when the kernel comes back, whatever engines ended in order without it before that.
+        idle: the kernel has been halted since before the present engine was opened: whatever ends
+            that engine costs the kernel nothing.
     """
 
     next_sequence: int = 1
@@ -47,6 +49,7 @@ class MessageMarks:
     consumers: dict[str, OutputId] = attrs.field(factory=dict)
     skipped: Ranges = ()
     untold: bool = False
+    idle: bool = False
 
     def accept(
         self, first_sequence: int, count: int, producers: Iterable[str], numbers: Iterable[int]
@@ -155,11 +158,13 @@ class EngineState:
         if isinstance(event, EngineClosed):
             self.closed = True
         elif isinstance(event, EngineOpened):
-            if not self.closed:
-                for marks in self.marks.values():
-                    marks.untold = True
+            for kernel_id, marks in self.marks.items():
+                marks.untold |= not (self.closed or marks.idle)
+                marks.idle = self.kernels[kernel_id].state is LifecycleState.HALTED
             self.closed = False
         elif isinstance(event, JournalRepaired):
+            for marks in self.marks.values():
+                marks.idle = False  # the end of its halt may be in what was cut
             self.closed = False
 
     def check(self, events: Sequence[Event]) -> None:
@@ -188,9 +193,13 @@ class EngineState:
 
     def _evolve_life(self, kernel_id: str, event: Event) -> None:
         self.kernels[kernel_id] = lifecycle.evolve(self.kernels[kernel_id], event)
-        # A part of a state, which ``check`` tries events on, has no marks.
-        if isinstance(event, life_events.KernelResumed) and kernel_id in self.marks:
-            self.marks[kernel_id].untold = False
+        marks = self.marks.get(kernel_id)
+        if marks is None:  # this is a part of a state, which ``check`` tries events on
+            return
+        if isinstance(event, life_events.KernelResumed):
+            marks.untold = False
+        if isinstance(event, life_events.HaltResolved):
+            marks.idle = False
 
     def _evolve_operation(self, operation_id: str, event: Event) -> None:
         operation = evolve_operation(self.operations[operation_id], event)

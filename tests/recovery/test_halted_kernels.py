@@ -105,7 +105,7 @@ async def test_what_a_volatile_kernel_takes_while_its_start_fails_is_told_as_los
     files = CrashingFiles()
     async with engine_on(files, limits=ONCE) as engine:
         kernel = await engine.launch(adder(durability="volatile"), device="host:0")
-        await send_all(kernel, [1])
+        await (await kernel.send(Add(1))).done()
         await engine.checkpoint("adder")
         await halt(kernel)
     reached, let_go = threading.Event(), threading.Event()

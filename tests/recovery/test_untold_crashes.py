@@ -122,6 +122,30 @@ async def test_a_kernel_that_was_halted_tells_what_the_crash_cost(
         assert len(await events_of(engine, "messages.lost.v1")) == 1
 
 
+@pytest.mark.parametrize("durability", ["async", "volatile"])
+@pytest.mark.parametrize("ran", [False, True])
+async def test_a_crash_costs_a_kernel_nothing_that_was_halted_all_along(
+    ran: bool, durability: str
+) -> None:
+    """It ran in no engine that crashed; one that a person had brought back before did."""
+    files = CrashingFiles()
+    async with engine_on(files, limits=ONCE) as engine:
+        kernel = await engine.launch(adder(durability=durability), device="host:0")
+        await apply(kernel, [1, 2])
+        await engine.checkpoint("adder")
+        await halt(kernel)
+    async with engine_on(files) as engine:
+        told = len(await events_of(engine, "messages.lost.v1"))
+        if ran:
+            await engine.resume("adder", "skip")
+        files = crash(files)
+    async with engine_on(files) as engine:
+        if not ran:
+            await engine.resume("adder", "skip")
+        assert len(await events_of(engine, "messages.lost.v1")) == told + ran
+        assert (await state_of(engine.kernel("adder")))[2] >= 2
+
+
 async def test_what_two_crashes_cost_a_stranded_kernel_is_told_once() -> None:
     """The second one found it where the first had left it; a third, after it ran, is told again."""
     files = CrashingFiles()
