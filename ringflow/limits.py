@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from ringflow.errors import UsageError
+
 
 @attrs.frozen(kw_only=True)
 class EngineLimits:
@@ -36,3 +38,9 @@ class EngineLimits:
     traps_in_a_row: int = 3
     recovery_points_kept: int = 3
     state_snapshot_records: int = 50_000
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in attrs.asdict(self).items():
+            never = name == "state_snapshot_records" and value == 0
+            if not (isinstance(value, int | float) and (value > 0 or never)):
+                raise UsageError(f"EngineLimits.{name} is {value!r}; it must be above 0")

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import inspect
+import keyword
 import struct
 import typing
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 import attrs
 
 from ringflow.errors import SpecError
+from ringflow.names import check_cuda_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,14 +93,24 @@ def message(id: int) -> Callable[[type[T]], type[T]]:
     """Make a class a message of type ``id``; its annotated fields become a C struct.
 
     Raises:
-        SpecError: the id is reserved, or a field's annotation is not one of ``ringflow.u32`` etc.
+        SpecError: the id is reserved, a field's annotation is not one of ``ringflow.u32`` etc., or
+            CUDA C++ can't have a name.
     """
+    if not isinstance(id, int):
+        raise SpecError(f"message id {id!r} must be an integer, as in @ringflow.message(1)")
     if not 0 < id < SYSTEM_TYPES_FROM:
         raise SpecError(f"message id {id} must lie between 1 and {SYSTEM_TYPES_FROM - 1}")
 
     def decorate(cls: type[T]) -> type[T]:
+        for name in inspect.get_annotations(cls):
+            if keyword.iskeyword(name):  # attrs has no word for it
+                raise SpecError(
+                    f"field {name!r} of message {cls.__name__!r} is a keyword of Python; "
+                    "choose another name"
+                )
         made = attrs.frozen(cls)
         made.__ringflow_message_id__ = id  # type: ignore[attr-defined]
+        layout_of(made)
         return made
 
     return decorate
@@ -105,11 +118,13 @@ def message(id: int) -> Callable[[type[T]], type[T]]:
 
 def layout_of(cls: type[Any]) -> MessageLayout:
     """Return the memory layout of a class made by ``message``."""
+    if not isinstance(cls, type):
+        raise SpecError(f"{cls!r} is not a message class; give the class, not an instance of it")
+    if "__ringflow_message_id__" not in cls.__dict__:
+        raise SpecError(f"{cls.__name__} is not a message; decorate it with @ringflow.message(id)")
     cached = cls.__dict__.get("__ringflow_layout__")
     if isinstance(cached, MessageLayout):
         return cached
-    if "__ringflow_message_id__" not in cls.__dict__:
-        raise SpecError(f"{cls.__name__} is not a message; decorate it with @ringflow.message(id)")
     layout = layout_from(
         cls.__ringflow_message_id__,
         cls.__name__,
@@ -147,7 +162,25 @@ def layout_from(id: int, name: str, fields: list[tuple[str, Scalar]]) -> Message
         placed.append(MessageField(field_name, scalar.code, offset))
         offset += scalar.size_bytes
         alignment = max(alignment, scalar.size_bytes)
-    return MessageLayout(id, name, tuple(placed), offset + -offset % alignment)
+    layout = MessageLayout(id, name, tuple(placed), offset + -offset % alignment)
+    check_names(layout)
+    return layout
+
+
+def check_names(layout: MessageLayout) -> None:
+    """Raise ``SpecError`` unless the names can stand in a C++ struct."""
+    check_cuda_name(f"message {layout.name!r}", layout.name)
+    for field in layout.fields:
+        _check_field(layout.name, field.name)
+
+
+def _check_field(message: str, name: str) -> None:
+    check_cuda_name(f"field {name!r} of message {message!r}", name)
+    if name in ("id", message):
+        raise SpecError(
+            f"message {message!r} has a field {name!r}, which its struct uses itself; "
+            "choose another name"
+        )
 
 
 def _scalar(cls: type[Any], name: str) -> Scalar:

@@ -6,6 +6,7 @@ Values only: building one checks it, so a spec that exists is valid by itself.
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -15,6 +16,7 @@ import attrs
 
 from ringflow.errors import SpecError
 from ringflow.messages import MessageLayout, layout_of
+from ringflow.names import check_cuda_name, check_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,18 +38,43 @@ GLOBAL_PREFIX: Final = "global:"
 """What the regions of ``__device__`` variables are called before the variable's name."""
 _GLOBAL = re.compile(rf"{GLOBAL_PREFIX}[\w$%.:]+\Z")
 ROUTES_MAX: Final = 256
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,99}\Z")
+_FILE: Final = re.compile(r"[^\n]*\.(cu|cuh|ptx|cubin|cc|cpp|cxx|c|h|hpp|txt)\s*\Z")
+_COUNTS: Final = (
+    *("ring_slots", "reply_slots", "slot_bytes", "max_replies", "bulk_bytes", "reply_bulk_bytes"),
+    *("max_reply_data_bytes", "dynamic_shared_bytes", "checkpoint_every_messages"),
+)
 
 
-def _shape(given: Iterable[Any]) -> tuple[int, ...]:
-    return tuple(int(n) for n in given)
+def _dims(given: Any) -> tuple[int, ...]:
+    """Return integers as numpy takes a shape, one alone too; what is none, as it is: to refuse."""
+    try:
+        return tuple(map(operator.index, given if isinstance(given, Iterable) else (given,)))
+    except TypeError:
+        return given  # type: ignore[no-any-return]
 
 
-def _check_name(what: str, name: str) -> None:
-    if not _NAME.match(name):
-        raise SpecError(
-            f"{what} {name!r} is not a name: a letter or '_', then up to 99 letters, digits, '_.-'"
-        )
+def _are_positive(dims: object) -> bool:
+    return isinstance(dims, tuple) and all(type(n) is int and n > 0 for n in dims)
+
+
+def _dim3(given: Any) -> Any:
+    """Return CUDA's three dimensions, of which one alone is the first."""
+    dims = _dims(given)
+    return (*dims, 1, 1) if isinstance(dims, tuple) and not isinstance(given, Iterable) else dims
+
+
+def _dtype(given: Any) -> str:
+    """Return the name of what numpy takes as a dtype; what is none here, as it is: to refuse."""
+    if given is None or (isinstance(given, str) and given in DTYPE_BYTES):  # None is numpy's f8
+        return given  # type: ignore[return-value]
+    import numpy as np
+
+    try:
+        found = np.dtype(given)
+    except (TypeError, ValueError):
+        return given  # type: ignore[no-any-return]
+    name = str(found.name)
+    return name if found.isnative and name in DTYPE_BYTES else given
 
 
 class CodeFormat(Enum):
@@ -87,18 +114,23 @@ class KernelCodeSource:
     @staticmethod
     def _make(
         format: CodeFormat,
-        code: bytes,
+        text: str,
         entry_point: str,
         version_id: str | None,
         metadata: Mapping[str, str] | None,
     ) -> KernelCodeSource:
-        if not re.match(r"[A-Za-z_]\w*\Z", entry_point):
+        if not isinstance(entry_point, str) or not re.match(r"[A-Za-z_]\w*\Z", entry_point):
             raise SpecError(f"entry point {entry_point!r} is not a C identifier; name a kernel")
-        if not code:
+        if not isinstance(text, str) or _FILE.match(text):
+            raise SpecError(
+                f"the code must be its text, and {text!r} is none; give that of a file by "
+                'Path("...").read_text()'
+            )
+        if not text.strip():
             raise SpecError("the code is empty; give the kernel's source")
         made = KernelCodeSource(
             format=format,
-            code=code,
+            code=text.encode(),
             entry_point=entry_point,
             version_id="",
             metadata=dict(metadata or {}),
@@ -115,7 +147,7 @@ class KernelCodeSource:
         metadata: Mapping[str, str] | None = None,
     ) -> KernelCodeSource:
         """CUDA C++ source; it may ``#include <ringflow.cuh>`` and ``<ringflow_messages.cuh>``."""
-        return cls._make(CodeFormat.SOURCE, source.encode(), entry_point, version_id, metadata)
+        return cls._make(CodeFormat.SOURCE, source, entry_point, version_id, metadata)
 
     @classmethod
     def from_ptx(
@@ -127,7 +159,7 @@ class KernelCodeSource:
         metadata: Mapping[str, str] | None = None,
     ) -> KernelCodeSource:
         """PTX text; whether a host device may run it is for its owner's licence to say."""
-        return cls._make(CodeFormat.PTX, text.encode(), entry_point, version_id, metadata)
+        return cls._make(CodeFormat.PTX, text, entry_point, version_id, metadata)
 
 
 def _initial(given: Any) -> np.ndarray[Any, Any] | DeviceArray | None:
@@ -141,13 +173,15 @@ class Region:
     """A named array of a kernel's state in device memory.
 
     Attributes:
+        dtype: the name of one; whatever numpy takes for it may be given.
+        shape: a single integer may be given for one dimension.
         initial: any library's array of exactly ``dtype`` and ``shape``; zeros where it is ``None``.
             It is kept as it is, and read at launch: don't change it before.
     """
 
     name: str
-    dtype: str = attrs.field(kw_only=True)
-    shape: tuple[int, ...] = attrs.field(kw_only=True, converter=_shape)
+    dtype: str = attrs.field(kw_only=True, converter=_dtype)
+    shape: tuple[int, ...] = attrs.field(kw_only=True, converter=_dims)
     initial: np.ndarray[Any, Any] | DeviceArray | None = attrs.field(
         default=None, converter=_initial, kw_only=True, eq=False, repr=False
     )
@@ -155,14 +189,16 @@ class Region:
     def __attrs_post_init__(self) -> None:
         from ringflow.errors import RegionMismatchError
 
-        if not _GLOBAL.match(self.name):
-            _check_name("region", self.name)
+        if not (isinstance(self.name, str) and _GLOBAL.match(self.name)):
+            check_name("region", self.name)
         if self.dtype not in DTYPE_BYTES:
             raise SpecError(
                 f"region {self.name!r}: dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}"
             )
-        if any(n <= 0 for n in self.shape):
-            raise SpecError(f"region {self.name!r}: shape {self.shape} must be positive throughout")
+        if not _are_positive(self.shape):
+            raise SpecError(
+                f"region {self.name!r}: shape {self.shape!r} must be positive integers throughout"
+            )
         if self.initial is not None:
             got = (str(self.initial.dtype), tuple(self.initial.shape))
             if got != (self.dtype, self.shape):
@@ -230,13 +266,12 @@ class Route:
     name: str
     messages: tuple[MessageLayout, ...] = attrs.field(default=(), converter=_layouts, kw_only=True)
 
+    def __attrs_post_init__(self) -> None:
+        check_cuda_name(f"route {self.name!r}", self.name)
+
 
 def _routes(given: Iterable[str | Route]) -> tuple[Route, ...]:
     return tuple(Route(one) if isinstance(one, str) else one for one in given)
-
-
-def _dim3(given: Any) -> Any:
-    return given if isinstance(given, str) else tuple(int(n) for n in given)
 
 
 @attrs.frozen(kw_only=True)
@@ -244,7 +279,8 @@ class KernelSpec:
     """A persistent kernel: code, state, messages, and what is promised about them.
 
     Attributes:
-        grid: blocks in x, y, z, or ``"fill"`` for as many as the device runs at once.
+        grid: blocks in x, y, z, or ``"fill"`` for as many as the device runs at once; an integer
+            alone is x, of ``block`` too.
         arguments: numpy scalars by name, passed after the regions in this order.
         durability: whether messages are journaled before, after or never (``volatile``).
         replay: ``exact`` if state and replies follow from checkpoint, messages and code alone.
@@ -291,8 +327,9 @@ class KernelSpec:
     routes: tuple[Route, ...] = attrs.field(default=(), converter=_routes)
 
     def __attrs_post_init__(self) -> None:
-        _check_name("kernel id", self.kernel_id)
-        _check_name("kernel type", self.kernel_type)
+        check_name("kernel id", self.kernel_id)
+        check_name("kernel type", self.kernel_type)
+        self._check_kinds()
         if self.durability not in ("durable", "async", "volatile"):
             raise SpecError(f"durability {self.durability!r} is none of durable, async, volatile")
         if self.replay not in ("exact", "checkpoint"):
@@ -322,12 +359,31 @@ class KernelSpec:
                 if names.count(name) > 1:  # type: ignore[arg-type]
                     raise SpecError(f"{what} {name!r} is declared twice; give each its own")
 
+    def _check_kinds(self) -> None:
+        if not isinstance(self.code, KernelCodeSource):
+            raise SpecError(
+                "the code must be a KernelCodeSource, as KernelCodeSource.from_cuda(text, "
+                f"entry_point) makes it, not {self.code!r:.80}"
+            )
+        for what, given, kind in (
+            *(("regions", region, Region) for region in self.regions),
+            *(("routes", route, Route) for route in self.routes),
+            *(("arguments", argument, Argument) for argument in self.arguments),
+        ):
+            if not isinstance(given, kind):
+                raise SpecError(f"{what} has {given!r}; give a ringflow.{kind.__name__}(...)")
+        for name in _COUNTS:
+            if type(getattr(self, name)) is not int:
+                raise SpecError(f"{name} {getattr(self, name)!r} must be an integer")
+        if not isinstance(self.checkpoint_every_s, int | float):
+            raise SpecError(f"checkpoint_every_s {self.checkpoint_every_s!r} must be a number")
+
     def _check_shape(self) -> None:
         for what, dims in (("grid", self.grid), ("block", self.block)):
             if dims == "fill" and what == "grid":
                 continue
-            if len(dims) != 3 or any(not isinstance(n, int) or n <= 0 for n in dims):
-                raise SpecError(f"{what} {dims!r} must be three positive integers")
+            if not _are_positive(dims) or len(dims) != 3:
+                raise SpecError(f"{what} {dims!r} must be three positive integers, or one")
         x, y, z = self.block
         if x * y * z > 1024:
             raise SpecError(

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ringflow"
 LAYERS = (
     "errors version",
-    "files clock ids limits messages workers dlpack",
+    "files clock ids limits names workers dlpack",
+    "messages",
     "arrays",
     "spec",
     "spec_codec",
@@ -36,6 +37,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 PURE = (
+    "names",
     "messages",
     "spec",
     "spec_codec",

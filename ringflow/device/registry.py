@@ -42,7 +42,7 @@ def open_device(
         mapped_limit_bytes, local_memory_bytes: see ``CudaDevice``; for GPUs only.
     Raises:
         UnknownDeviceError: no device has a name of this form, or there is no such GPU.
-        UsageError: an option is for devices of another kind.
+        UsageError: an option is for devices of another kind, or a size is not above 0.
         DeviceError: the GPU can't be used; the text says why.
     """
     of_host = {
@@ -50,6 +50,14 @@ def open_device(
         "poison_freed": poison_freed,
         "memcheck": memcheck,
     }
+    sizes = {
+        "memory_limit_bytes": memory_limit_bytes,
+        "mapped_limit_bytes": mapped_limit_bytes,
+        "local_memory_bytes": local_memory_bytes,
+    }
+    for option, value in sizes.items():
+        if value is not None and value <= 0:
+            raise UsageError(f"{option} is {value}; it must be above 0")
     of_gpus = {"mapped_limit_bytes": mapped_limit_bytes, "local_memory_bytes": local_memory_bytes}
     if CUDA_NAME.match(name):
         _refuse_options(name, "host devices", of_host)

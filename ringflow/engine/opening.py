@@ -75,6 +75,8 @@ async def open_engine(
         CorruptJournalError: a durable part of the journal is damaged; nothing was changed.
         UnknownDeviceError: a device's name is none.
     """
+    _check_kind("limits", limits, EngineLimits)
+    _check_kind("journal_limits", journal_limits, JournalLimits)
     root, clock, files = Path(folder), clock or SystemClock(), files or SystemFiles()
     opened, owned = await _open_devices(devices)
     failure: Exception | None = None
@@ -149,6 +151,11 @@ async def _serving(core: Core) -> AsyncIterator[None]:
                     await _close(core)
                 finally:
                     pump.close()
+
+
+def _check_kind(name: str, given: object, kind: type) -> None:
+    if given is not None and not isinstance(given, kind):
+        raise UsageError(f"{name} is {given!r}; give a ringflow.{kind.__name__}(...)")
 
 
 async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device], list[Device]]:

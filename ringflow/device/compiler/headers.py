@@ -8,29 +8,18 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from ringflow.errors import SpecError
-from ringflow.messages import MessageLayout
+from ringflow.messages import MessageLayout, check_names
+from ringflow.names import check_cuda_name
 from ringflow.spec import KernelSpec
 
 INCLUDE_FOLDER: Final = Path(__file__).parent.parent / "include"
 STANDARD_FOLDER: Final = INCLUDE_FOLDER / "std"
 CUDA_NAMES: Final = INCLUDE_FOLDER / "cuda_names.cuh"
 MESSAGES_HEADER: Final = "ringflow_messages.cuh"
-
-_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_KEYWORDS: Final = (
-    "alignas alignof and asm auto bool break case catch char class const constexpr const_cast "
-    "continue decltype default delete do double dynamic_cast else enum explicit extern false float "
-    "for friend goto if inline int long mutable namespace new noexcept not nullptr operator or "
-    "private protected public register reinterpret_cast return short signed sizeof static "
-    "static_assert static_cast struct switch template this throw true try typedef typeid typename "
-    "union unsigned using virtual void volatile wchar_t while xor"
-)
 
 
 @functools.cache
@@ -81,7 +70,7 @@ def spec_headers(spec: KernelSpec) -> dict[str, str]:
 def _routes(names: Iterable[str]) -> list[str]:
     lines = []
     for number, name in enumerate(names):
-        _check_name(f"route {name!r}", name)
+        check_cuda_name(f"route {name!r}", name)
         lines.append(f"  constexpr unsigned int {name} = {number}u;")
     return (
         ["\n".join(["namespace routes {", *lines, "}  // namespace routes", ""])] if lines else []
@@ -89,16 +78,10 @@ def _routes(names: Iterable[str]) -> list[str]:
 
 
 def _struct(layout: MessageLayout) -> str:
-    _check_name(f"message {layout.name!r}", layout.name)
+    check_names(layout)
     lines = [f"struct {layout.name} {{", f"  static constexpr unsigned int id = {layout.id}u;"]
     checks = []
     for field in layout.fields:
-        _check_name(f"field {field.name!r} of message {layout.name!r}", field.name)
-        if field.name in ("id", layout.name):
-            raise SpecError(
-                f"message {layout.name!r} has a field {field.name!r}, which its struct uses "
-                "itself; choose another name"
-            )
         lines.append(f"  {field.scalar.c_type} {field.name};")
         offset = f"__builtin_offsetof({layout.name}, {field.name})"
         checks.append(
@@ -108,8 +91,3 @@ def _struct(layout: MessageLayout) -> str:
     size_bytes = layout.size_bytes or 1  # an empty struct has a byte, its payload none
     checks.append(f'static_assert(sizeof({layout.name}) == {size_bytes}, "its size is wrong");')
     return "\n".join([*lines, *checks, ""])
-
-
-def _check_name(what: str, name: str) -> None:
-    if not _IDENTIFIER.match(name) or name in _KEYWORDS.split() or name.startswith("__"):
-        raise SpecError(f"{what} cannot be a name in CUDA C++; choose another")
