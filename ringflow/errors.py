@@ -66,6 +66,18 @@ class UnknownDeviceError(UsageError):
         super().__init__(f"no device {device!r}; there are: {', '.join(known) or 'none'}; {advice}")
 
 
+class UnknownRegionError(UsageError, KeyError):
+    """A held kernel has no region of this name; as of any mapping, a ``KeyError``."""
+
+    def __init__(self, region: str, known: tuple[str, ...]) -> None:
+        self.region = region
+        super().__init__(
+            f"no region {region!r}; there are: {', '.join(known) or 'none'}; correct the name"
+        )
+
+    __str__ = RingflowError.__str__  # a KeyError's is its message in quotes
+
+
 class DeviceInUseError(UsageError):
     """A device that is to go still has kernels, or some are on their way to it."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import attrs
 
 from ringflow.device.api import gpu_of
-from ringflow.errors import UsageError
+from ringflow.errors import UnknownRegionError, UsageError
 from ringflow.spec import DTYPE_BYTES
 from ringflow.storage import region_digest
 
@@ -199,14 +199,20 @@ class HeldRegion:
 
 @final
 class HeldState(Mapping[str, HeldRegion]):
-    """All regions of a held kernel by name, after the message ``applied_sequence``."""
+    """All regions of a held kernel by name, after the message ``applied_sequence``.
+
+    A name that none has raises ``UnknownRegionError``, which is a ``KeyError`` too.
+    """
 
     def __init__(self, regions: Sequence[HeldRegion], applied_sequence: int) -> None:
         self._regions = {one.region.name: one for one in regions}
         self.applied_sequence = applied_sequence
 
     def __getitem__(self, name: str) -> HeldRegion:
-        return self._regions[name]
+        try:
+            return self._regions[name]
+        except KeyError:
+            raise UnknownRegionError(name, tuple(self._regions)) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._regions)

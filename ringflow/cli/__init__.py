@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -36,6 +36,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",  # paragraphs are wrapped anew, for the terminal's width
     )
     app.callback()(_program)
     for name in COMMAND_MODULES:
@@ -43,17 +44,34 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _program() -> None:
+def _print_version(asked: bool) -> None:
+    from ringflow.version import __version__
+
+    if asked:
+        typer.echo(f"ringflow {__version__}")
+        raise typer.Exit
+
+
+_VERSION: Final = typer.Option(
+    "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+)
+
+
+def _program(version: Annotated[bool, _VERSION] = False) -> None:
     """Persistent GPU kernels that are checkpointed, migrated and reloaded while they work."""
 
 
 def main() -> None:
     """Run the program; its errors are one line on stderr, exit code 2 for the user's, else 1."""
     from ringflow.cli.printing import printable
-    from ringflow.errors import RingflowError, UsageError
+    from ringflow.errors import NotFoundError, RingflowError, UsageError
 
     try:
         build_app()()
     except RingflowError as error:
         print(f"ringflow: {printable(str(error), keep=_LAYOUT)}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
+        raise SystemExit(2 if isinstance(error, (UsageError, NotFoundError)) else 1) from None
+    except OSError as error:  # of standard output, mostly: a full disk behind it
+        said = f"{error}; check the disk's space and the permissions, then try again"
+        print(f"ringflow: {printable(said)}", file=sys.stderr)
+        raise SystemExit(1) from None

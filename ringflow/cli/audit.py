@@ -68,14 +68,19 @@ def export(
         Path | None, typer.Option("--output", "-o", help="A file instead of standard output.")
     ] = None,
 ) -> None:
-    """Write the whole verified journal in a form that other tools read."""
+    """Write the whole verified journal in a form that other tools read.
+
+    A file is written whole or not at all: where the journal is damaged, or the disk full, what the
+    file held before stays.
+    """
+    from ringflow.cli.writing import write_file
+
     lines = _jsonl(path) if form is ExportFormat.JSONL else _chrome(path)
     if output is None:
         for line in lines:
             typer.echo(line)
         return
-    with output.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
+    write_file(output, (f"{line}\n".encode() for line in lines))
 
 
 def _jsonl(path: Path) -> Iterator[str]:

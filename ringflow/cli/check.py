@@ -77,12 +77,13 @@ def _messages_header(names: Iterable[str]) -> dict[str, str]:
 
     layouts: dict[str, Any] = {}
     routes: dict[str, None] = {}
-    for found in map(_named, names):
+    for name in names:
+        found = _named(name)
         if isinstance(found, KernelSpec):
             chosen = list(found.struct_layouts)
             routes |= dict.fromkeys(route.name for route in found.routes)
         else:
-            chosen = [layout_of(cls) for cls in ([found] if isinstance(found, type) else found)]
+            chosen = [layout_of(cls) for cls in _classes(name, found)]
         layouts |= {layout.name: layout for layout in chosen}
     if not layouts and not routes:
         return {}
@@ -101,6 +102,20 @@ def _named(name: str) -> Any:
         raise UsageError(f"--messages {name}: {error}; name it as MODULE:NAME") from error
     finally:
         sys.path.remove("")
+
+
+def _classes(name: str, found: Any) -> list[type]:
+    """Return the message classes that ``name`` stands for."""
+    from ringflow.errors import UsageError
+
+    classes = [found] if isinstance(found, type) or not isinstance(found, Iterable) else [*found]
+    for one in classes:
+        if not isinstance(one, type):
+            raise UsageError(
+                f"--messages {name}: a {type(one).__name__} is no message class; name a message "
+                "class, a list of them or a KernelSpec, as a variable of the module"
+            )
+    return classes
 
 
 def _print(report: CheckReport, *, as_json: bool) -> None:

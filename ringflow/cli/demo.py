@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ringflow.cli.backends import Backend, run
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
@@ -30,7 +32,7 @@ def demo(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the demo in the folder, after a kill.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="asyncio or trio.")] = "asyncio",
+    backend: Annotated[Backend, typer.Option(help="What runs it.")] = Backend.ASYNCIO,
 ) -> None:
     """Migrate and reload a wave simulation while it runs, then prove that nothing was lost.
 
@@ -40,14 +42,11 @@ def demo(
     all that, and every region and every reply is compared bit for bit. Exits with 1 unless they
     are identical.
     """
-    import anyio
     from rich.console import Console
 
     from ringflow.demo.run import Options, run_demo
     from ringflow.errors import RingflowError
 
-    if backend not in ("asyncio", "trio"):
-        raise typer.BadParameter("must be asyncio or trio", param_hint="--backend")
     console = Console()
     options = Options(
         folder=out,
@@ -57,7 +56,7 @@ def demo(
         resume=resume,
     )
     try:
-        verdict = anyio.run(run_demo, options, console, backend=backend)
+        verdict = run(lambda: run_demo(options, console), backend)
     except BaseExceptionGroup as group:
         causes = list(_leaves(group))
         if not all(isinstance(cause, RingflowError) for cause in causes):

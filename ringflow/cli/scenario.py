@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringflow.cli.backends import Backend
+from ringflow.cli.backends import run as run_on
 from ringflow.errors import UsageError
 from ringflow.scenario.script import RULER
 
@@ -26,7 +28,7 @@ _KEEP = typer.Option(
     help="Keep each world's files (journal, checkpoints) here, a folder for each scenario.",
     show_default=False,
 )
-_BACKEND = typer.Option(help="What hosts the simulation: asyncio or trio. Changes no output.")
+_BACKEND = typer.Option(help="What hosts the simulation. Changes no output.")
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +74,7 @@ def run(
     rewrite: Annotated[bool, _REWRITE] = False,
     seed: Annotated[int, _SEED] = 0,
     keep: Annotated[Path | None, _KEEP] = None,
-    backend: Annotated[str, _BACKEND] = "asyncio",
+    backend: Annotated[Backend, _BACKEND] = Backend.ASYNCIO,
 ) -> None:
     """Run scenarios and compare their outputs with what the files expect.
 
@@ -83,8 +85,6 @@ def run(
 
     if rewrite and seed:
         raise UsageError("expected outputs are those of seed 0; leave --seed away to rewrite")
-    if backend not in ("asyncio", "trio"):
-        raise UsageError(f"no backend is named {backend!r}; use asyncio or trio")
     failed = 0
     files = _files(paths)
     for path in files:
@@ -111,8 +111,7 @@ def _files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _outcome(path: Path, seed: int, backend: str) -> Outcome:
-    import anyio
+def _outcome(path: Path, seed: int, backend: Backend) -> Outcome:
     import anyio.to_thread
 
     from ringflow.scenario.running import run_file
@@ -120,7 +119,7 @@ def _outcome(path: Path, seed: int, backend: str) -> Outcome:
     async def hosted() -> Outcome:
         return await anyio.to_thread.run_sync(lambda: run_file(path, seed=seed))
 
-    return anyio.run(hosted, backend=backend)
+    return run_on(hosted, backend)
 
 
 def _keep(folder: Path, contents: Mapping[str, bytes]) -> None:

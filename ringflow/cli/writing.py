@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ringflow.errors import UsageError
-from ringflow.files import Buffer, SystemFiles, write_atomic
+from ringflow.files import TEMPORARY_SUFFIX, Buffer, SystemFiles, write_atomic
 from ringflow.storage.folders import storage_errors
 
 
@@ -15,12 +15,18 @@ def write_file(path: Path, pieces: Iterable[Buffer]) -> None:
 
     Raises:
         UsageError: ``path`` is a folder.
-        StorageError: the place refuses; what was there before still is.
+        StorageError: the place refuses; what was there before still is, and nothing else.
     """
     if path.is_dir():
         raise UsageError(f"{str(path)!r} is a folder; name the file to write")
     with storage_errors("write", path):
         if path.exists() and not path.is_file():
-            path.write_bytes(b"".join(pieces))
-        else:
-            write_atomic(SystemFiles(), path.resolve(), pieces)
+            with path.open("wb") as file:
+                file.writelines(pieces)
+            return
+        target = path.resolve()
+        try:
+            write_atomic(SystemFiles(), target, pieces)
+        except BaseException:
+            target.with_name(target.name + TEMPORARY_SUFFIX).unlink(missing_ok=True)
+            raise

@@ -18,6 +18,7 @@ from ringflow.demo import DemoError
 from ringflow.demo.plan import DEVICES
 from ringflow.errors import CorruptError, UsageError
 from ringflow.files import FileSystem, write_atomic
+from ringflow.storage.folders import storage_errors
 
 SETTINGS_NAME: Final = "demo.json"
 REPLIES_NAME: Final = "replies.jsonl"
@@ -48,8 +49,10 @@ def keep_settings(files: FileSystem, folder: Path, settings: Settings, *, resume
     """
     path = folder / SETTINGS_NAME
     if not files.exists(path):
-        files.make_folder(folder)
-        write_atomic(files, path, [orjson.dumps(attrs.asdict(settings))])
+        with storage_errors("make the folder", folder):
+            files.make_folder(folder)
+        with storage_errors("write", path):
+            write_atomic(files, path, [orjson.dumps(attrs.asdict(settings))])
         return settings
     if not resume:
         raise UsageError(
@@ -74,11 +77,14 @@ class Lines:
             self.rows: list[dict[str, Any]] = [orjson.loads(line) for line in whole.splitlines()]
         except orjson.JSONDecodeError as error:
             raise CorruptError(f"{str(path)!r} is damaged: {error}; delete the folder") from error
-        self._file = files.create(path) if data is None else files.append(path)
+        self._path = path
+        with storage_errors("open", path):
+            self._file = files.create(path) if data is None else files.append(path)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._file.write(orjson.dumps(row) + b"\n")
-        self._file.datasync()
+        with storage_errors("write", self._path):
+            self._file.write(orjson.dumps(row) + b"\n")
+            self._file.datasync()
 
     def close(self) -> None:
         self._file.close()

@@ -83,6 +83,8 @@ def test_messages_and_headers_reach_the_source(
         (("nowhere.cu",), "cannot read nowhere.cu"),
         (("k.cu", "--messages", "nothing_here:ALL"), "--messages nothing_here:ALL"),
         (("k.cu", "--messages", "ringflow:nothing"), "--messages ringflow:nothing"),
+        (("k.cu", "--messages", "ringflow.files:write_atomic"), "a function is no message class"),
+        (("k.cu", "--messages", "ringflow.files:TEMPORARY_SUFFIX"), "a str is no message class"),
     ],
 )
 def test_wrong_use_exits_with_2(

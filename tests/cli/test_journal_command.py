@@ -178,7 +178,7 @@ def test_a_folder_without_a_journal_says_what_to_give(
 ) -> None:
     """One line on stderr, no traceback."""
     ran = Ran(capsys, "show", tmp_path)
-    assert ran.code == 1
+    assert ran.code == 2
     assert ran.err.startswith("ringflow: no journal in")
     assert ran.err.count("\n") == 1
 

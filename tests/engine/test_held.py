@@ -90,6 +90,19 @@ async def test_a_region_is_of_no_use_after_the_hold(engine: ringflow.Engine) -> 
     assert given_count() == before
 
 
+async def test_a_region_that_is_not_there_is_named_with_those_that_are(
+    engine: ringflow.Engine,
+) -> None:
+    """It is a ``KeyError`` too, so that ``in`` and ``get`` work as of any mapping."""
+    kernel = await engine.launch(adder())
+    async with kernel.held() as state:
+        with pytest.raises(
+            ringflow.UnknownRegionError, match="no region 'kep'; there are: state, cells;"
+        ):
+            state["kep"]
+        assert ("kep" in state, state.get("kep"), "state" in state) == (False, None, True)
+
+
 async def test_a_region_may_be_used_while_the_engine_ends_the_hold(folder: Path) -> None:
     """The kernel is gone, its memory may be others' by now: an error, no array."""
     ready, go = anyio.Event(), anyio.Event()

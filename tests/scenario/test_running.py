@@ -67,6 +67,19 @@ def test_an_unexpected_error_ends_the_scenario(tmp_path: Path) -> None:
     assert outcome.failure == "x.txt:3:1: an error was expected, there was none"
 
 
+HEAD = "# why\n\nkernel adder file=kernels/adder.cu\n----\n\nquiet launch adder\n----\n\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("region adder stat", "UnknownRegionError: no region 'stat'; there are: state, cells")],
+)
+def test_a_wrong_word_is_named(line: str, said: str) -> None:
+    """The scenario ends at the command, with what to do."""
+    outcome = run(parse(f"{HEAD}{line}\n----\n", "x.txt"), folder=ROOT / "scenarios")
+    assert f"x.txt:9:1: {said}" in outcome.failure
+
+
 def story(folder: Path) -> Path:
     (folder / "adder.cu").write_text((ROOT / "scenarios/kernels/adder.cu").read_text())
     path = folder / "story.txt"
