@@ -25,6 +25,7 @@ from tests.device.kernels import resident
 DATA = np.random.default_rng(3).bytes(1_000_003)
 DEADLINE_S = 30.0
 PIECE_BYTES = 256 << 10
+REFUSED = 900  # as in any thread while another one captures a graph
 ONE_SM = {"sm_count": 1}
 
 Open = Callable[[str], CudaDevice]
@@ -337,6 +338,30 @@ def test_memory_of_a_late_copy_in_is_kept_too(
     assert device.free_bytes < free_bytes
     gpus.release()
     until(lambda: device.free_bytes == free_bytes)
+
+
+@pytest.mark.parametrize("refused", ["cuEventQuery", "cuEventRecord", "cuEventCreate"])
+def test_memory_of_a_copy_whose_end_was_not_told_is_nobody_elses(
+    gpus: Standin, opened: Open, refused: str
+) -> None:
+    """No timeout: the driver refuses to say, or to record the event that keeps the memory."""
+    first, second = opened("cuda:0"), opened("cuda:1")
+    source, target = filled(first), second.allocate(len(DATA), label="target")
+    free_bytes = second.free_bytes
+    gpus.arm(
+        Fault("cuMemcpyPeerAsync", kind=FaultKind.STALL_WORK), Fault("cuEventQuery", code=REFUSED)
+    )
+    nth = 3 if refused == "cuEventCreate" else 2  # after those that the copy itself needs
+    gpus.arm(Fault(refused, nth, code=REFUSED), *[Fault(refused, code=REFUSED)] * 3)
+    with pytest.raises(DeviceError, match=str(REFUSED)):
+        first.copy_to_peer(source, second, target)
+    second.free(target)
+    assert second.free_bytes == free_bytes
+    other = second.allocate(len(DATA), label="other")
+    assert other.address != target.address
+    gpus.release()
+    until(lambda: first.free_bytes and second.free_bytes == free_bytes)
+    assert not any(second.copy_out(other))
 
 
 def test_bytes_that_change_on_the_way_are_found_by_digests(gpus: Standin, opened: Open) -> None:

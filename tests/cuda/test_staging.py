@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from ringflow.device.cuda import staging
-from tests.cuda.kernels import opened
+from ringflow.errors import DeviceError
+from tests.cuda.kernels import DEADLINE_S, opened, until
 from tests.cuda.standin import Fault, FaultKind, Standin, plug
 
 PIECE_BYTES = 64 << 10
@@ -60,4 +62,29 @@ def test_a_copy_returns_when_its_last_piece_has_arrived(
     thread.join()
     assert (found or [bytes(device.copy_out(allocation))]) == [data]
     device.free(allocation)
+    device.close()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_buffer_whose_copy_has_no_event_is_not_filled_before_it(
+    gpus: Standin, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """The driver refused to record one: the next copy through the buffer waits for the late one."""
+    monkeypatch.setattr(staging, "PIECE_BYTES", PIECE_BYTES)
+    datas = [bytes([value]) * PIECE_BYTES for value in (1, 2)]
+    device = opened()
+    allocations = [device.allocate(PIECE_BYTES, label=name) for name in ("one", "other")]
+    gpus.arm(Fault("cuMemcpyHtoDAsync", kind=FaultKind.STALL_WORK))
+    gpus.arm(*[Fault("cuEventRecord", code=999)] * failures)
+    with pytest.raises(DeviceError, match="cuEventRecord"):
+        device.copy_in(allocations[0], datas[0])
+    seen = len(gpus.trace)
+    with ThreadPoolExecutor(1) as threads:
+        following = threads.submit(device.copy_in, allocations[1], datas[1])
+        until(lambda: len(gpus.trace) > seen + 9)  # it asks and asks whether it may
+        gpus.release()
+        following.result(DEADLINE_S)
+    assert [bytes(device.copy_out(one)) for one in allocations] == datas
+    for one in allocations:
+        device.free(one)
     device.close()

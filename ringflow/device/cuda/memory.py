@@ -288,16 +288,15 @@ class CudaMemory:
 
 @contextlib.contextmanager
 def _kept_if_late(*ends: tuple[CudaMemory, Any, CudaAllocation]) -> Iterator[None]:
-    """Where a copy in the block is given up, keep its memory from other uses until it has ended.
+    """Where the block fails, keep what it copies from other uses until no copy can come any more.
 
     Args:
         ends: a device's memory, the stream of it that may make the copy, and the piece.
     """
     try:
         yield
-    except DeviceError as error:
-        if error.code == "timeout":
-            for memory, stream, _ in ends:
-                for holder, _, at in ends:
-                    memory._unfinished.add(stream, holder.loans.keep(at.address))
+    except BaseException:  # whatever it was: what has been issued still comes
+        for memory, stream, _ in ends:
+            for holder, _, at in ends:
+                memory._unfinished.add(stream, holder.loans.keep(at.address))
         raise

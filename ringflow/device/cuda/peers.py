@@ -119,8 +119,9 @@ class Peers:
         """Copy device memory to another GPU; return the path: that of ``Link.path``.
 
         Raises:
-            DeviceError: a piece has not ended in time (code ``"timeout"``); it may still come, so
-                neither end's memory is to be used for anything else before ``Unfinished`` says so.
+            DeviceError: a piece has not ended in time (code ``"timeout"``), or the driver refused
+                something; what was issued may still come, so neither end's memory is to be used
+                for anything else before ``Unfinished`` says so.
             DeviceLostError: one of the two contexts is dead.
         """
         source.context.check()

@@ -2,13 +2,16 @@
 
 - Two buffers for each way: while the one is filled or emptied, the GPU copies the other.
 - Only copies by DMA: none of it needs an SM, so it works beside grids that fill the GPU.
-- Every wait has a deadline. A buffer whose copy has not ended is not touched before it has.
+- Every wait has a deadline. A buffer whose copy has not ended is not touched before it
+  has, whatever had failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
+from collections.abc import Iterator
 from typing import Any, Final, final
 
 from ringflow.device.cuda.context import CudaContext
@@ -32,6 +35,18 @@ class _Lane:
         self.buffers = buffers
         self.stream = context.make_stream()
         self.events = [context.make_event(), context.make_event()]
+        self._is_left = False  # by a user who failed, perhaps between a copy and its event
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have the way for oneself in the block, with the context current."""
+        with self.lock, self.context.current():
+            if self._is_left:
+                for which in (0, 1):
+                    self.record(which)
+            self._is_left = True
+            yield
+            self._is_left = False
 
     def record(self, which: int) -> None:
         self.context.call("cuEventRecord", self.events[which], self.stream)
@@ -68,7 +83,7 @@ class Staging:
 
         source = np.frombuffer(data, np.uint8)
         lane = self._in
-        with lane.lock, self._context.current():
+        with lane.taken():
             for number, start in enumerate(range(0, len(source), PIECE_BYTES)):
                 which = number % 2
                 size_bytes = min(PIECE_BYTES, len(source) - start)
@@ -110,7 +125,7 @@ class Staging:
             )
             lane.record(number % 2)
 
-        with lane.lock, self._context.current():
+        with lane.taken():
             for which in (0, 1):
                 lane.wait(which, "cuMemcpyDtoHAsync")  # of a copy that was given up
             for number in range(min(2, len(starts))):
@@ -127,7 +142,7 @@ class Staging:
     def zero(self, address: int, size_bytes: int) -> None:
         """Zero device memory by copies, since a memset may need an SM; raises ``DeviceError``."""
         lane = self._in
-        with lane.lock, self._context.current():
+        with lane.taken():
             for number, start in enumerate(range(0, size_bytes, ZERO_BYTES)):
                 if number % ZEROED_A_WAIT == 0:
                     lane.wait(1, "cuMemcpyHtoDAsync")

@@ -13,8 +13,24 @@ import time
 from collections.abc import Callable
 from typing import Any, final
 
+import attrs
+
 from ringflow.device.cuda.context import CudaContext
 from ringflow.errors import DeviceError
+
+
+@final
+@attrs.define(eq=False)
+class _Late:
+    """What a stream may still do, and what is done after it.
+
+    Attributes:
+        event: comes after all of it; None as long as the driver refused to record one.
+    """
+
+    stream: Any
+    ended: Callable[[], None]
+    event: Any = None
 
 
 @final
@@ -24,29 +40,21 @@ class Unfinished:
     def __init__(self, context: CudaContext) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self._pending: list[tuple[Any, Callable[[], None]]] = []
+        self._pending: list[_Late] = []
 
     def add(self, stream: Any, ended: Callable[[], None]) -> None:
         """Call ``ended`` once all that a stream has now is done; of a dead context it is."""
-        try:
-            with self._context.current():
-                event = self._context.make_event()
-                self._context.call("cuEventRecord", event, stream)
-        except DeviceError:
-            if self._context.lost is None:
-                raise
-            ended()
-            return
         with self._lock:
-            self._pending.append((event, ended))
+            self._pending.append(_Late(stream, ended))
+        self.settle()
 
     def wait(self, timeout_s: float) -> None:
         """Block until all have ended or the time is up, and let go as ``settle``."""
         ends_at_s = time.monotonic() + timeout_s
-        for event, _ in tuple(self._pending):
+        for late in tuple(self._pending):
             left_s = max(0.0, ends_at_s - time.monotonic())
             with contextlib.suppress(DeviceError), self._context.current():
-                self._context.await_event(event, left_s, what="a late copy")
+                self._context.await_event(self._end_of(late), left_s, what="a late copy")
         self.settle()
 
     def settle(self) -> None:
@@ -54,17 +62,30 @@ class Unfinished:
         if not self._pending:
             return
         with self._lock:
-            over = [pending for pending in self._pending if self._has_ended(pending[0])]
-            for pending in over:
-                self._pending.remove(pending)
-        for event, ended in over:
-            with contextlib.suppress(DeviceError), self._context.current():
-                self._context.drop_event(event)
-            ended()
+            over = [late for late in self._pending if self._has_ended(late)]
+            for late in over:
+                self._pending.remove(late)
+        for late in over:
+            if late.event is not None:
+                with contextlib.suppress(DeviceError), self._context.current():
+                    self._context.drop_event(late.event)
+            late.ended()
 
-    def _has_ended(self, event: Any) -> bool:
+    def _has_ended(self, late: _Late) -> bool:
         try:
             with self._context.current():
-                return self._context.ask("cuEventQuery", event)
-        except DeviceError:
+                return self._context.ask("cuEventQuery", self._end_of(late))
+        except DeviceError:  # where the driver could not tell, it is asked again
             return self._context.lost is not None
+
+    def _end_of(self, late: _Late) -> Any:
+        """Return the event after a copy; ``current`` is needed."""
+        if late.event is None:
+            event = self._context.make_event()
+            try:
+                self._context.call("cuEventRecord", event, late.stream)
+            except DeviceError:
+                self._context.drop_event(event)
+                raise
+            late.event = event
+        return late.event
