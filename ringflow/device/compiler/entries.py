@@ -19,8 +19,9 @@ _PARAMETER: Final = re.compile(
 )
 _COMMENT: Final = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _CONSTANTS_OF: Final = ".nv.constant0."
-_LITERAL: Final = re.compile(r"\$str(\$\d+)?\Z")
-"""A string literal of the source; only the compiler names something so."""
+_LITERAL: Final = re.compile(r"(?:\$str(?:\$\d+)?|__unnamed_\d+)\Z")
+"""A string literal, or what ``assert`` and ``__func__`` are made of; only the compiler names
+something so."""
 _GLOBALS: Final = (".nv.global", ".nv.global.init")
 _SECTION: Final = struct.Struct("<IIQQQQI")  # name, type, flags, address, offset, size, link
 _SYMBOL: Final = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size

@@ -22,7 +22,7 @@ from ringflow.device.symbols import dtype_of, readable_names
 from ringflow.errors import CompileError, CorruptError, DeviceError
 
 _MARK: Final = b"ringflow-state-1"
-_RULES: Final = "rules 2"  # raised with them: what is cached was made by the older ones
+_RULES: Final = "rules 3"  # raised with them: what is cached was made by the older ones
 _TAIL: Final = struct.Struct("<Q")
 
 

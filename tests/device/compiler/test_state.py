@@ -24,6 +24,14 @@ extern "C" __global__ void k(int* out, int i) {
     out[0] = table[i] + constants[i] + hidden + calls + ns::anonymous + ns::deep[1];
 }
 """
+NAMELESS = """
+__device__ int real;
+extern "C" __global__ void k(int i) {
+    assert(i < 3);
+    if (i < 0) printf("%s\\n", __func__);
+    real += i;
+}
+"""
 POINTER = """
 __device__ int target; __device__ int* pointer;
 extern "C" __global__ void k() { pointer = &target; *pointer = 3; }
@@ -69,6 +77,14 @@ def test_code_without_variables_needs_no_second_compiler(monkeypatch: pytest.Mon
         clang.find_clang.cache_clear()
     assert "hidden" in unlisted
     assert "only clang can tell" in unlisted
+
+
+def test_what_the_compiler_names_is_no_variable() -> None:
+    """``assert`` and ``__func__`` put constants there, beside a variable of the source."""
+    cubin, _ = compile_to_cubin(NAMELESS, architecture="sm_90")
+    assert cubin_variables(cubin) == {"real": 4}
+    state = state_of(NAMELESS)
+    assert (state.unlisted, [one.name for one in state.variables]) == ("", ["real"])
 
 
 def test_a_note_goes_with_the_cubin_and_damage_is_told() -> None:
