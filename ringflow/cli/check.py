@@ -39,8 +39,9 @@ def check(
     """Compile sources for the host device and for a GPU, and tell what only one of them takes.
 
     The host's side is clang and the translator of its PTX, the GPU's NVRTC; nothing runs, and no
-    GPU is needed. Exits with 0 if both take every file and find the same kernels, with 1 if not,
-    with 2 for wrong use.
+    GPU is needed. Exits with 0 if both take every file and find the same kernels, with 1 if not:
+    also where NVRTC is not installed, so that only the host's side was checked. Exits with 2 for
+    wrong use.
     """
     from ringflow.device.compiler.check import check_source
 
@@ -129,13 +130,17 @@ def _print(report: CheckReport, *, as_json: bool) -> None:
     for kernel in report.one_sided_kernels:
         side = "the host" if kernel in report.host_kernels else report.architecture
         typer.echo(f"{report.file}: error: only {side} has the kernel {kernel!r}")
+    host = "good" if report.host_takes else "refused"
     verdict = {
         "both": f"good for the host device and for {report.architecture}",
         "host only": f"good for the host device, refused for {report.architecture}",
         "gpu only": f"good for {report.architecture}, refused for the host device",
         "neither": "refused for both",
+        "incomplete": f"{host} for the host device; GPU: not checked: {report.gpu_unchecked}",
     }[report.verdict]
     typer.echo(f"{report.file}: {verdict}")
+    if report.host_takes and not report.host_kernels:
+        typer.echo(f'{report.file}: it has no kernel: no extern "C" __global__ function')
 
 
 def _json(report: CheckReport) -> str:
@@ -153,6 +158,9 @@ def _json(report: CheckReport) -> str:
             "architecture": report.architecture,
             "good": report.good,
             "verdict": report.verdict,
+            "host_takes": report.host_takes,
+            "gpu_takes": report.gpu_takes,
+            "gpu_unchecked": report.gpu_unchecked,
             "host_kernels": report.host_kernels,
             "gpu_kernels": report.gpu_kernels,
             "one_sided_kernels": report.one_sided_kernels,

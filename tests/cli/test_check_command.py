@@ -102,3 +102,40 @@ def test_wrong_use_exits_with_2(
     assert err.startswith("ringflow: ")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def _no_nvrtc(*_: object) -> None:
+    raise RuntimeError('Failed to dlopen "nvrtc"\n  searched:\n    here\n')
+
+
+def test_without_nvrtc_the_host_side_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not good, for the GPU's side is not known; nothing is called one-sided."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcCreateProgram", _no_nvrtc)
+    Path("good.cu").write_text(GOOD)
+    Path("bad.cu").write_text(GOOD.replace("1;", "one;"))
+    code, out, err = _run(capsys, monkeypatch, "good.cu")
+    why = 'NVRTC cannot be loaded: Failed to dlopen "nvrtc" searched: here; pip install '
+    assert (code, err) == (1, "")
+    assert out.startswith(f"good.cu: good for the host device; GPU: not checked: {why}")
+    assert out.count("\n") == 1
+    code, out, _ = _run(capsys, monkeypatch, "bad.cu")
+    assert code == 1
+    assert "error (clang): " in out
+    assert "bad.cu: refused for the host device; GPU: not checked: " in out
+    plain = orjson.loads(_run(capsys, monkeypatch, "good.cu", "--json")[1])
+    assert (plain["good"], plain["verdict"]) == (False, "incomplete")
+    assert (plain["host_takes"], plain["gpu_takes"]) == (True, None)
+    assert plain["gpu_unchecked"].startswith(why)
+
+
+def test_a_source_without_a_kernel_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both take it, and there is nothing to launch."""
+    monkeypatch.chdir(tmp_path)
+    Path("empty.cu").write_text("")
+    code, out, _ = _run(capsys, monkeypatch, "empty.cu")
+    assert (code, "empty.cu: it has no kernel" in out) == (0, True)

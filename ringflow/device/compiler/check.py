@@ -16,10 +16,17 @@ import attrs
 from ringflow.device.compiler import clang
 from ringflow.device.compiler.api import CompileTarget, FloatMode, compile_uncached
 from ringflow.device.compiler.entries import cubin_kernels, ptx_kernels
-from ringflow.errors import CompileError, PtxSyntaxError, SpecError, UnsupportedPtxError
+from ringflow.device.compiler.nvrtc import NOT_INSTALLED
+from ringflow.errors import (
+    CompileError,
+    DeviceError,
+    PtxSyntaxError,
+    SpecError,
+    UnsupportedPtxError,
+)
 
 FrontEnd = Literal["clang", "translator", "nvrtc"]
-Verdict = Literal["both", "host only", "gpu only", "neither"]
+Verdict = Literal["both", "host only", "gpu only", "neither", "incomplete"]
 
 CHECK_FLAGS: Final = ("-ferror-limit=0", "-gline-tables-only", "-fno-caret-diagnostics")
 
@@ -56,7 +63,8 @@ class CheckReport:
 
     Attributes:
         host_takes: clang compiled it and the translator knows every operation.
-        gpu_takes: NVRTC compiled it for ``architecture``.
+        gpu_takes: NVRTC compiled it for ``architecture``; None where it is not installed.
+        gpu_unchecked: why ``gpu_takes`` is None, else "".
         host_kernels, gpu_kernels: the kernels that each found; empty where it did not compile.
         diagnostics: all that was said, by place.
     """
@@ -64,13 +72,16 @@ class CheckReport:
     file: str
     architecture: str
     host_takes: bool
-    gpu_takes: bool
+    gpu_takes: bool | None
+    gpu_unchecked: str = ""
     host_kernels: tuple[str, ...]
     gpu_kernels: tuple[str, ...]
     diagnostics: tuple[Diagnostic, ...]
 
     @property
     def verdict(self) -> Verdict:
+        if self.gpu_takes is None:
+            return "incomplete"
         if self.host_takes and self.gpu_takes:
             return "both"
         if self.host_takes or self.gpu_takes:
@@ -79,7 +90,9 @@ class CheckReport:
 
     @property
     def one_sided(self) -> tuple[Diagnostic, ...]:
-        """The errors in lines with which the other side has no quarrel."""
+        """The errors in lines with which the other side, if it was asked, has no quarrel."""
+        if self.gpu_takes is None:
+            return ()
         errors = [one for one in self.diagnostics if one.severity == "error"]
         sides: dict[tuple[str, int], set[bool]] = {}
         for one in errors:
@@ -114,13 +127,14 @@ def check_source(
         headers: texts that the source may include beside the shipped ones, by name.
     Raises:
         SpecError: the architecture is no ``sm_XX``.
-        DeviceError: a front end is not installed, or does not know the architecture.
+        DeviceError: clang is not installed, or NVRTC does not know the architecture.
     """
     target = CompileTarget(architecture)
     if target.is_host:
         raise SpecError("the host is checked in any case; name a GPU's architecture such as sm_90")
     host_takes, host_kernels, said = _host_side(source, name, headers or {}, float_mode)
-    gpu_takes = True
+    gpu_takes: bool | None = True
+    gpu_unchecked = ""
     gpu_kernels: tuple[str, ...] = ()
     try:
         cubin, log = compile_uncached(
@@ -135,11 +149,16 @@ def check_source(
     except CompileError as error:
         gpu_takes = False
         said += _diagnostics("nvrtc", error.log, name, refused=True)
+    except DeviceError as error:
+        if error.code != NOT_INSTALLED:
+            raise
+        gpu_takes, gpu_unchecked = None, str(error)
     return CheckReport(
         file=name,
         architecture=architecture,
         host_takes=host_takes,
         gpu_takes=gpu_takes,
+        gpu_unchecked=gpu_unchecked,
         host_kernels=host_kernels,
         gpu_kernels=gpu_kernels,
         diagnostics=tuple(sorted(said, key=lambda one: (one.file, one.line, one.column))),

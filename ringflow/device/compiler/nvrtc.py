@@ -17,6 +17,7 @@ from ringflow.device.compiler.headers import shipped_headers
 from ringflow.errors import CompileError, DeviceError
 
 DEADLINE_S: Final = 30.0
+NOT_INSTALLED: Final = "not installed"
 _OFFSETOF: Final = "((unsigned long long)__INTADDR__(&((type*)0)->member))"
 FLAGS: Final = (
     "-std=c++17",
@@ -161,8 +162,9 @@ def _nvrtc() -> Any:
 
 
 def _not_installed(error: Exception) -> DeviceError:
+    why = " ".join(str(error).split())  # the bindings' message has lines
     return DeviceError(
-        f"NVRTC cannot be loaded: {error}; pip install 'ringflow[cuda13]'",
+        f"NVRTC cannot be loaded: {why}; pip install 'ringflow[cuda13]'",
         call="nvrtc",
-        code="not installed",
+        code=NOT_INSTALLED,
     )
