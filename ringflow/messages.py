@@ -84,6 +84,10 @@ class MessageLayout:
             end = field.offset_bytes + field.scalar.size_bytes
         return text + "x" * (self.size_bytes - end)
 
+    def fits(self, size_bytes: int) -> bool:
+        """Whether a payload of this size is the struct; without fields, all bytes are free."""
+        return not self.fields or size_bytes == self.size_bytes
+
 
 T = TypeVar("T")
 

@@ -166,11 +166,17 @@ def check_types(source_id: str, route: Route, target: KernelSpec) -> None:
 
 def refusal_of(target: KernelSpec, output: Output) -> str:
     """Return why the target can't take an output as a message, empty if it can."""
-    if not any(layout.id == output.type for layout in target.messages):
+    layout = next((one for one in target.messages if one.id == output.type), None)
+    if layout is None:
         return f"kernel {target.kernel_id!r} declares no message of type {output.type}"
     size, size_max = len(output.payload), target.payload_bytes_max
     if size > size_max:
         return f"{size} bytes are more than kernel {target.kernel_id!r} takes ({size_max})"
+    if not layout.fits(size):
+        return (
+            f"{size} bytes are no {layout.name!r} of kernel {target.kernel_id!r}, which has "
+            f"{layout.size_bytes}"
+        )
     return ""
 
 

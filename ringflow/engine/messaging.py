@@ -58,7 +58,7 @@ class SendReceipt:
 def check_message(
     runtime: KernelRuntime, type_id: int, payload: bytes, *, bulk_bytes: int = 0
 ) -> None:
-    """Raise unless the kernel's spec declares the message, and slot and arena can carry it."""
+    """Raise unless the spec declares the message as it is, and slot and arena can carry it."""
     spec = runtime.spec
     for layout in spec.messages:
         if layout.id == type_id:
@@ -73,6 +73,13 @@ def check_message(
             "raise the spec's slot_bytes, or send more than that with send, as data alone",
         )
     check_bulk_size(spec, bulk_bytes)
+    alone = bulk_bytes > 0 and not payload  # then the kernel reads the data as the struct
+    if not (bulk_bytes >= layout.size_bytes if alone else layout.fits(len(payload))):
+        raise UsageError(
+            f"message {layout.name!r} (type {type_id}) of kernel {runtime.kernel_id!r} has "
+            f"{layout.size_bytes} bytes, what was sent as one has {len(payload) or bulk_bytes}; "
+            "send the class that the spec declares now: a reload may have changed its fields"
+        )
 
 
 async def send(

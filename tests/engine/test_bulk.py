@@ -343,6 +343,10 @@ async def test_refusals_change_nothing(engine: ringflow.Engine) -> None:
         ({"data": np.array([object()])}, ringflow.UsageError, "no bytes"),
         ({"data": b"x", "producer": "p", "number": 5}, ringflow.UsageError, "after 5"),
     ]
+    with pytest.raises(ringflow.UsageError, match=r"'Fold'.* 8 bytes.* has 7; send"):
+        await kernel.send(1, data=bytes(7))  # alone: it is the payload as well
+    with pytest.raises(ringflow.UsageError, match=r"'Fold'.* 8 bytes.* has 0; send"):
+        await kernel.send(1, data=b"")
     for options, error, text in refused:
         with pytest.raises(error, match=text):
             await kernel.send(Fold(1), **options)
@@ -356,7 +360,9 @@ async def test_refusals_change_nothing(engine: ringflow.Engine) -> None:
     await kernel.send(Fold(1), data=memoryview(b"x"))
     structured = np.frombuffer(sent[1][1], dtype=[("a", "u2"), ("b", "u2")])
     await kernel.send(Fold(2), data=structured)
-    assert await hash_of(kernel) == folded(sent)
+    alone = (3).to_bytes(8, "little") + b"abc"
+    await kernel.send(1, data=alone)
+    assert await hash_of(kernel) == folded([*sent, (3, alone)])
 
 
 @DURABILITIES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ringflow
-from tests.engine.kernels import Add, Total, adder, code, expected_state
+from tests.engine.kernels import MESSAGES, Add, Total, adder, code, expected_state
 from tests.engine.story import Recorder, close_gate, open_gate, send_all, state_of
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +152,49 @@ async def test_bad_requests_are_refused_and_change_nothing(engine: ringflow.Engi
     assert engine.operations() == ()
     await kernel.send(Add(3))
     assert int((await kernel.call(Total(), timeout_s=30)).array("uint64")[0]) == 3
+
+
+@ringflow.message(1)
+class AddTimes:
+    """``Add`` as a later version of the code has it."""
+
+    value: ringflow.u64
+    times: ringflow.u64
+
+
+async def test_a_payload_of_another_size_than_its_struct_is_refused(
+    engine: ringflow.Engine,
+) -> None:
+    """The code would read what it was not sent; a class without fields is any bytes."""
+    kernel = await engine.launch(adder(), device="host:0")
+    for payload in (b"", bytes(7), bytes(9), bytes(16)):
+        said = rf"'Add' \(type 1\) of kernel 'adder' has 8 bytes.* has {len(payload)}; send the"
+        with pytest.raises(ringflow.UsageError, match=said):
+            await kernel.send(1, payload)
+        with pytest.raises(ringflow.UsageError, match=said):
+            await kernel.call(1, payload, timeout_s=30)
+    with pytest.raises(ringflow.UsageError, match="has 16; send"):
+        await kernel.send(AddTimes(1, 2))
+    with pytest.raises(ringflow.UsageError, match="has 16; send"):
+        await kernel.send_many(AddTimes, np.zeros(3, [("value", "u8"), ("times", "u8")]))
+    assert engine.kernels()[0].next_sequence == 1
+    await kernel.send(1, (7).to_bytes(8, "little"))
+    await kernel.send(2, b"raw bytes")
+    assert int((await kernel.call(Total(), timeout_s=30)).array("uint64")[0]) == 7
+
+
+async def test_a_reload_changes_what_may_be_sent(engine: ringflow.Engine) -> None:
+    """A client that still has the old class is told, and its message never reaches the code."""
+    kernel = await engine.launch(adder(), device="host:0")
+    await kernel.send(Add(3))
+    source = code().text.replace("m.as<Add>().value", "m.as<AddTimes>().value")
+    new = ringflow.KernelCodeSource.from_cuda(source.replace("Add::id", "AddTimes::id"), "adder")
+    messages = [AddTimes, *MESSAGES[1:]]
+    await engine.reload("adder", new, messages=messages, probation_messages=0)
+    with pytest.raises(ringflow.UsageError, match=r"'AddTimes'.* 16 bytes.* has 8; send"):
+        await kernel.send(Add(5))
+    await kernel.send(AddTimes(4, 1))
+    assert int((await kernel.call(Total(), timeout_s=30)).array("uint64")[0]) == 7
 
 
 async def test_code_that_cannot_run_is_refused_at_launch(engine: ringflow.Engine) -> None:
