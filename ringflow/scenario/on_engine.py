@@ -64,6 +64,8 @@ def _data(arguments: Arguments) -> np.ndarray[Any, Any] | None:
 
 def _payload(layout: MessageLayout, arguments: Arguments, index: int = 0) -> bytes:
     """Return the payload of the ``index``-th message of a command; ``7..`` counts up from 7."""
+    if arguments.word("bytes"):
+        return arguments.payload("bytes")
     values = {key: word.text for key, word in arguments.others.items()}
     for key, text in values.items():
         if text.endswith("..") and text[:-2].isdecimal():
