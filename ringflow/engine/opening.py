@@ -23,11 +23,12 @@ from ringflow.engine import launching, requests
 from ringflow.engine.core import Core
 from ringflow.engine.devices import noting_pauses
 from ringflow.engine.engine import Engine
+from ringflow.engine.folder import check_has_journal, set_aside
 from ringflow.engine.folding import Fold, code_identity
 from ringflow.engine.periodic import Checkpointer
 from ringflow.engine.pumping import pump_server
 from ringflow.engine.quiescing import quiesce
-from ringflow.engine.recovery import announce_lost, recover
+from ringflow.engine.recovery import announce_lost, orphans, recover
 from ringflow.engine.routing import closing_marks
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state_snapshots import StateSnapshots, keep_snapshots
@@ -72,6 +73,7 @@ async def open_engine(
         payload_codec: encrypts payloads in the journal, or leaves them out of it.
     Raises:
         FolderInUseError: another process has the folder open.
+        NotFoundError: it has checkpoints or objects and no journal; nothing was changed.
         CorruptJournalError: a durable part of the journal is damaged; nothing was changed.
         UnknownDeviceError: a device's name is none.
     """
@@ -81,6 +83,7 @@ async def open_engine(
     opened, owned = await _open_devices(devices)
     failure: Exception | None = None
     try:
+        check_has_journal(files, root)
         codec = default_codec()
         snapshots = StateSnapshots(files, root)
         fold = Fold(codec, snapshots.load())
@@ -141,6 +144,8 @@ async def _serving(core: Core) -> AsyncIterator[None]:
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
     with noting_pauses(core):
         try:
+            if core.state.repaired:
+                await set_aside(core, await orphans(core))
             # Before any kernel works: what a crash costs it is told by who finds this opening.
             await core.journal.until_durable(core.record("engine", _opened(core)))
             await recover(core)

@@ -34,7 +34,8 @@ async def recover(core: Core) -> None:
         core.record(f"operation/{operation.operation_id}", restart_events(operation))
         if isinstance(operation, Snapshot):
             await delete_orphan(core, operation.checkpoint)
-    await _delete_orphans(core)
+    for orphan in await orphans(core):  # a crash came between the file and its record
+        await delete_orphan(core, orphan)
     for life in tuple(core.state.kernels.values()):
         match life.state:
             case LifecycleState.LAUNCHING:
@@ -52,14 +53,12 @@ async def recover(core: Core) -> None:
                 await _relaunch(core, life)
 
 
-async def _delete_orphans(core: Core) -> None:
-    """Delete checkpoints without an event: a crash came between the file and its record."""
+async def orphans(core: Core) -> tuple[str, ...]:
+    """Return the checkpoints that no recovery point names."""
     committed = {
         point.checkpoint for life in core.state.kernels.values() for point in life.recovery_points
     }
-    for name in await core.checkpoints.list():
-        if name not in committed:
-            await delete_orphan(core, name)
+    return tuple(name for name in await core.checkpoints.list() if name not in committed)
 
 
 def _positions(core: Core, kernel_id: str, rebuilt: Rebuilt) -> dict[str, OutputId]:

@@ -124,6 +124,7 @@ class EngineState:
         leases: by kernel, the operation that holds it.
         keys: by idempotency key, the operation that was started with it and its body's digest.
         closed: the last engine was closed in order, and nothing was cut from the journal since.
+        repaired: the folder with the copies of a repair, until an engine has opened after it.
     """
 
     kernels: dict[str, KernelLife] = attrs.field(factory=dict)
@@ -133,6 +134,7 @@ class EngineState:
     keys: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     routing: Routing = attrs.field(factory=Routing)
     closed: bool = True
+    repaired: str = ""
 
     def apply(self, event: Event) -> None:
         """Fold one event in; raises ``IllegalTransitionError`` for one that can't have happened."""
@@ -162,10 +164,12 @@ class EngineState:
                 marks.untold |= not (self.closed or marks.idle)
                 marks.idle = self.kernels[kernel_id].state is LifecycleState.HALTED
             self.closed = False
+            self.repaired = ""
         elif isinstance(event, JournalRepaired):
             for marks in self.marks.values():
                 marks.idle = False  # the end of its halt may be in what was cut
             self.closed = False
+            self.repaired = event.backup
 
     def check(self, events: Sequence[Event]) -> None:
         """Raise ``IllegalTransitionError`` if ``events`` can't come next; changes nothing."""

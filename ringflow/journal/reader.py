@@ -63,12 +63,12 @@ def find_journal(path: Path, files: FileSystem | None = None) -> Path:
         NotFoundError: there is none, or more than one.
     """
     files = files or SystemFiles()
-    if _is_journal(files, path):
+    if holds_journal(files, path):
         return path
-    if _is_journal(files, path / JOURNAL_FOLDER):
+    if holds_journal(files, path / JOURNAL_FOLDER):
         return path / JOURNAL_FOLDER
     inside = [path / name / JOURNAL_FOLDER for name in files.names(path)]
-    found = [folder for folder in inside if _is_journal(files, folder)]
+    found = [folder for folder in inside if holds_journal(files, folder)]
     if len(found) == 1:
         return found[0]
     if (named := path / ENGINE_FOLDER / JOURNAL_FOLDER) in found:
@@ -79,7 +79,8 @@ def find_journal(path: Path, files: FileSystem | None = None) -> Path:
     raise NotFoundError(f"no journal in {str(path)!r}; give the engine's folder or the journal's")
 
 
-def _is_journal(files: FileSystem, folder: Path) -> bool:
+def holds_journal(files: FileSystem, folder: Path) -> bool:
+    """Return whether a journal lies in ``folder`` itself, be it one that a repair has not ended."""
     return bool(SegmentStore(files, folder).names()) or files.exists(folder / PENDING_REPAIR)
 
 
