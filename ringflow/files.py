@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
-from ringflow.errors import FolderInUseError, NotFoundError, UsageError
+from ringflow.errors import FolderInUseError, NotFoundError, StorageError, UsageError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -90,6 +90,7 @@ class FileSystem(Protocol):
 
         Raises:
             FolderInUseError: another process has it.
+            StorageError: it can't be made, or opened for writing.
             UsageError: the folder is on a network file system.
         """
 
@@ -282,7 +283,13 @@ class SystemFiles:
 
     def lock(self, path: Path) -> FolderLock:
         _refuse_network(path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(
+                f"the lock {str(path)!r} can't be opened: {error.strerror}; an engine needs a "
+                "folder of its own on a disk that can be written: mend that and try again"
+            ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

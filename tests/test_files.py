@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from ringflow.errors import FolderInUseError, NotFoundError, UsageError
+from ringflow.errors import FolderInUseError, NotFoundError, StorageError, UsageError
 from ringflow.files import FileSystem, SystemFiles, mount_type, write_atomic
 from ringflow.simulate.files import SECTOR_BYTES, CrashError, CrashingFiles, Loss
 
@@ -105,6 +107,25 @@ def test_a_lock_is_held_by_one(files: FileSystem, tmp_path: Path) -> None:
         files.lock(tmp_path / "lock")
     lock.release()
     files.lock(tmp_path / "lock").release()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(errno.EROFS, "Read-only file system"), (errno.EACCES, "Permission denied")]
+)
+def test_a_place_for_no_lock_is_told(
+    code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that can't be written, and under a file: in our words, with what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/lock'.*Not a directory; .* folder of its own"):
+        SystemFiles().lock(tmp_path / "file" / "lock")
+
+    def refuse(path: Path, *_: int) -> int:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageError, match=rf"{said}; .* can be written: mend that"):
+        SystemFiles().lock(tmp_path / "lock")
 
 
 def test_a_lock_whose_file_is_gone_is_lost(files: FileSystem, tmp_path: Path) -> None:
