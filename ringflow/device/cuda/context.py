@@ -1,7 +1,8 @@
 """A GPU's primary context, as ringflow holds it from the opening of a device to its close.
 
 - Limits whose change would wait for running kernels are set once, when it is made.
-- A thread has the context only within ``current``, so that other libraries keep theirs.
+- A thread has the context only within ``current``, so that other libraries keep theirs; within it,
+  captures of graphs in other threads forbid nothing, and nothing spoils them.
 - Nothing ever waits for the whole context; ``await_event`` waits for one event, with a deadline.
 - After an error that kills the context, every call raises ``DeviceLostError``.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final, final
 
 import attrs
@@ -135,6 +138,39 @@ def refusal_of(attributes: Attributes) -> tuple[str, str]:
     return "", ""
 
 
+@contextlib.contextmanager
+def made_current(context: Any) -> Iterator[None]:
+    """Make a context the calling thread's for the block, beside captures of graphs.
+
+    While any thread captures in the global mode (PyTorch's default), a query in another thread is
+    refused, and spoils that capture, unless the thread says that it has no part in it.
+    """
+    mode = driver.bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    mode = driver.call("cuThreadExchangeStreamCaptureMode", mode)
+    try:
+        driver.call("cuCtxPushCurrent", context)
+        try:
+            yield
+        finally:
+            driver.give_back("cuCtxPopCurrent")  # what was done in the block is done
+    finally:
+        driver.give_back("cuThreadExchangeStreamCaptureMode", mode)
+
+
+def ends_within(timeout_s: float, has_ended: Callable[[], bool]) -> bool:
+    """Block until something has ended or the time is up; return whether it has."""
+    start_s = time.monotonic()
+    nap_s = _NAP_S[0]
+    while not has_ended():
+        passed_s = time.monotonic() - start_s
+        if passed_s > timeout_s:
+            return False
+        if passed_s > _SPIN_S:
+            time.sleep(nap_s)
+            nap_s = min(2 * nap_s, _NAP_S[1])
+    return True
+
+
 @final
 class CudaContext:
     """The primary context of one GPU.
@@ -193,14 +229,9 @@ class CudaContext:
             if int(self.call("cuCtxGetLimit", limit)) < value:
                 self.call("cuCtxSetLimit", limit, value)
 
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> AbstractContextManager[None]:
         """Make the context the calling thread's for the block, a dead one too."""
-        driver.call("cuCtxPushCurrent", self.handle)
-        try:
-            yield
-        finally:
-            driver.give_back("cuCtxPopCurrent")  # what was done in the block is done
+        return made_current(self.handle)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call the driver, as ``driver.call``; most calls need ``current`` around them.
@@ -266,21 +297,14 @@ class CudaContext:
         Raises:
             DeviceError: the time is up (code ``"timeout"``), or the context is lost.
         """
-        start_s = time.monotonic()
-        nap_s = _NAP_S[0]
-        while not self.ask("cuEventQuery", event):
-            passed_s = time.monotonic() - start_s
-            if passed_s > timeout_s:
-                raise DeviceError(
-                    f"{what} on {self.name!r} has not ended within {timeout_s:g} s; a kernel holds "
-                    "what it needs, or the GPU hangs: look at nvidia-smi, give kernels smaller "
-                    "grids, and keep other streams of this process off the device",
-                    call=what,
-                    code="timeout",
-                )
-            if passed_s > _SPIN_S:
-                time.sleep(nap_s)
-                nap_s = min(2 * nap_s, _NAP_S[1])
+        if not ends_within(timeout_s, partial(self.ask, "cuEventQuery", event)):
+            raise DeviceError(
+                f"{what} on {self.name!r} has not ended within {timeout_s:g} s; a kernel holds "
+                "what it needs, or the GPU hangs: look at nvidia-smi, give kernels smaller "
+                "grids, and keep other streams of this process off the device",
+                call=what,
+                code="timeout",
+            )
 
     def close(self) -> None:
         """Destroy streams and events and give the context back; a dead one is given back too."""

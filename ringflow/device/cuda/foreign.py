@@ -8,16 +8,16 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from ringflow.arrays import DeviceArray
 from ringflow.device.cuda import driver
+from ringflow.device.cuda.context import ends_within, made_current
 from ringflow.device.cuda.device import opened_on
 from ringflow.errors import DeviceError, DeviceLostError
 
-_NAP_S: Final = 1e-4
 READY_DEADLINE_S: Final = 60.0
 """For what a program has queued on its stream before it passed an array."""
 
@@ -87,11 +87,8 @@ def _current(ordinal: int) -> Iterator[None]:
     device = driver.call("cuDeviceGet", ordinal)
     context = driver.call("cuDevicePrimaryCtxRetain", device)
     try:
-        driver.call("cuCtxPushCurrent", context)
-        try:
+        with made_current(context):
             yield
-        finally:
-            driver.give_back("cuCtxPopCurrent")
     finally:
         driver.give_back("cuDevicePrimaryCtxRelease", device)
 
@@ -118,15 +115,12 @@ def _await(stream: Any, what: str) -> None:
     event = driver.call("cuEventCreate", flags.CU_EVENT_DISABLE_TIMING)
     try:
         driver.call("cuEventRecord", event, stream)
-        deadline_s = time.monotonic() + READY_DEADLINE_S
-        while not driver.ask("cuEventQuery", event):
-            if time.monotonic() > deadline_s:
-                raise DeviceError(
-                    f"{what} has not come to its end within {READY_DEADLINE_S:g} s; look for a "
-                    "kernel on it that waits for something",
-                    call="cuEventQuery",
-                    code="timeout",
-                )
-            time.sleep(_NAP_S)
+        if not ends_within(READY_DEADLINE_S, partial(driver.ask, "cuEventQuery", event)):
+            raise DeviceError(
+                f"{what} has not come to its end within {READY_DEADLINE_S:g} s; look for a "
+                "kernel on it that waits for something",
+                call="cuEventQuery",
+                code="timeout",
+            )
     finally:
         driver.give_back("cuEventDestroy", event)

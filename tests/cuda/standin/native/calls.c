@@ -150,6 +150,7 @@ CUresult begin(call *here, const char *name, unsigned flags) {
     if (plugged) {
         CUresult result = suffer(here);
         if (result) return end(here, result);
+        if (spoils_capture(name)) return end(here, STREAM_CAPTURE_UNSUPPORTED);
     }
     if ((flags & IN_CONTEXT) && !of) return end(here, INVALID_CONTEXT);
     if (!of || !(flags & IN_CONTEXT)) return SUCCESS;

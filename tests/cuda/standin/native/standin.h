@@ -312,6 +312,7 @@ void context_kill(context *of, int code);
 void context_open(context *of, int ordinal);
 void context_destroy(context *of);
 void threads_reset(void);
+int spoils_capture(const char *name);
 
 /* memory.c */
 piece *piece_at(uint64_t address);

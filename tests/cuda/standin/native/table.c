@@ -139,6 +139,7 @@ extern const char cuStreamWaitValue32[];
 extern const char cuStreamWaitValue64[];
 extern const char cuStreamWriteValue32[];
 extern const char cuStreamWriteValue64[];
+extern const char cuThreadExchangeStreamCaptureMode[];
 
 static const struct {
     const char *name;
@@ -281,6 +282,7 @@ static const struct {
     {"cuStreamWaitValue64", 0, (void *)cuStreamWaitValue64},
     {"cuStreamWriteValue32", 0, (void *)cuStreamWriteValue32},
     {"cuStreamWriteValue64", 0, (void *)cuStreamWriteValue64},
+    {"cuThreadExchangeStreamCaptureMode", 0, (void *)cuThreadExchangeStreamCaptureMode},
 };
 
 EXPORT CUresult cuGetProcAddress_v2(const char *name, void **into, int version, uint64_t flags,
