@@ -22,7 +22,7 @@ DATA = np.arange(5000, dtype=np.float32)
 
 @pytest.mark.usefixtures("plain_environment")
 def test_a_query_spoils_a_capture_of_another_thread(gpus: Standin) -> None:
-    """Unless its own thread has said that it has no part in it; other threads' word is their own."""
+    """Unless its own thread has said that it has no part in it; each thread speaks for itself."""
     relaxed = driver.bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
     with gpu() as one:
         with gpus.capturing():
