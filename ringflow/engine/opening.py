@@ -32,7 +32,7 @@ from ringflow.engine.recovery import announce_lost, orphans, recover
 from ringflow.engine.routing import closing_marks
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.state_snapshots import StateSnapshots, keep_snapshots
-from ringflow.errors import RingflowError, StorageError, UsageError
+from ringflow.errors import DeviceError, RingflowError, StorageError, UsageError
 from ringflow.events.codec import Event
 from ringflow.events.engine import EngineClosed, EngineOpened, TornTailCut
 from ringflow.events.payloads import PayloadCodec
@@ -121,11 +121,9 @@ async def open_engine(
                     failure = error
                 tasks.cancel_scope.cancel()
     finally:
-        with anyio.CancelScope(shield=True):
-            for device in owned:
-                await in_thread(device.close)
-    if failure is not None:
-        raise failure
+        left_open = await _close_devices(owned)
+    if (first := failure or left_open) is not None:
+        raise first
 
 
 @asynccontextmanager
@@ -164,19 +162,34 @@ def _check_kind(name: str, given: object, kind: type) -> None:
 
 
 async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device], list[Device]]:
+    """Return all devices by name, and those that were opened here; none of them if it raises."""
+    names = [one if isinstance(one, str) else one.name for one in given]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"device {name!r} is named twice; name each once")
     opened: dict[str, Device] = {}
     owned: list[Device] = []
-    for one in given:
-        name = one if isinstance(one, str) else one.name
-        if name in opened:
-            raise UsageError(f"device {name!r} is named twice; name each once")
-        if isinstance(one, str):
-            device = await in_thread(partial(open_device, one))
-            owned.append(device)
-        else:
-            device = one
-        opened[name] = device
+    try:
+        for name, one in zip(names, given, strict=True):
+            if isinstance(one, str):
+                owned.append(await in_thread(partial(open_device, one)))
+            opened[name] = owned[-1] if isinstance(one, str) else one
+    except BaseException:
+        await _close_devices(owned)
+        raise
     return opened, owned
+
+
+async def _close_devices(owned: Sequence[Device]) -> DeviceError | None:
+    """Close each device; return the first error, which keeps no other one open."""
+    failure: DeviceError | None = None
+    with anyio.CancelScope(shield=True):
+        for device in owned:
+            try:
+                await in_thread(device.close)
+            except DeviceError as error:
+                failure = failure or error
+    return failure
 
 
 def _opened(core: Core) -> list[Event]:
