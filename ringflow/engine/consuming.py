@@ -43,6 +43,7 @@ class QueueConsumer:
         return self
 
     async def __anext__(self) -> Reply:
+        self._core.check_thread()
         while (output := self._queue.take()) is None:
             if self._runtime.halted or self._runtime.closed:
                 raise StopAsyncIteration
@@ -50,6 +51,7 @@ class QueueConsumer:
         return reply_of(self._core, self._runtime, output, self)
 
     async def acknowledge(self, sequence: int, index: int) -> None:
+        self._core.check_thread()
         runtime, name = self._runtime, self._queue.name
         await self._core.journal.room()
         if (sequence, index) <= self._queue.position:

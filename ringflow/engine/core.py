@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Protocol, TypeVar
 
 import anyio
@@ -35,6 +36,7 @@ from ringflow.errors import (
     KernelStateError,
     StorageError,
     UnknownDeviceError,
+    UsageError,
 )
 from ringflow.events.codec import Event
 from ringflow.files import FileSystem
@@ -98,6 +100,7 @@ class Core:
     deadlines: Deadlines = attrs.field(init=False)
     withheld: Withheld = attrs.field(factory=withheld_here)
     lease_ended: Callable[[str], None] = lambda kernel_id: None
+    _thread_id: int = attrs.field(factory=get_ident)
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(8))
 
     def __attrs_post_init__(self) -> None:
@@ -197,6 +200,15 @@ class Core:
         if not results:
             raise EngineClosedError("the engine was closed meanwhile; open the folder again")
         return results[0]
+
+    def check_thread(self) -> None:
+        """Raise ``UsageError`` in another thread, whose event loop none of this would ever wake."""
+        if get_ident() != self._thread_id:
+            raise UsageError(
+                "an engine and all that it gives belong to the event loop that opened it, and "
+                "this is another thread; call from here by anyio.from_thread.run(kernel.send, "
+                "message), or by an anyio BlockingPortal of that loop"
+            )
 
     def check_open(self) -> None:
         if self.closed:

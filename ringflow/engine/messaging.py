@@ -48,10 +48,12 @@ class SendReceipt:
     _append: Append | None = attrs.field(repr=False)
 
     async def durable(self) -> None:
+        self._core.check_thread()
         if self._append is not None:
             await self._core.journal.until_durable(self._append)
 
     async def done(self) -> None:
+        self._core.check_thread()
         await self._runtime.until_done(self.sequence)
 
 

@@ -139,6 +139,7 @@ class Operation(Generic[R]):
 
     async def event_at(self, index: int) -> Event | None:
         """Return a durable event by its place, waiting for it; None if there will be none."""
+        self.core.check_thread()
         await self._changed.until(lambda: self._has_more(index))
         return self._events[index] if index < len(self._events) else None
 
@@ -147,6 +148,7 @@ class Operation(Generic[R]):
 
     async def cancel(self) -> bool:
         """Ask it to end before its commit point and wait; return whether it was cancelled."""
+        self.core.check_thread()
         self._cancel_requested = True
         if self._scope is not None and self.state.may_cancel:
             self._scope.cancel()
@@ -160,6 +162,7 @@ class Operation(Generic[R]):
             OperationCancelledError: it was cancelled before its commit point.
             OperationFailedError: it was rolled back or failed; ``state`` says which.
         """
+        self.core.check_thread()
         await self._done.wait()
         if self._lost:
             raise OperationFailedError(self.id, "interrupted", self._lost)

@@ -22,7 +22,13 @@ class HandleService:
     """The engine's side of ``KernelHandle``; a kernel is named by its id."""
 
     def __init__(self, core: Core) -> None:
-        self._core = core
+        self._served = core
+
+    @property
+    def _core(self) -> Core:
+        """The engine's parts, as every public call gets them: in the engine's own thread only."""
+        self._served.check_thread()
+        return self._served
 
     async def send(
         self,
@@ -36,10 +42,10 @@ class HandleService:
         on_full: OnFull = "wait",
     ) -> messaging.SendReceipt:
         """Send raw bytes to a kernel; see ``KernelHandle.send``."""
-        runtime = self._core.runtime(kernel_id)
+        core = self._core
         return await messaging.send(
-            self._core,
-            runtime,
+            core,
+            core.runtime(kernel_id),
             type_id,
             payload,
             data=data,
@@ -59,10 +65,10 @@ class HandleService:
         on_full: OnFull = "wait",
     ) -> messaging.SendReceipt:
         """Send raw bytes to a kernel; see ``KernelHandle.send_many``."""
-        runtime = self._core.runtime(kernel_id)
+        core = self._core
         return await messaging.send_many(
-            self._core,
-            runtime,
+            core,
+            core.runtime(kernel_id),
             type_id,
             payloads,
             producer=producer,
@@ -80,10 +86,9 @@ class HandleService:
         timeout_s: float,
     ) -> Reply:
         """Send raw bytes and wait for the reply; see ``KernelHandle.call``."""
-        runtime = self._core.runtime(kernel_id)
-        return await calling.call(
-            self._core, runtime, type_id, payload, data=data, timeout_s=timeout_s
-        )
+        core = self._core
+        runtime = core.runtime(kernel_id)
+        return await calling.call(core, runtime, type_id, payload, data=data, timeout_s=timeout_s)
 
     def last_number(self, kernel_id: str, producer: str) -> int:
         self._core.state.kernel(kernel_id)
