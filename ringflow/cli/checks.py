@@ -191,6 +191,8 @@ def gpus() -> list[Check]:
         )
     ]
     found.extend(_gpu(one) for one in facts.gpus)
+    if facts.gpus:
+        found.append(queues())
     for link in facts.links:
         told = "; ".join(one for one in (link.path, link.distance, link.unknown) if one)
         name = "-".join(link.between)
@@ -206,6 +208,23 @@ def _gpu(gpu: GpuFacts) -> Check:
         detail=f"{told}: {gpu.refusal}" if gpu.refusal else told,
         is_needed=False,
     )
+
+
+def queues() -> Check:
+    """Tell how many kernels a GPU can run at a time: each has a work queue to itself."""
+    from ringflow.device.cuda import environment
+    from ringflow.device.cuda.ledger import COPY_QUEUES
+
+    name, most = environment.QUEUES, environment.QUEUES_MAX
+    count = environment.queue_count() - COPY_QUEUES
+    detail = f"{count} kernels at a time on a GPU"
+    if name not in os.environ:
+        detail = (
+            f"{most - COPY_QUEUES} kernels at a time on a GPU, {count} in programs that start CUDA "
+            f"before they open one; set {name}={most} for those"
+        )
+    reason, _ = environment.refusal()
+    return Check(name="work queues", is_ok=not reason, detail=reason or detail, is_needed=False)
 
 
 def place(folder: Path) -> list[Check]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -109,23 +108,3 @@ def test_without_cuda_python_the_error_says_so(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(DeviceError, match="pip install cuda-python"):
         driver.call("cuInit", 0)
-
-
-def test_the_environment_is_set_before_the_driver_starts_and_only_if_unset(
-    monkeypatch: pytest.MonkeyPatch, calls: dict[str, Any]
-) -> None:
-    """Hazards 1 and 10: eager loading, and as many hardware queues as there can be."""
-    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "")  # noted, to be as it was afterwards
-    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS")
-    monkeypatch.setenv("CUDA_MODULE_LOADING", "")
-    monkeypatch.delenv("CUDA_MODULE_LOADING")
-    assert driver.queue_count() == 8
-    driver.start()
-    assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
-    assert os.environ["CUDA_MODULE_LOADING"] == "EAGER"
-    monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
-    driver.start()
-    assert os.environ["CUDA_MODULE_LOADING"] == "LAZY"
-    assert driver.queue_count() == 32
-    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "12")
-    assert driver.queue_count() == 12

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from ringflow.cli.checks import gpus as checks
 from ringflow.device.cuda import driver
 from ringflow.device.cuda.context import ordinal_of
 from ringflow.device.cuda.probe import ask, probe
@@ -30,9 +31,19 @@ def test_devices_and_doctor_tell_of_each_gpu(
     assert len(said) == 5
     code, out, _ = program(capsys, "doctor", "--json")
     found = {one["name"]: one for one in map(orjson.loads, out.splitlines())}
-    assert all(found[name]["is_ok"] for name in ("driver", "cuda:0", "cuda:1", "cuda:0-cuda:1"))
+    names = ("driver", "cuda:0", "cuda:1", "cuda:0-cuda:1", "work queues")
+    assert all(found[name]["is_ok"] for name in names)
     driver.start()
     assert ordinal_of(f"cuda:{first}") == 0  # what is printed is what ``open_device`` takes
+
+
+@pytest.mark.usefixtures("gpus", "plain_environment")
+def test_doctor_tells_how_many_kernels_there_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer where another library starts CUDA first, which no process of its own can see."""
+    told = {check.name: check.detail for check in checks()}["work queues"]
+    assert told.startswith("28 kernels at a time on a GPU, 4 in programs that start CUDA before")
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "12")
+    assert {check.name: check.detail for check in checks()}["work queues"].startswith("8 kernels")
 
 
 def test_the_child_alone_calls_the_driver(gpus: Standin) -> None:

@@ -3,25 +3,20 @@
 - Nothing is imported, and CUDA isn't started, before the first ``start``.
 - ``call`` is the one way to the driver: what fails raises a ``DeviceError`` with the call's name,
   the code's name and what to do.
-- What the driver reads only once is in the environment before it starts: work queues enough for
-  kernels that never end, and code loaded when it is loaded, not at its first launch.
+- What the driver reads only once is in the environment before it starts; where another library has
+  started it, that is left as it was then.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ringflow.device.cuda import environment
 from ringflow.errors import DeviceError, DeviceLostError
 
-ENVIRONMENT: Final[Mapping[str, str]] = {
-    "CUDA_DEVICE_MAX_CONNECTIONS": "32",
-    "CUDA_MODULE_LOADING": "EAGER",
-}
-QUEUES_DEFAULT: Final = 8
-"""Work queues a device where ``CUDA_DEVICE_MAX_CONNECTIONS`` says nothing."""
+NOT_INITIALIZED: Final = 3
 NOT_READY: Final = 600
 NEEDED_MAJOR: Final = 13
 """Of the driver: what cuda-python 13 and the cubins of NVRTC 13 need."""
@@ -63,25 +58,24 @@ def bindings() -> Any:
     return driver
 
 
-def prepare_environment() -> None:
-    """Set what the driver reads when it starts, as far as the user has not."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
-def queue_count() -> int:
-    """Return how many hardware work queues each device has for this process, from 1 to 32."""
-    given = os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "")
-    return max(1, min(int(given), 32)) if given.isdecimal() else QUEUES_DEFAULT
+def prepare() -> None:
+    """Set what the driver reads when it starts, as far as the user has not, unless it has."""
+    with contextlib.suppress(DeviceError):  # what is missing is told by the start
+        if _called("cuDeviceGetCount", ())[0] == NOT_INITIALIZED:
+            environment.prepare()
 
 
 def start() -> tuple[int, int]:
     """Start CUDA in this process; return the CUDA version that its driver takes.
 
     Raises:
-        DeviceError: there is no driver, no device, or the driver is too old.
+        DeviceError: there is no driver, no device, or the driver is too old; or the environment
+            keeps kernels that never end from running.
     """
-    prepare_environment()
+    prepare()
+    reason, code = environment.refusal()
+    if reason:
+        raise DeviceError(f"GPUs can't be used: {reason}", call="open", code=code)
     try:
         call("cuInit", 0)
     except DeviceError as error:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, final
 
 from ringflow.device.api import LaunchStatus
-from ringflow.device.cuda import driver
+from ringflow.device.cuda import driver, environment
 from ringflow.device.cuda.context import CudaContext
 from ringflow.device.cuda.launch import CudaLaunch
 from ringflow.device.cuda.ledger import Ledger
@@ -34,7 +34,7 @@ class Grids:
 
     def __init__(self, context: CudaContext) -> None:
         """Make the streams; ``current`` is needed."""
-        queues, sm_count = driver.queue_count(), context.attributes.sm_count
+        queues, sm_count = environment.queue_count(), context.attributes.sm_count
         self.ledger = Ledger(context.name, sm_count=sm_count, queue_count=queues)
         self.lock = threading.RLock()
         self.alone = threading.RLock()

@@ -43,7 +43,7 @@ class Ledger:
         self._device = device
         self._loads = [Fraction(0)] * sm_count
         self._places: list[Place] = []
-        self.queues_max = max(1, queue_count - COPY_QUEUES)
+        self.queues_max = queue_count - COPY_QUEUES
 
     @property
     def grids(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from ringflow.device.cuda import driver
+from ringflow.device.cuda import driver, environment
 from ringflow.device.cuda.asking import command_of, run_child
 from ringflow.device.cuda.context import Attributes, attributes_of, refusal_of
 from ringflow.device.cuda.topology import Gpu, links_among
@@ -127,7 +127,7 @@ def ask(*, root: Path = Path("/")) -> CudaFacts:
     """
     nvrtc, architectures = _nvrtc()
     facts = CudaFacts(nvrtc=nvrtc)
-    driver.prepare_environment()
+    driver.prepare()
     try:
         driver.call("cuInit", 0)
     except DeviceError as error:
@@ -169,9 +169,9 @@ def _asked(facts: CudaFacts, architectures: tuple[str, ...]) -> CudaFacts:
 
 def _refusal(ordinal: int, gpu: Attributes, nvrtc: str, architectures: tuple[str, ...]) -> str:
     """Return why kernels can't run on a GPU."""
-    reason, _ = refusal_of(gpu)
-    if reason:
-        return reason
+    for reason, _ in (refusal_of(gpu), environment.refusal()):
+        if reason:
+            return reason
     if not nvrtc:
         return "NVRTC, which compiles for it, is missing; pip install 'ringflow[cuda13]'"
     if architectures and gpu.architecture not in architectures:
