@@ -36,11 +36,16 @@ class IllegalTransitionError(UsageError):
 class UnknownKernelError(UsageError):
     """No kernel has this id."""
 
-    def __init__(self, kernel_id: str, known: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        kernel_id: str,
+        known: tuple[str, ...] = (),
+        *,
+        advice: str = "launch it first or correct the id",
+    ) -> None:
         self.kernel_id = kernel_id
         super().__init__(
-            f"no kernel {kernel_id!r}; known kernels: {', '.join(known) or 'none'}; "
-            "launch it first or correct the id"
+            f"no kernel {kernel_id!r}; known kernels: {', '.join(known) or 'none'}; {advice}"
         )
 
 

@@ -231,10 +231,14 @@ def place(folder: Path) -> list[Check]:
     """Check where an engine's folder is, or would be made: its nearest folder that is there."""
     there = next((one for one in (folder, *folder.absolute().parents) if one.is_dir()), Path("/"))
     kind = file_system_type(there)
+    if folder.exists() and not folder.is_dir():
+        detail = f"{folder} is no folder"
+        return [Check(name="folder", is_ok=False, detail=detail, advice="name another")]
+    where = there if there == folder else f"{folder} is not there yet; {there}"
     local = Check(
         name="folder",
         is_ok=kind not in NETWORK_TYPES,
-        detail=f"{there} is on {kind or 'a file system of unknown type'}",
+        detail=f"{where} is on {kind or 'a file system of unknown type'}",
         advice="its locks and syncs can't be relied on; use a local disk",
     )
     try:

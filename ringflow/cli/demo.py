@@ -21,16 +21,35 @@ def demo(
         Path, typer.Option(help="Folder for the pictures, the replies and the engines.")
     ] = Path("ringflow-demo"),
     scale: Annotated[
-        float, typer.Option(help="Size of the grid; 1 is about 1,000 x 1,300 cells.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Size of the grid; 1, the default, is about 1,000 x 1,300 cells.",
+            show_default=False,
+        ),
+    ] = None,
     messages: Annotated[
-        int, typer.Option(min=60, help="Messages that the producer sends at least.")
-    ] = 240,
+        int | None,
+        typer.Option(
+            min=60,
+            help="Messages that the producer sends at least; 240 by default.",
+            show_default=False,
+        ),
+    ] = None,
     devices: Annotated[
-        str, typer.Option(help="Where it begins, where it moves to, and, of three, moves last.")
-    ] = "host:0,host:1",
+        str | None,
+        typer.Option(
+            help="Where it begins, where it moves to, and, of three, moves last; "
+            "host:0,host:1 by default.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the demo in the folder, after a kill.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the demo in the folder, after a kill, with its settings; "
+            "where there is none yet, a new one begins.",
+        ),
     ] = False,
     backend: Annotated[Backend, typer.Option(help="What runs it.")] = Backend.ASYNCIO,
 ) -> None:
@@ -52,7 +71,7 @@ def demo(
         folder=out,
         scale=scale,
         message_count=messages,
-        devices=tuple(devices.split(",")),
+        devices=None if devices is None else tuple(devices.split(",")),
         resume=resume,
     )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from ringflow.cli.story import size_text, timestamp
 from ringflow.errors import UsageError
 
 _DIGEST_CHARACTERS: Final = 12
+_NAMED: Final = 3  # ids that an error names
 _OUTCOMES: Final = {
     "migration": {
         "completed": "completed: the kernel works on {target}",
@@ -42,9 +44,14 @@ def find_operation(operations: Mapping[str, OperationStory], wanted: str) -> Ope
     found = [one for one in operations if one.startswith(wanted) or one.endswith(wanted)]
     if len(found) == 1:
         return operations[found[0]]
-    listed = ", ".join(found or list(operations)) or "none"
     problem = "more than one operation's" if found else "no operation's"
-    raise UsageError(f"{wanted!r} is {problem} id; the journal has: {listed}")
+    near = found[:_NAMED] or difflib.get_close_matches(wanted, operations, _NAMED, cutoff=0.0)
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    said = f"{', '.join(near)}{more}" or "none, the journal has no operation"
+    raise UsageError(
+        f"{wanted!r} is {problem} id; {'they are' if found else 'the nearest'}: {said}; "
+        "`ringflow journal explain PATH` lists all"
+    )
 
 
 def explain(operation: OperationStory) -> str:

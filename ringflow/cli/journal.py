@@ -6,7 +6,7 @@ import datetime
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,11 +24,19 @@ _ALL = typer.Option("--all", help="Don't put successive messages together in one
 _TYPES = typer.Option(
     "--type", help="Only records that hold such an event; may be repeated.", show_default=False
 )
-_SINCE = typer.Option(help="Only what was written at this time (UTC) or later.", show_default=False)
-_UNTIL = typer.Option(help="Only what was written before this time (UTC).", show_default=False)
+_SINCE = typer.Option(
+    metavar="TIME",
+    help="Only what was written at this time (UTC) or later, e.g. 2026-01-31T11:50:43.",
+    show_default=False,
+)
+_UNTIL = typer.Option(
+    metavar="TIME", help="Only what was written before this time (UTC).", show_default=False
+)
 _HEAD = typer.Option(
     help="A published head, or a file that holds what `head` printed.", show_default=False
 )
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 journal = typer.Typer(help="Read and verify the journal of what happened.", no_args_is_help=True)
 
@@ -49,26 +57,29 @@ def show(
         int | None, typer.Option("--to", min=0, help="End with this sequence.", show_default=False)
     ] = None,
     types: Annotated[list[str] | None, _TYPES] = None,
-    since: Annotated[datetime.datetime | None, _SINCE] = None,
-    until: Annotated[datetime.datetime | None, _UNTIL] = None,
+    since: Annotated[str, _SINCE] = "",
+    until: Annotated[str, _UNTIL] = "",
     every_record: Annotated[bool, _ALL] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Tell what happened: time, sequence, epoch, stream, event and its fields.
 
     Every line is verified as it is read. Damage is named on stderr after the whole records before
-    it, and the exit code is 1.
+    it, and the exit code is 1. Where nothing matches, stderr says so, and the exit code is 0.
     """
+    from ringflow.errors import UsageError
     from ringflow.events.registry import default_codec
     from ringflow.journal.reader import select_records
     from ringflow.journal.selection import Selection
 
+    if to_sequence is not None and to_sequence < from_sequence:
+        raise UsageError(f"--from {from_sequence} comes after --to {to_sequence}; swap them")
     wanted = Selection.of(
         default_codec(),
         streams=stream,
         types=types or None,
-        since_ns=_ns(since) or 0,
-        until_ns=_ns(until),
+        since_ns=_ns("--since", since) if since else 0,
+        until_ns=_ns("--until", until) if until else None,
     )
     records = select_records(path, wanted, from_sequence=from_sequence, to_sequence=to_sequence)
     _print(records, every_record=every_record, as_json=as_json)
@@ -185,11 +196,18 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, SegmentName) else value
 
 
-def _ns(moment: datetime.datetime | None) -> int | None:
-    """Return a time of the command line, which is in UTC, in nanoseconds."""
-    if moment is None:
-        return None
-    return int(moment.replace(tzinfo=datetime.UTC).timestamp()) * 1_000_000_000
+def _ns(option: str, text: str) -> int:
+    """Return a time of the command line in nanoseconds; one without an offset is in UTC."""
+    from ringflow.errors import UsageError
+
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{option} {text!r} is no date and time; write it as 2026-01-31 or 2026-01-31T11:50:43"
+        ) from None
+    since_1970 = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)) - _EPOCH
+    return since_1970 // datetime.timedelta(microseconds=1) * 1000
 
 
 def _records(path: Path, stream: str) -> Iterator[RawRecord]:
@@ -204,13 +222,17 @@ def _records(path: Path, stream: str) -> Iterator[RawRecord]:
 
 def _print(records: Iterator[RawRecord], *, every_record: bool, as_json: bool) -> None:
     from ringflow.cli.story import story
+    from ringflow.events.values import canonical_json
     from ringflow.journal.record import plain_record
 
-    if as_json:
-        from ringflow.events.values import canonical_json
-
-        for record in records:
-            typer.echo(canonical_json(plain_record(record)))
-    else:
-        for line in story(records, every_record=every_record):
-            typer.echo(line)
+    lines = (
+        (canonical_json(plain_record(record)).decode() for record in records)
+        if as_json
+        else story(records, every_record=every_record)
+    )
+    shown = False
+    for line in lines:
+        typer.echo(line)
+        shown = True
+    if not shown:
+        typer.echo("no record is as asked for; journal show without options shows all", err=True)

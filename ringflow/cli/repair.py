@@ -43,14 +43,16 @@ def repair(
     elif plan is None:
         typer.echo("no damage: nothing to repair")
     else:
-        kept = f"records 1 to {plan.last_sequence}" if plan.last_sequence else "no record"
-        did = "was" if apply else "would be"
+        last = plan.last_sequence
+        kept = "no record" if last < 1 else "record 1" if last == 1 else f"records 1 to {last}"
+        one, several = ("was", "were") if apply else ("would be", "would be")
         typer.echo(
             f"damage: segment {plan.segment}, line {plan.line}: {plan.damage}\n"
-            f"{kept} {did} kept; {plan.cut_bytes} bytes with {plan.lost_records} whole records "
-            f"{did} cut; copies of the files that change {did} put into {plan.backup}/"
+            f"{kept} {several if last > 1 else one} kept; {plan.cut_bytes} bytes with "
+            f"{plan.lost_records} whole records {several} cut; copies of the files that change "
+            f"{several} put into {plan.backup}/"
         )
         for name in plan.goes:
-            typer.echo(f"segment {name} {did} taken out whole")
+            typer.echo(f"segment {name} {one} taken out whole")
     if plan is not None and not apply:
         raise typer.Exit(1)

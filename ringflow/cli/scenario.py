@@ -23,7 +23,9 @@ _CHECK = typer.Option(
     help="Run the scenario before it is written; one that comes to something else is refused."
 )
 _REWRITE = typer.Option(help="Write what was found into the files as what is expected.")
-_SEED = typer.Option(help="Of every order, duration and id. Expected outputs are those of seed 0.")
+_SEED = typer.Option(
+    min=0, help="Of every order, duration and id. Expected outputs are those of seed 0."
+)
 _KEEP = typer.Option(
     help="Keep each world's files (journal, checkpoints) here, a folder for each scenario.",
     show_default=False,

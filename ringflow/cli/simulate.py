@@ -11,10 +11,12 @@ import typer
 if TYPE_CHECKING:
     from ringflow.swarm.swarm import Report
 
-_SEED = typer.Option(help="Of the first run; the next ones count up. Random if left out.")
-_HOURS = typer.Option(help="End after so much time.", show_default=False)
-_RUNS = typer.Option(help="End after so many runs. 100 if neither is given.", show_default=False)
-_LENGTH = typer.Option(help="Commands of a run, about.")
+_SEED = typer.Option(min=0, help="Of the first run; the next ones count up. Random if left out.")
+_HOURS = typer.Option(min=0, help="End after so much time.", show_default=False)
+_RUNS = typer.Option(
+    min=1, help="End after so many runs. 100 if neither is given.", show_default=False
+)
+_LENGTH = typer.Option(min=1, help="Commands of a run, about.")
 _FOUND = typer.Option(help="Where the scenario file of a failure is written.")
 
 

@@ -33,11 +33,23 @@ def _names(given: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen
 class Settings:
-    """What must be the same when a demo is resumed."""
+    """What must be the same when a demo is resumed.
 
-    scale: float
-    message_count: int
+    Attributes:
+        scale: 1 for a grid of about 1,000 x 1,300 cells.
+        message_count: messages of the script that are sent at least.
+        devices: where the kernel begins, where it moves to, and where it moves last if that is
+            not the first.
+    """
+
+    scale: float = 1.0
+    message_count: int = 240
     devices: tuple[str, ...] = attrs.field(default=DEVICES, converter=_names)
+
+
+def holds_demo(files: FileSystem, folder: Path) -> bool:
+    """Return whether a demo was begun in the folder."""
+    return files.exists(folder / SETTINGS_NAME)
 
 
 def keep_settings(files: FileSystem, folder: Path, settings: Settings, *, resume: bool) -> Settings:
@@ -48,7 +60,7 @@ def keep_settings(files: FileSystem, folder: Path, settings: Settings, *, resume
         CorruptError: the file with its settings can't be read.
     """
     path = folder / SETTINGS_NAME
-    if not files.exists(path):
+    if not holds_demo(files, folder):
         with storage_errors("make the folder", folder):
             files.make_folder(folder)
         with storage_errors("write", path):

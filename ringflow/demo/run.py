@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import ringflow
 from ringflow.demo.compare import differences, solver_errors
 from ringflow.demo.pictures import draw
-from ringflow.demo.plan import DEVICES, check_devices, plan_for
+from ringflow.demo.plan import check_devices, plan_for
 from ringflow.demo.records import (
     REPLIES_NAME,
     TIMINGS_NAME,
@@ -25,53 +25,65 @@ from ringflow.demo.records import (
     ReplyLog,
     Settings,
     TimingLog,
+    holds_demo,
     keep_settings,
 )
 from ringflow.demo.reference import Waves, solve
 from ringflow.demo.report import Verdict, row_of, show
 from ringflow.demo.seafloor import Seafloor, make_seafloor
 from ringflow.demo.story import Ending, Eventful, quiet_run
+from ringflow.errors import UsageError
 from ringflow.files import FileSystem, SystemFiles
 
 ENGINE_NAME: Final = "engine"
 QUIET_NAME: Final = "quiet"
-MESSAGE_COUNT: Final = 240
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """What the user chose.
-
-    Attributes:
-        scale: 1 for a grid of about 1,000 x 1,300 cells.
-        message_count: messages of the script that are sent at least.
-        devices: where the kernel begins, where it moves to, and where it moves last if that is
-            not the first.
-    """
+    """What the user chose; what is None is as in ``Settings``, or in the demo that goes on."""
 
     folder: Path
-    scale: float = 1.0
-    message_count: int = MESSAGE_COUNT
-    devices: tuple[str, ...] = DEVICES
+    scale: float | None = None
+    message_count: int | None = None
+    devices: tuple[str, ...] | None = None
     resume: bool = False
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are not None, by name."""
+        names = [field.name for field in attrs.fields(Settings)]
+        return {name: one for name in names if (one := getattr(self, name)) is not None}
 
 
 async def run_demo(options: Options, console: Console) -> Verdict:
     """Run or resume the demo, print its table, and return its verdict.
 
     Raises:
-        UsageError: the folder holds a demo and ``resume`` is not asked for; nothing was changed.
+        UsageError: the folder holds a demo and ``resume`` is not asked for, or the demo has other
+            settings than those that are given; nothing was changed.
+        StorageError: the folder can't be made or written.
         DemoError: something happened that ringflow promises not to happen.
     """
     files = SystemFiles()
-    check_devices(options.devices)
-    wished = Settings(options.scale, options.message_count, options.devices)
+    wished = Settings(**options.given)
+    check_devices(wished.devices)
     seafloor = make_seafloor(wished.scale)
+    is_new = not holds_demo(files, options.folder)
     settings = keep_settings(files, options.folder, wished, resume=options.resume)
-    if settings != wished:
-        console.print(
-            f"going on with scale {settings.scale:g} and {settings.message_count} messages"
+    said = (
+        f"scale {settings.scale:g}, {settings.message_count} messages and devices "
+        f"{','.join(settings.devices)}"
+    )
+    if attrs.evolve(settings, **options.given) != settings:
+        raise UsageError(
+            f"the demo in {str(options.folder)!r} has {said}; leave these options away to go on "
+            "with it, or choose another folder with --out"
         )
+    if options.resume and is_new:
+        console.print(f"no demo to go on with in {options.folder}: a new one begins")
+    elif options.resume:
+        console.print(f"going on with {said}")
         seafloor = make_seafloor(settings.scale)
     ny, nx = seafloor.shape
     console.print(

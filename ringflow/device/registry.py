@@ -70,7 +70,7 @@ def open_device(
             local_memory_bytes=local_memory_bytes,
         )
     if not _HOST.match(name):
-        raise UnknownDeviceError(name, KNOWN_FORMS)
+        raise UnknownDeviceError(name, KNOWN_FORMS, advice="name one of these forms")
     _refuse_options(name, "GPUs", of_gpus)
     from ringflow.device.host.device import HostDevice
 

@@ -174,7 +174,7 @@ def plan_rerun(
         history.take(record)
     kernels: Mapping[str, object] = history.state.kernels
     if kernel_id not in kernels:
-        raise UnknownKernelError(kernel_id, tuple(kernels))
+        raise UnknownKernelError(kernel_id, tuple(kernels), advice="correct the id")
     life = history.state.kernels[kernel_id]
     kept = [index for index, step in enumerate(history.steps) if step.point in life.recovery_points]
     if len(kept) < 2:

@@ -2,6 +2,7 @@
 
 - Usage: ``launch KERNEL [on=DEVICE]``: capitals are words to give, brackets what may be left out,
   ``[NAME...]`` any number, ``[FIELD=...]`` any key.
+- Numbers and times count forward: below 0 is only what steps a clock back.
 - Every error names the column. Pure.
 """
 
@@ -32,6 +33,7 @@ class Usage:
         needed, optional: names of its plain words, in order.
         rest: the name of any number of further plain words, or "".
         keys: of its options; ``ANY_KEY`` among them allows any.
+        needed_keys: those of them that have to be given.
     """
 
     text: str
@@ -39,21 +41,23 @@ class Usage:
     optional: tuple[str, ...]
     rest: str
     keys: frozenset[str]
+    needed_keys: tuple[str, ...]
 
     @classmethod
     def of(cls, text: str) -> Usage:
-        needed, optional, rest, keys = [], [], "", set()
+        needed, optional, rest, keys, needed_keys = [], [], "", set(), []
         for part in re.findall(r"\[[^]]*\]|\S+", text)[1:]:
             inner = part.strip("[]")
             if "=" in inner:
-                keys.add(inner.split("=")[0])
+                keys.add(key := inner.split("=")[0])
+                needed_keys += [] if part.startswith("[") else [key]
             elif inner.endswith("..."):
                 rest = inner.removesuffix("...")
             elif part.startswith("["):
                 optional.append(inner)
             else:
                 needed.append(inner)
-        return cls(text, tuple(needed), tuple(optional), rest, frozenset(keys))
+        return cls(text, tuple(needed), tuple(optional), rest, frozenset(keys), tuple(needed_keys))
 
 
 @final
@@ -80,6 +84,9 @@ class Arguments:
         if len(self.plain) < len(usage.needed):
             missing = usage.needed[len(self.plain)]
             raise self.error(f"no {missing}; usage: {usage.text}", command.words[-1])
+        for key in usage.needed_keys:
+            if key not in self.keyed:
+                raise self.error(f"no {key}=; usage: {usage.text}", command.words[-1])
 
     def _take_keyed(self, word: Word) -> None:
         if word.key not in self._usage.keys and ANY_KEY not in self._usage.keys:
@@ -106,13 +113,17 @@ class Arguments:
         return default if word is None else word.text
 
     def integer(self, name: str, default: int = 0) -> int:
-        return self._value(name, default, lambda text: int(text, 0), "a whole number")
+        return self._value(name, default, _whole, "a whole number from 0 on")
 
     def number(self, name: str, default: float = 0.0) -> float:
         return self._value(name, default, float, "a number")
 
     def duration_s(self, name: str, default: float = 0.0) -> float:
-        return self._value(name, default, duration_s, "a time such as 10ms, 5s or -1h")
+        return self._value(name, default, _forward_s, "a time such as 10ms, 5s or 1h")
+
+    def step_s(self, name: str) -> float:
+        """Return by how many seconds a clock is stepped, 0.0 for a word that is not given."""
+        return self._value(name, 0.0, duration_s, "a time such as 5s or, back, -1h")
 
     def size_bytes(self, name: str, default: int = 0) -> int:
         return self._value(name, default, size_bytes, "a size such as 64KiB or 1GiB")
@@ -141,6 +152,18 @@ class Arguments:
 def _output(text: str) -> tuple[int, int] | None:
     sequence, _, index = text.partition(".")
     return int(sequence), int(index)
+
+
+def _whole(text: str) -> int:
+    if (value := int(text, 0)) < 0:
+        raise ValueError(text)
+    return value
+
+
+def _forward_s(text: str) -> float:
+    if (value := duration_s(text)) < 0:
+        raise ValueError(text)
+    return value
 
 
 def duration_s(text: str) -> float:

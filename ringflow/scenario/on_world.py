@@ -191,7 +191,7 @@ def handled(stage: Stage, arguments: Arguments) -> Lines:
 
 
 def clock(stage: Stage, arguments: Arguments) -> Lines:
-    stage.world.clock.step_wall(arguments.duration_s("step"))
+    stage.world.clock.step_wall(arguments.step_s("step"))
     return ()
 
 

@@ -80,7 +80,7 @@ COMMANDS: Final[Mapping[str, OfEngine | OfWorld]] = dict(
         _engine("region KERNEL REGION [as=digest] [first=N]", on_engine.region),
         _engine("hold KERNEL [for=TIME] [as=checkpoint] [say=no]", on_engine.hold),
         # operations
-        _engine(f"migrate KERNEL [to=DEVICE] [key=TEXT] {_WHO}", on_engine.migrate),
+        _engine(f"migrate KERNEL to=DEVICE [key=TEXT] {_WHO}", on_engine.migrate),
         _engine(
             f"reload KERNEL [code=CODE] [at=N] [probation=N] [for=TIME] [convert=NAME] "
             f"[messages=TEXT] [regions=TEXT] [arguments=TEXT] [routes=TEXT] "

@@ -85,12 +85,12 @@ def test_a_rolled_back_reload_names_the_step_and_the_reason(folder: Path) -> Non
 
 
 def test_a_part_of_an_id_is_enough_if_no_other_has_it(folder: Path) -> None:
-    """Without any id all operations are listed; an unknown one is answered with the list."""
+    """Without any id all operations are listed; an unknown one is answered with the nearest."""
     full, operations = operation(folder, "snapshot"), operations_of(read_records(folder))
     assert run("journal", "explain", folder, full[:11]) == run("journal", "explain", folder, full)
     listed = run("journal", "explain", folder).splitlines()
     assert [line.split()[-1] for line in listed] == ["completed", "saved", "rolled_back"]
-    with pytest.raises(UsageError, match="no operation's id; the journal has: migration-"):
+    with pytest.raises(UsageError, match="no operation's id; the nearest: "):
         run("journal", "explain", folder, "nothing")
     two = {"x-1a": operations[full], "x-1b": operations[full]}
     with pytest.raises(UsageError, match="more than one operation's id"):

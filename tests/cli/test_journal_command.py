@@ -173,6 +173,42 @@ def test_a_torn_tail_is_reported_and_no_damage(
     assert sorted(path.name for path in (engine / "journal").iterdir()) == [segment.name]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--stream", "kernle/wave"],
+        ["--from", "99999"],
+        ["--since", "2100-01-01", "--json"],
+        ["--until", "1970-01-02T00:00:00.5+02:00"],
+    ],
+)
+def test_where_nothing_matches_it_is_said(
+    options: list[str], engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr: the output stays empty, for programs that read it."""
+    ran = Ran(capsys, "show", engine, *options)
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.startswith("no record is as asked for")
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--from", "200", "--to", "100"], "--from 200 comes after --to 100"),
+        (["--since", "11:51"], "--since '11:51' is no date and time; write it as 2026-"),
+        (["--until", "soon"], "--until 'soon' is no date and time; write it as 2026-"),
+    ],
+)
+def test_what_can_match_nothing_is_refused(
+    options: list[str], said: str, engine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(capsys, "show", engine, *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+
+
 def test_a_folder_without_a_journal_says_what_to_give(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

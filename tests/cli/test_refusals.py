@@ -123,3 +123,75 @@ def test_a_path_that_is_not_there_is_wrong_use(
         code, out, said = program(capsys, *words, tmp_path / "nope")
         assert (code, out) == (2, "")
         _one_line(said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate", "--runs", "-1"],
+        ["simulate", "--hours", "-1"],
+        ["simulate", "--length", "0"],
+        ["simulate", "--seed", "-1"],
+        ["scenario", "run", SCENARIOS, "--seed", "-1"],
+    ],
+)
+def test_numbers_below_the_least_are_refused(
+    words: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They ran nothing, and that as a success."""
+    code, out, said = program(capsys, *words)
+    assert (code, out) == (2, "")
+    assert str(words[-2]) in said
+
+
+def test_an_unknown_operation_is_answered_with_the_nearest_ids(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A journal may have thousands of operations: three are named, and what lists all."""
+    anyio.run(_migrate, tmp_path / "engine", 6)
+    code, _, said = program(capsys, "journal", "explain", tmp_path / "engine", "migratoin-3")
+    assert (code, len(_one_line(said)) < 300) == (2, True)
+    assert "is no operation's id; the nearest: migration-" in said
+    assert said.count("migration-") == 3
+    assert "`ringflow journal explain PATH` lists all" in said
+    said = program(capsys, "journal", "explain", tmp_path / "engine", "migration")[2]
+    assert "is more than one operation's id; they are: migration-" in said
+    assert said.count("migration-") == 3
+    assert " and 3 more; " in said
+
+
+async def _migrate(folder: Path, count: int) -> None:
+    async with ringflow.open_engine(folder, devices=["host:0", "host:1"]) as engine:
+        await engine.launch(adder(), device="host:0")
+        for at in range(count):
+            await engine.migrate("adder", to=f"host:{(at + 1) % 2}")
+
+
+def test_a_replay_names_what_there_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a journal that is over nothing can be launched, and no engine be opened otherwise."""
+    code, _, said = program(capsys, "replay", folder, "--kernel", "addr")
+    assert (code, "known kernels: adder; correct the id\n" in _one_line(said)) == (2, True)
+    code, _, said = program(capsys, "replay", folder, "--kernel", "adder", "--device", "host:x")
+    assert (code, "; name one of these forms\n" in _one_line(said)) == (2, True)
+
+
+def test_doctor_says_that_a_folder_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is looked at is where it would be made; a file is no place for one."""
+    out = program(capsys, "doctor", "--folder", tmp_path / "to" / "be")[1]
+    assert f"{tmp_path / 'to' / 'be'} is not there yet; {tmp_path} is on " in out
+    (tmp_path / "afile").write_text("")
+    code, out, _ = program(capsys, "doctor", "--folder", tmp_path / "afile")
+    assert (code, f"{tmp_path / 'afile'} is no folder; name another" in out) == (1, True)
+
+
+def test_a_demo_goes_on_with_its_own_settings_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another size can't go on with the kernel's regions: it is refused, not passed over."""
+    (tmp_path / "demo.json").write_text('{"scale":0.1,"message_count":90,"devices":["host:0"]}')
+    for option in (("--scale", "0.2"), ("--messages", "100"), ("--devices", "host:0,host:2")):
+        code, out, said = program(capsys, "demo", "--resume", "--out", tmp_path, *option)
+        assert (code, out) == (2, "")
+        assert "has scale 0.1, 90 messages and devices host:0; leave" in _one_line(said)

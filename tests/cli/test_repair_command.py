@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def damage(engine: Path) -> None:
 
 
 def test_repair_says_first_and_does_when_told(
-    engine: Path, capsys: pytest.CaptureFixture[str]
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Dry run, refusal without a name, then the repair; afterwards the journal is whole."""
     code, out, _ = ran(capsys, "repair", engine)
@@ -61,8 +62,11 @@ def test_repair_says_first_and_does_when_told(
     code, _, err = ran(capsys, "repair", engine, "--apply")
     assert code == 2
     assert "actor" in err
-    arguments = ("repair", engine, "--apply", "--actor", "ops", "--reason", "bad disk", "--json")
-    code, out, _ = ran(capsys, *arguments)
+    who = ("--apply", "--actor", "ops", "--reason", "bad disk")
+    copy = shutil.copytree(engine, tmp_path / "copy")
+    code, out, _ = ran(capsys, "repair", copy, *who)
+    assert (code, "records 1 to 2 were kept; " in out) == (0, True)
+    code, out, _ = ran(capsys, "repair", engine, *who, "--json")
     assert code == 0
     plan = orjson.loads(out)["plan"]
     assert (engine / "journal" / plan["backup"]).is_dir()

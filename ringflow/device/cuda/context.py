@@ -65,7 +65,7 @@ def ordinal_of(name: str) -> int:
     """
     found = CUDA_NAME.match(name)
     if not found:
-        raise UnknownDeviceError(name, KNOWN_FORMS)
+        raise UnknownDeviceError(name, KNOWN_FORMS, advice="name one of these forms")
     driver.start()
     count: int = driver.call("cuDeviceGetCount")
     if found[1] is not None:

@@ -49,6 +49,14 @@ def system_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _switched_on(variable: str) -> bool:
+    """Return whether the environment's variable is 1; 0 or nothing is off."""
+    given = os.environ.get(variable, "0")
+    if given not in ("0", "1"):
+        raise UsageError(f"{variable} is {given!r}; set it to 1 or 0")
+    return given == "1"
+
+
 @final
 class HostDevice:
     """One memory domain of this machine's CPU."""
@@ -75,12 +83,14 @@ class HostDevice:
             memcheck: every access and collective of the kernels is checked; a wrong one ends its
                 kernel as a trap that says where. By default only if the environment has
                 ``RINGFLOW_HOST_MEMCHECK=1``.
+        Raises:
+            UsageError: the environment has one of these and it is neither 1 nor 0.
         """
         self._name = name
         if memcheck is None:
-            memcheck = os.environ.get("RINGFLOW_HOST_MEMCHECK") == "1"
+            memcheck = _switched_on("RINGFLOW_HOST_MEMCHECK")
         if poison_freed is None:
-            poison_freed = os.environ.get("RINGFLOW_HOST_POISON") == "1"
+            poison_freed = _switched_on("RINGFLOW_HOST_POISON")
         limit_bytes = memory_limit_bytes or system_memory_bytes()
         self._memcheck = memcheck
         self._arena = Arena(

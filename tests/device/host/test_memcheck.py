@@ -14,6 +14,7 @@ from ringflow.device.host.device import HostDevice
 from ringflow.device.host.launch import HostLaunch
 from ringflow.device.host.ptx.positions import positions_of
 from ringflow.device.registry import open_device
+from ringflow.errors import UsageError
 from tests.device.host.programs import HEAD
 from tests.device.kernels import resident
 
@@ -364,6 +365,13 @@ def test_environment_turns_memcheck_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGFLOW_HOST_MEMCHECK", "1")
     assert open_device("host:0").target.line_info
     assert not open_device("host:0", memcheck=False).target.line_info
+    for variable in ("RINGFLOW_HOST_MEMCHECK", "RINGFLOW_HOST_POISON"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "yes")
+            with pytest.raises(UsageError, match=f"{variable} is 'yes'; set it to 1 or 0"):
+                open_device("host:0")
+            patch.setenv(variable, "0")
+            open_device("host:0").close()
     monkeypatch.delenv("RINGFLOW_HOST_MEMCHECK")
     assert open_device("host:0", memcheck=True).target.line_info
 
