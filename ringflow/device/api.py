@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 import attrs
 
+from ringflow.device.abi import KernelState
 from ringflow.device.compiler.api import CompiledCode, CompileTarget
 from ringflow.files import Buffer
 from ringflow.spec import DTYPE_BYTES, GLOBAL_PREFIX, Dim3, Region
@@ -25,6 +26,16 @@ class LaunchStatus(IntEnum):
     COMPLETED = 1
     TRAPPED = 2
     ABORTED = 3
+
+
+def outcome(status: LaunchStatus, state: KernelState) -> LaunchStatus:
+    """Return what has become of a grid that said ``state`` last.
+
+    One that has ended and did not say that it obeys a RETURN left its loop by itself: whatever it
+    was doing may be half done, as after a trap.
+    """
+    left = status is LaunchStatus.COMPLETED and state is not KernelState.RETURNING
+    return LaunchStatus.TRAPPED if left else status
 
 
 @attrs.frozen

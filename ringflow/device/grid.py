@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 from ringflow.device import abi
 from ringflow.device.abi import Command, KernelState
-from ringflow.device.api import Device, Launch, LaunchStatus, LoadedCode, Stepping, stepping_of
+from ringflow.device.api import (
+    Device,
+    Launch,
+    LaunchStatus,
+    LoadedCode,
+    Stepping,
+    outcome,
+    stepping_of,
+)
 from ringflow.device.kernel_memory import KernelMemory
 from ringflow.device.native import timeout_ns
 from ringflow.device.native.layouts import AWAIT_REACHED, AWAIT_TIMEOUT
@@ -167,8 +175,8 @@ class KernelGrid(KernelMemory):
             return
         try:
             generation = self._command_again()  # a grid that has seen the RETURN is about to end
-            ended = self.wait_ended(WITHDRAWN_S) is LaunchStatus.COMPLETED
-            if ended and self._command is not Command.RETURN:
+            status = outcome(self.wait_ended(WITHDRAWN_S), self.state)
+            if status is LaunchStatus.COMPLETED and self._command is not Command.RETURN:
                 self._put_launch(self._start())
                 self.await_generation(generation, timeout_s)
         except DeviceError as error:
@@ -297,8 +305,15 @@ class KernelGrid(KernelMemory):
 
     @property
     def detail(self) -> str:
-        """What trapped and where."""
-        fault = self.fault
+        """What trapped and where, or that the grid left its loop by itself."""
+        fault, status = self.fault, self.status
+        if outcome(status, self.state) is not status:
+            taken, done = self.taken_sequence, self.done_sequence
+            where = f"while handling message {taken}" if taken > done else f"after message {done}"
+            return (
+                f"the kernel returned from its loop by itself {where}: leave the loop only when "
+                "receive or step returns false"
+            )
         detail = self._launched().detail
         return f"{fault.name.lower().replace('_', ' ')}, {detail}" if fault else detail
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ringflow.device.abi import ROUTE_SHIFT, KernelFault, KernelState, OutputFlag
-from ringflow.device.api import LaunchStatus, Stepping
+from ringflow.device.api import LaunchStatus, Stepping, outcome
 from ringflow.device.native import Listener, native, timeout_ns
 from ringflow.device.native.layouts import PUMP, REPORT
 from ringflow.errors import DeviceError, LimitExceededError
@@ -75,7 +75,8 @@ class PumpReport:
         done_sequence: the last finished message; its outputs have been reported.
         taken_sequence: the message in progress, or the last one.
         generation: of the command that ``state`` answers.
-        status: of the launch.
+        status: of the launch; ``TRAPPED`` also for a grid that left its loop without being told to:
+            its regions may be half-changed just so.
         steps: boundaries passed by a free-running kernel since its launch.
         busy_ns: nanoseconds by the device's clock (``%globaltimer``) from the first message of
             each batch to its report as done, since the kernel's memory was made.
@@ -129,7 +130,7 @@ def parse_reports(data: bytes, take_array: Callable[[int, int], memoryview]) -> 
                 taken_sequence=taken,
                 generation=state >> 8,
                 state=_STATES[state & 0xFF],
-                status=_STATUSES[status],
+                status=outcome(_STATUSES[status], _STATES[state & 0xFF]),
                 steps=steps,
                 busy_ns=busy_ns,
                 fault=_FAULTS[fault],

@@ -88,7 +88,7 @@ class Run:
 
     def _check(self, resident: ResidentKernel, deadline_s: float) -> None:
         name, at = resident.spec.kernel_id, resident.taken_sequence
-        if resident.status in (LaunchStatus.TRAPPED, LaunchStatus.ABORTED):
+        if self._status in (LaunchStatus.TRAPPED, LaunchStatus.ABORTED):
             raise KernelTrappedError(
                 f"kernel {name!r} trapped at message {at}: {resident.detail}; the journal's run "
                 "did not",

@@ -17,7 +17,7 @@ from ringflow.device.cuda import device
 from ringflow.device.parking import lot_of
 from ringflow.engine.replay import replay_records
 from tests.cuda.standin import Standin
-from tests.engine.kernels import Total, adder, code, expected_state
+from tests.engine.kernels import Total, adder, code, expected_state, leaving
 from tests.engine.story import Producer, Recorder, close_gate, open_gate, send_all, state_of
 from tests.recovery.crashes import events_of
 
@@ -114,6 +114,30 @@ async def test_a_hold_that_was_asked_for_before_is_got_after(
             await until(lambda: resident._parked)
             open_gate(engine)
             await got.wait()
+
+
+async def test_a_kernel_that_leaves_its_loop_while_it_is_to_be_parked_does_not_go_on(
+    engine: ringflow.Engine, gpus: Standin
+) -> None:
+    """Its message would count as done; it is tried again, and halts the kernel in the end."""
+    kernel = await engine.launch(adder(code=leaving("Wait")), device="cuda:0")
+    await send_all(kernel, range(5))
+    await close_gate(engine, kernel)
+    resident = engine._core.runtimes["adder"].instance.resident
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(engine.launch, adder("late"), device="cuda:0"))
+            while not resident._parked:
+                await anyio.lowlevel.checkpoint()
+            open_gate(engine)
+        while (status := engine.kernels()[0]).state != "halted" or engine._core.busy:
+            if status.state == "running":
+                open_gate(engine)
+            await anyio.sleep(0.001)
+    assert "returned from its loop by itself while handling message 6" in status.reason
+    assert not engine.devices()[0].lost
+    await engine.resume("adder", "skip")
+    assert (await state_of(kernel))[:3] == expected_state(list(range(5)))
 
 
 async def test_a_kernel_that_does_not_return_keeps_others_from_loading(

@@ -23,7 +23,7 @@ from tests.device.doubles import ParkingDevice
 from tests.device.kernels import compiled, resident
 from tests.device.watched import ADD, DEADLINE_S, Watched, u32, u64
 
-TRAP, LATCH = 2, 7
+TRAP, LATCH, LEAVE = 2, 7, 8
 
 
 def late(*_: object) -> None:
@@ -409,6 +409,24 @@ def test_a_grid_that_traps_as_it_goes_on_has_trapped(
     with lot.quiet(device.name, "load"):
         monkeypatch.setattr(trouble.kernel, "await_generation", trapping)
     assert trouble.kernel.status is LaunchStatus.TRAPPED
+    trouble.kernel.close()
+
+
+def test_a_grid_that_leaves_its_loop_by_itself_does_not_go_on(
+    device: ParkingDevice, lot: Lot
+) -> None:
+    """Its message is half done: it would count as done when the next grid takes another one."""
+    trouble = Watched(device, "trouble")
+    trouble.kernel.post([Posting(1, LEAVE)])
+    trouble.until_taken(1)
+    with loading_beside(device, trouble):
+        open_latch(device, trouble)
+    while LaunchStatus.TRAPPED not in trouble.statuses:
+        taken = trouble.pump.wait(DEADLINE_S)
+        assert taken, "its end is not told"
+        trouble.reports += taken
+    assert "while handling message 1" in trouble.kernel.detail
+    assert trouble.reports[-1].done_sequence == 0
     trouble.kernel.close()
 
 

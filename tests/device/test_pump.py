@@ -155,12 +155,28 @@ def test_end_is_reported_after_all_outputs(played: Played, pump: Pump) -> None:
     """The report that says completed is the last one with outputs."""
     pump.register(played.kernel)
     pump.wait(0.0)
+    generation = played.kernel.command(Command.RETURN)
     played.side.reply(11, b"last")
     played.side.done(11, 1)
+    played.side.report(generation, KernelState.RETURNING)
     played.side.end(LaunchStatus.COMPLETED)
     report = only(pump.wait(DEADLINE_S))
     assert (len(report.outputs), report.status) == (1, LaunchStatus.COMPLETED)
     assert pump.wait(0.0) == []
+
+
+def test_an_end_that_no_return_has_led_to_is_a_trap(played: Played, pump: Pump) -> None:
+    """Also where the command was given: a grid that obeys it says so first."""
+    pump.register(played.kernel)
+    pump.wait(0.0)
+    played.kernel.command(Command.RETURN)
+    played.side.put("taken_sequence", 12)
+    played.side.reply(12, b"half done")
+    played.side.done(11, 1)
+    played.side.end(LaunchStatus.COMPLETED)
+    report = only(pump.wait(DEADLINE_S))
+    assert (len(report.outputs), report.status) == (1, LaunchStatus.TRAPPED)
+    assert "returned from its loop by itself while handling message 12" in played.kernel.detail
 
 
 def test_small_buffer_delays_done_and_state_until_all_is_taken() -> None:

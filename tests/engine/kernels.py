@@ -55,6 +55,17 @@ def code(name: str = "adder_v1") -> ringflow.KernelCodeSource:
     return ringflow.KernelCodeSource.from_cuda(source, "adder", version_id=name)
 
 
+def leaving(where: str) -> ringflow.KernelCodeSource:
+    """Return the adder's code, which returns from its loop at a ``Trap``, or after a ``Wait``."""
+    source = code().text
+    piece = {"Trap": "__trap();", "Wait": "self.sync();\n            break;\n        case Trap"}[
+        where
+    ]
+    assert source.count(piece) == 1
+    source = source.replace(piece, piece.replace("__trap()", "return").replace("break", "return"))
+    return ringflow.KernelCodeSource.from_cuda(source, "adder", version_id=f"leaving_{where}")
+
+
 def adder(kernel_id: str = "adder", **changes: Any) -> ringflow.KernelSpec:
     """Return the spec of a kernel that folds numbers into ``state`` and counts in ``log``.
 

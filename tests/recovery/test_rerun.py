@@ -202,3 +202,18 @@ def test_a_rerun_beside_a_load_is_done_when_its_grid_is(monkeypatch: pytest.Monk
     assert kernel.status is LaunchStatus.COMPLETED
     kernel.close()
     device.close()
+
+
+def test_a_rerun_of_a_kernel_that_leaves_its_loop_says_so() -> None:
+    """It was taken for one that needs more time."""
+    device = ringflow.open_device("host:8")
+    kernel = resident(device, "trouble")
+    kernel.write_region("stop", b"\1" * kernel.regions["stop"].size_bytes)
+    instance = Instance(device, kernel.spec, compiled("trouble"), kernel.code, kernel)
+    run = Run(timeout_s=60)
+    run.begin(0, output_index=0)
+    leave = Posting(1, 8, b"")
+    with pytest.raises(ringflow.KernelTrappedError, match="from its loop by itself while handling"):
+        run.through(instance, [leave], 1)
+    kernel.close()
+    device.close()

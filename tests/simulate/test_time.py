@@ -14,7 +14,7 @@ from ringflow.errors import OperationFailedError, SimulationStuckError
 from ringflow.limits import EngineLimits
 from ringflow.simulate.world import World
 from tests.device.kernels import source
-from tests.engine.kernels import Add, Spin, adder
+from tests.engine.kernels import Add, Spin, Trap, adder, leaving
 
 HOUR_S = 3600.0
 
@@ -45,6 +45,19 @@ def test_a_kernel_that_never_answers_runs_into_the_deadline() -> None:
         with pytest.raises(OperationFailedError, match="has not obeyed RUN within 3600"):
             world.run(stall)
         assert world.now_s >= HOUR_S
+
+
+def test_a_kernel_that_leaves_its_loop_by_itself_is_found_at_once() -> None:
+    """No deadline passes, and the third try halts it."""
+    with World(limits=EngineLimits(step_timeout_s=HOUR_S)) as world:
+
+        async def leave(engine: ringflow.Engine) -> None:
+            kernel = await engine.launch(adder(code=leaving("Trap")), device="host:0")
+            await (await kernel.send(Trap())).done()
+
+        with pytest.raises(ringflow.KernelStalledError, match=r"3 times in a row.*by itself"):
+            world.run(leave)
+        assert world.now_s < 60.0
 
 
 def test_a_kernel_that_steps_obeys_at_once_however_long_it_was_quiet() -> None:

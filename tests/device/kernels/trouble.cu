@@ -1,12 +1,16 @@
 // Does on request what kernels should not do.
 #include <ringflow.cuh>
 
-enum : unsigned { ECHO = 1, TRAP = 2, SPIN = 3, FLOOD = 4, MANY = 5, HUGE_REPLY = 6, LATCH = 7 };
+enum : unsigned { ECHO = 1, TRAP = 2, SPIN = 3, FLOOD = 4, MANY = 5, HUGE_REPLY = 6, LATCH = 7, LEAVE = 8 };
 
 extern "C" __global__ void trouble(ringflow::control* control, unsigned* stop) {
     ringflow::kernel self(control);
     ringflow::message m;
     while (self.receive(m)) {
+        if (m.type == LEAVE) {
+            while (*(volatile unsigned*)&stop[2] == 0) __nanosleep(100);
+            return;
+        }
         if (!self.leader()) continue;
         unsigned count = m.size ? m.as<unsigned>() : 0;
         if (m.type == ECHO) self.reply(m, count);
