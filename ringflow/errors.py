@@ -107,13 +107,19 @@ class SameDeviceError(UsageError):
 
 
 class KernelBusyError(UsageError):
-    """Another operation holds the kernel's lease."""
+    """Another operation holds the kernel's lease, or something that is no operation.
 
-    def __init__(self, kernel_id: str, operation_id: str) -> None:
+    Attributes:
+        operation_id: the operation, or the name of the other work, e.g. ``"recovery"``.
+    """
+
+    def __init__(self, kernel_id: str, operation_id: str, *, doing: str = "") -> None:
         self.kernel_id = kernel_id
         self.operation_id = operation_id
         super().__init__(
-            f"kernel {kernel_id!r} is leased to operation {operation_id!r}; "
+            f"kernel {kernel_id!r} is busy: {doing}; ask again when that has ended"
+            if doing
+            else f"kernel {kernel_id!r} is leased to operation {operation_id!r}; "
             "wait for its result or cancel it"
         )
 

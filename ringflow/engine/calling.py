@@ -11,7 +11,7 @@ from ringflow.engine.core import Core
 from ringflow.engine.messaging import accept_new, admitted, checked, is_at_ease
 from ringflow.engine.outputs import CallWaiter
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import KernelStateError, RingflowError
+from ringflow.errors import RingflowError
 from ringflow.kernel import Reply
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ async def call(
     if waiter.lost:
         if runtime.spec.durability == "durable":
             await receipt.durable()  # raises if the journal failed
-        raise KernelStateError(
-            runtime.kernel_id, runtime.halted or "closed", "running; the message stays accepted"
-        )
+        raise core.not_running(runtime.kernel_id, "running; the message stays accepted")
     if waiter.expired:
         raise TimeoutError(
             f"kernel {runtime.kernel_id!r} has not replied within {timeout_s} s; the message "

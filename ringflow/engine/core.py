@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import anyio
 import attrs
@@ -51,6 +51,8 @@ from ringflow.storage import CheckpointStorage, ObjectStore
 from ringflow.workers import in_thread
 
 T = TypeVar("T")
+RECOVERY: Final = "recovery"  # holds the lease of a kernel that is rebuilt after a failure
+JOURNAL_FAILED: Final = "its journal failed"
 
 
 class RunningOperation(Protocol):
@@ -61,6 +63,16 @@ class RunningOperation(Protocol):
     @property
     def kernel_id(self) -> str: ...
     async def cancel(self) -> bool: ...
+
+
+def busy_with(kernel_id: str, work: str) -> KernelBusyError:
+    """Return the error for a kernel that is held by what is no journaled operation."""
+    doing = f"{work} is at work on it"
+    if work == RECOVERY:
+        doing = (
+            "it is rebuilt from its recovery point after a failure, and takes messages meanwhile"
+        )
+    return KernelBusyError(kernel_id, work, doing=doing)
 
 
 @attrs.define(eq=False)
@@ -237,7 +249,7 @@ class Core:
                 raise KernelBusyError(kernel_id, operation.id)
         self.check_accepting()
         if kernel_id in self.busy:
-            raise KernelBusyError(kernel_id, self.busy[kernel_id])
+            raise busy_with(kernel_id, self.busy[kernel_id])
 
     @contextmanager
     def lease(self, kernel_id: str, holder: str) -> Iterator[None]:
@@ -254,19 +266,25 @@ class Core:
     def runtime(self, kernel_id: str) -> KernelRuntime:
         """Return a live kernel; raises ``UnknownKernelError`` or ``KernelStateError``."""
         self.check_open()
-        life = self.state.kernel(kernel_id)
-        if kernel_id in self.stranded:
-            reason = f"not restarted ({self.stranded[kernel_id]})"
-            raise KernelStateError(
-                kernel_id, reason, "running; mend that and open the folder again"
-            )
-        runtime = self.runtimes.get(kernel_id)
-        if life.state is LifecycleState.HALTED:
-            needed = "running; engine.resume() or engine.rollback() bring it back"
-            raise KernelStateError(kernel_id, f"halted ({life.reason})", needed)
-        if runtime is None or runtime.halted:
-            raise KernelStateError(kernel_id, life.state.value, "running")
+        life, runtime = self.state.kernel(kernel_id), self.runtimes.get(kernel_id)
+        is_down = kernel_id in self.stranded or life.state is LifecycleState.HALTED
+        if runtime is None or runtime.halted or is_down:
+            raise self.not_running(kernel_id)
         return runtime
+
+    def not_running(self, kernel_id: str, needed: str = "running") -> KernelStateError:
+        """Return the error that says why a kernel does not run, and what brings it back."""
+        life, runtime = self.state.kernel(kernel_id), self.runtimes.get(kernel_id)
+        if kernel_id in self.stranded:
+            state, advice = self.stranded[kernel_id], "mend that and open the folder again"
+            return KernelStateError(kernel_id, f"not restarted ({state})", f"{needed}; {advice}")
+        if life.state is LifecycleState.HALTED:
+            advice = "engine.resume() or engine.rollback() bring it back"
+            return KernelStateError(kernel_id, f"halted ({life.reason})", f"{needed}; {advice}")
+        state = life.state.value
+        if runtime is not None and (runtime.halted or runtime.closed):
+            state = f"at rest ({runtime.halted})" if runtime.halted else "closed"
+        return KernelStateError(kernel_id, state, needed)
 
     async def spec_of(self, digest: str) -> KernelSpec:
         return await self.in_thread(lambda: decode_spec(self.objects.get(digest)))

@@ -17,7 +17,6 @@ from ringflow.engine.core import Core
 from ringflow.engine.outputs import CallWaiter
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import (
-    KernelStateError,
     LimitExceededError,
     UnknownMessageError,
     UsageError,
@@ -302,7 +301,7 @@ async def _until_room(
 ) -> None:
     def has_room() -> bool:
         if runtime.halted or runtime.closed:
-            raise KernelStateError(runtime.kernel_id, runtime.halted or "closed", "running")
+            raise core.not_running(runtime.kernel_id)
         parked = len(runtime.inbox) + count <= core.limits.parked_messages
         if core.sends_wait_for(runtime.kernel_id):  # other kernels come first
             return False

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import anyio
 
@@ -20,7 +19,7 @@ from ringflow.device.compiler.cache import CompileCache
 from ringflow.device.pump import Pump, PumpReport
 from ringflow.device.registry import open_device
 from ringflow.engine import launching, requests
-from ringflow.engine.core import Core
+from ringflow.engine.core import JOURNAL_FAILED, RECOVERY, Core
 from ringflow.engine.devices import noting_pauses
 from ringflow.engine.engine import Engine
 from ringflow.engine.folder import check_has_journal, set_aside
@@ -47,8 +46,6 @@ from ringflow.storage.api import CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX
 from ringflow.storage.folders import remove_leftovers
 from ringflow.version import __version__
 from ringflow.workers import in_thread
-
-_JOURNAL_FAILED: Final = "its journal failed"
 
 
 @asynccontextmanager
@@ -226,7 +223,7 @@ def _after_lease(core: Core, checkpointer: Checkpointer, kernel_id: str) -> None
 async def _watch_journal(core: Core, failed: anyio.Event) -> None:
     """Close the engine when its journal has failed: what was evolved ahead is never seen."""
     await failed.wait()
-    core.closed = _JOURNAL_FAILED
+    core.closed = JOURNAL_FAILED
     for runtime in tuple(core.runtimes.values()):
         runtime.end(halted="the journal failed")
 
@@ -237,7 +234,7 @@ async def _close(core: Core) -> None:
         await operation.cancel()
     for scope in tuple(core.works):
         scope.cancel()
-    await core.rested.until(lambda: not core.works and "recovery" not in core.busy.values())
+    await core.rested.until(lambda: not core.works and RECOVERY not in core.busy.values())
     for runtime in tuple(core.runtimes.values()):
         await _rest(core, runtime)
     if core.closed:
@@ -247,7 +244,7 @@ async def _close(core: Core) -> None:
             core.record("engine", [*closing_marks(core), EngineClosed()])
         )
     except StorageError:  # found out by the last record, or a moment before: that is no difference
-        core.closed = _JOURNAL_FAILED
+        core.closed = JOURNAL_FAILED
     else:
         core.closed = "its block was left"
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import attrs
 import orjson
 
-from ringflow.engine.core import Core
+from ringflow.engine.core import RECOVERY, Core
 from ringflow.engine.instances import check_listed
 from ringflow.engine.keys import asked, first_of
 from ringflow.engine.migrating import MigrationPerformer
@@ -290,7 +290,7 @@ async def _rescue(core: Core, runtime: KernelRuntime) -> None:
     """Rebuild a kernel whose operation failed on its way forth and on its way back."""
     if core.closed or core.closing or runtime.halted or runtime.closed:
         return
-    with core.lease(runtime.kernel_id, "recovery"):
+    with core.lease(runtime.kernel_id, RECOVERY):
         instance, applied = runtime.instance, runtime.done_sequence
         runtime.pause()
         runtime.detach()
@@ -311,7 +311,7 @@ def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
     if kernel_id in core.busy or kernel_id in core.state.leases:
         return
 
-    core.busy[kernel_id] = "recovery"  # at once: nobody may come between report and task
+    core.busy[kernel_id] = RECOVERY  # at once: nobody may come between report and task
 
     async def run() -> None:
         try:

@@ -18,14 +18,13 @@ import anyio
 from ringflow.clock import within
 from ringflow.device.posting import Posting
 from ringflow.device.pump import Output
-from ringflow.engine.core import Core
+from ringflow.engine.core import Core, busy_with
 from ringflow.engine.messaging import MESSAGES_A_RECORD, accept
 from ringflow.engine.outputs import ConsumerQueue, id_of
 from ringflow.engine.runtime import KernelRuntime
 from ringflow.errors import (
     DiskReserveError,
     JournalClosedError,
-    KernelBusyError,
     KernelStalledError,
     LimitExceededError,
     RouteError,
@@ -65,7 +64,7 @@ async def connect(
         raise RouteError(source_id, route, f"leads to {edge.target!r} already; disconnect it first")
     core.check_free(source_id)  # a reload on probation may still take the route away
     if core.busy.get(target_id) == "stop":
-        raise KernelBusyError(target_id, "stop")
+        raise busy_with(target_id, "stop")
     check_types(source_id, source.spec.routes[number], target.spec)
     after = source.outputs.released
     append = core.record(

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import attrs
 
-from ringflow.engine.core import Core
+from ringflow.engine.core import JOURNAL_FAILED, Core
 from ringflow.engine.state import kind_of
 
 
@@ -17,6 +17,9 @@ class KernelStatus:
     """A kernel at a glance.
 
     Attributes:
+        state: ``"running"``, ``"halted"`` and so on, as in ``ringflow diagram lifecycle``; or
+            ``"not_restarted"``: this opening could not bring it back, ``reason`` says why, and the
+            next one tries again.
         next_sequence: what the next accepted message is numbered.
         applied_sequence: the last message that is done; for a halted kernel the last that is known
             to have been; 0 where nothing runs.
@@ -59,7 +62,7 @@ def kernel_status(core: Core, kernel_id: str) -> KernelStatus:
     return KernelStatus(
         kernel_id=kernel_id,
         device=life.device,
-        state=life.state.value,
+        state="not_restarted" if kernel_id in core.stranded else life.state.value,
         version_id=life.version_id,
         next_sequence=core.state.marks[kernel_id].next_sequence,
         applied_sequence=life.halted_after or (runtime.done_sequence if runtime else 0),
@@ -95,10 +98,12 @@ def health(core: Core) -> Mapping[str, Any]:
         if life.state.value == "halted"
     }
     halted.update(core.stranded)
+    # Its watcher, which closes the engine, may not have run yet.
+    closed = core.closed or (JOURNAL_FAILED if core.journal.failed.is_set() else "")
     lost = {device.name: device.lost for device in core.devices.values() if device.lost}
     return {
-        "ok": not core.closed and not halted and not lost,
-        "closed": core.closed,
+        "ok": not closed and not halted and not lost,
+        "closed": closed,
         "halted": halted,
         "lost_devices": lost,
         "running_operations": len(core.running),

@@ -131,12 +131,27 @@ async def test_an_engine_without_a_device_gives_no_kernel_up(folder: Path) -> No
     async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
         await send_all(await engine.launch(adder(), device="host:0"), [1, 2])
     async with ringflow.open_engine(folder, devices=[]) as engine:
-        assert "no device" in engine.kernels()[0].reason
+        (status,) = engine.kernels()
+        assert status.state == "not_restarted"
+        assert "no device" in status.reason
         assert not engine.health()["ok"]
         with pytest.raises(ringflow.KernelStateError, match="not restarted"):
             await engine.kernel("adder").send(Add(1))
     async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
         assert await total_of(engine.kernel("adder")) == 3
+
+
+async def test_an_engine_whose_journal_failed_is_not_well() -> None:
+    """Who hears that a request's outcome is unknown hears of the failure in the health, too."""
+    files = CrashingFiles()
+    async with ringflow.open_engine(Path("/engine"), devices=["host:0"], files=files) as engine:
+        kernel = await engine.launch(adder(), device="host:0")
+        assert engine.health()["ok"]
+        files.crash_before_step(0)
+        with pytest.raises(ringflow.OutcomeUnknownError):
+            await kernel.send(Add(1))
+        health = engine.health()
+        assert (health["ok"], health["closed"]) == (False, "its journal failed")
 
 
 async def test_checkpoints_that_come_back_are_used_and_not_deleted(folder: Path) -> None:

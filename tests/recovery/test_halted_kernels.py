@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,33 @@ async def test_the_halt_names_the_message_the_reason_and_the_attempts(
     (status,) = engine.kernels()
     assert (status.state, status.applied_sequence) == ("halted", 10)
     assert engine.health()["halted"]["adder"] == halted.reason
+
+
+async def test_who_waits_for_a_reply_hears_of_the_halt_and_of_the_ways_out(
+    engine: ringflow.Engine,
+) -> None:
+    kernel = await engine.launch(adder(), device="host:0")
+    with pytest.raises(ringflow.KernelStateError) as told:
+        await kernel.call(Trap(), timeout_s=60)
+    assert re.fullmatch(
+        r"kernel 'adder' is halted \(message 1 trapped the kernel 3 times in a row: trap in .*\); "
+        r"this request needs it running; the message stays accepted; "
+        r"engine\.resume\(\) or engine\.rollback\(\) bring it back",
+        str(told.value),
+    )
+
+
+async def test_a_kernel_that_is_rebuilt_says_so(engine: ringflow.Engine) -> None:
+    """No operation holds it that one could wait for, or cancel."""
+    kernel = await engine.launch(adder(), device="host:0")
+    with engine._core.lease("adder", "recovery"):  # as after a trap
+        with pytest.raises(ringflow.KernelBusyError) as told:
+            await engine.rollback("adder")
+        assert "busy: it is rebuilt from its recovery point" in str(told.value)
+        assert "cancel" not in str(told.value)
+    async with kernel.held():
+        with pytest.raises(ringflow.KernelBusyError, match=r"busy: held\(\) is at work on it; ask"):
+            await engine.rollback("adder")
 
 
 async def test_a_skipped_message_is_never_applied_and_its_sender_hears_it(
