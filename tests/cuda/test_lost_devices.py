@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 import ringflow
+from ringflow.device.cuda import launches
 from ringflow.engine.migrating import MigrationPerformer
 from ringflow.engine.operations import Outcome
 from ringflow.engine.replay import replay_records
@@ -62,6 +63,21 @@ async def test_its_kernels_go_on_from_their_recovery_points_and_messages(
     }
     assert set(engine.health()["lost_devices"]) == {"cuda:0"}
     assert not engine.health()["ok"]
+
+
+async def test_kernels_of_a_gpu_that_fell_off_the_bus_go_on_elsewhere(
+    engine: ringflow.Engine, gpus: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers 999 to everything, for ever."""
+    monkeypatch.setattr(launches, "UNANSWERED_S", 0.1)
+    kernel = await engine.launch(adder(), device="cuda:0")
+    await send_all(kernel, range(10))
+    gpus.kill(0, 999)
+    await until_on(engine, "adder", "cuda:1")
+    await send_all(kernel, range(10, 20))
+    assert (await state_of(kernel))[:3] == expected_state(list(range(20)))
+    (lost,) = await events_of(engine, "device.lost.v1")
+    assert "CUDA_ERROR_UNKNOWN" in lost.reason
 
 
 async def test_nothing_goes_to_it_any_more(engine: ringflow.Engine, gpus: Standin) -> None:

@@ -270,6 +270,11 @@ class CudaContext:
             self.lost = self.lost or found
         return found
 
+    def given_up(self, error: DeviceError) -> DeviceLostError:
+        """Take the context for dead: it answers nothing but this error; return that as lost."""
+        self.lost = self.lost or driver.as_lost(error, self.name)
+        return self.lost
+
     # Streams and events
 
     def make_stream(self) -> Any:

@@ -150,8 +150,12 @@ def is_lost(error: DeviceError) -> bool:
 
 def told_as_lost(error: DeviceError, device: str) -> DeviceError:
     """Return an error of ``call``, as ``DeviceLostError`` of a device if its context is lost."""
-    if isinstance(error, DeviceLostError) or not is_lost(error):
-        return error
+    is_new = is_lost(error) and not isinstance(error, DeviceLostError)
+    return as_lost(error, device) if is_new else error
+
+
+def as_lost(error: DeviceError, device: str) -> DeviceLostError:
+    """Return an error of ``call`` as that of a device whose context is lost."""
     lost = DeviceLostError(device, str(error), call=error.call, code=error.code)
     lost.__cause__ = error
     return lost

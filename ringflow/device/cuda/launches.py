@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,7 +31,11 @@ from ringflow.spec import Dim3
 WATCH_S: Final = 0.02
 WATCH_CLOSELY_S: Final = 0.001
 """Where only the watching thread finds out that a grid has ended."""
+UNANSWERED_S: Final = 5.0
+"""A GPU whose every query has failed alike for so long is lost, whatever the error is."""
 STATUS_BYTES: Final = 4
+_OF_CAPTURES: Final = ("CUDA_ERROR_STREAM_CAPTURE_", "CUDA_ERROR_CAPTURED_EVENT")
+_now_s: Final = time.monotonic
 
 
 @final
@@ -51,6 +56,7 @@ class Launches:
         self._watcher: threading.Thread | None = None
         self._wake = threading.Event()
         self._closed = False
+        self._failing: tuple[str, float] | None = None  # the error of all queries, and since when
 
     @property
     def live(self) -> list[CudaLaunch]:
@@ -107,6 +113,7 @@ class Launches:
                 if word is not None:
                     self._mapped.free(word.address)
                 raise
+            self._suspect(None)  # the driver answers
             self.grids.streams.pop()
             launch = CudaLaunch(
                 kernel.name,
@@ -222,15 +229,47 @@ class Launches:
             try:
                 self._context.check()
                 if running:
-                    with self._context.current():
-                        for launch in running:
-                            if self._context.ask("cuStreamQuery", launch.stream):
-                                launch.end(LaunchStatus.COMPLETED)
+                    self._suspect(self._failure_of(running))
             except DeviceLostError as error:
                 self._lose(running, error)
-            except DeviceError:
-                pass  # what one query could not tell, the next one will
             return bool(self.live)
+
+    def _failure_of(self, running: Sequence[CudaLaunch]) -> DeviceError | None:
+        """Take note of the grids that have ended; return an error that every query came to.
+
+        Raises:
+            DeviceLostError: the context is dead.
+        """
+        errors: list[DeviceError] = []
+        try:
+            with self._context.current():
+                for launch in running:
+                    try:
+                        if self._context.ask("cuStreamQuery", launch.stream):
+                            launch.end(LaunchStatus.COMPLETED)
+                    except DeviceLostError:
+                        raise
+                    except DeviceError as error:  # what it could not tell, the next one will
+                        errors.append(error)
+        except DeviceLostError:
+            raise
+        except DeviceError as error:
+            return error
+        is_unanimous = len(errors) == len(running) and len({one.code for one in errors}) == 1
+        return errors[0] if is_unanimous else None
+
+    def _suspect(self, error: DeviceError | None) -> None:
+        """Take a context for dead that has answered every query of a time with one error.
+
+        Raises:
+            DeviceLostError: it is.
+        """
+        if error is None or error.code.startswith(_OF_CAPTURES):
+            self._failing = None
+        elif self._failing is None or self._failing[0] != error.code:
+            self._failing = error.code, _now_s()
+        elif _now_s() - self._failing[1] >= UNANSWERED_S:
+            raise self._context.given_up(error)
 
     def _lose(self, running: Sequence[CudaLaunch], error: DeviceLostError) -> None:
         """End all launches: the likeliest culprits as trapped, the others as aborted."""
