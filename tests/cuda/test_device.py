@@ -342,6 +342,18 @@ def test_a_first_launch_loads_nothing(device: CudaDevice) -> None:
     end(kernel)
 
 
+def test_all_kernels_split_an_sm_alike(device: CudaDevice) -> None:
+    """The split of an SM stays while a block lives there: one that wants another never starts."""
+    device.load(plain())
+    names = driver.bindings().CUfunction_attribute
+    carveout = names.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+    kernels = [kernel for code in device._codes for kernel in code.kernels.values()]
+    assert {"count", "ringflow_digest_blocks"} <= {kernel.name for kernel in kernels}
+    with device.context.current():
+        found = {driver.call("cuFuncGetAttribute", carveout, one.function) for one in kernels}
+    assert found == {100}
+
+
 def test_code_is_loaded_into_one_context(device: CudaDevice, gpus: Standin) -> None:
     """Hazard 1: an eager library goes into all contexts, and waits for the kernels of each."""
     kernel, other = launched(device, "echo"), opened("cuda:1")

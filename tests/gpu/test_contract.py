@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from ringflow.device.abi import Command, KernelState
-from ringflow.device.api import Device, LaunchStatus
+from ringflow.device.api import Device, Launch, LaunchStatus
 from ringflow.device.compiler.api import compile_source
+from ringflow.device.cuda.device import CudaDevice
 from ringflow.errors import DeviceError
 from tests.device import test_contract as contract
 from tests.device.kernels import resident
@@ -28,6 +29,18 @@ extern "C" __global__ void bits(float* values, unsigned length) {
         x = sqrtf(x + y) - y / (x + 3.0f);
     }
     values[i] = x + fmaf(x, y, 1e-30f);
+}
+"""
+
+BESIDE = """
+extern "C" __global__ void waits(volatile unsigned* word, unsigned* out) {
+    while (!*word) __nanosleep(1000);
+}
+extern "C" __global__ void shares(volatile unsigned* word, unsigned* out) {
+    extern __shared__ unsigned own[];
+    own[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    if (!threadIdx.x) *out = own[blockDim.x - 1];
 }
 """
 
@@ -95,3 +108,37 @@ def test_a_kernel_that_never_answers_leaves_the_others_at_work(device: Device) -
     assert working.wait_ended(DEADLINE_S) is LaunchStatus.COMPLETED
     working.close()
     silent.close()
+
+
+@pytest.mark.gpu
+def test_a_block_of_much_shared_memory_starts_beside_small_ones(device: Device) -> None:
+    """A block lives on every SM, so the split of its memory is that of the first kernel."""
+    assert isinstance(device, CudaDevice)
+    code = device.load(
+        compile_source(BESIDE, entry_point="waits", target=device.target, cache=None)
+    )
+    word, out = (device.allocate(4, label=name) for name in ("word", "out"))
+    limits = device.context.attributes
+
+    def launched(entry_point: str, blocks: int, shared_bytes: int) -> Launch:
+        return device.launch(
+            code,
+            entry_point,
+            grid=(blocks, 1, 1),
+            block=(32, 1, 1),
+            parameters=tuple(one.address.to_bytes(8, "little") for one in (word, out)),
+            dynamic_shared_bytes=shared_bytes,
+        )
+
+    small = launched("waits", limits.sm_count, 0)
+    try:
+        large = launched("shares", 1, min(100 << 10, limits.max_shared_bytes))
+        assert large.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+        assert small.status is LaunchStatus.RUNNING
+        assert bytes(device.copy_out(out)) == (31).to_bytes(4, "little")
+    finally:
+        device.copy_in(word, (1).to_bytes(4, "little"))
+    assert small.wait(DEADLINE_S) is LaunchStatus.COMPLETED
+    for allocation in (word, out):
+        device.free(allocation)
+    device.unload(code)

@@ -4,6 +4,8 @@
   wait for the kernels that run.
 - A module is of one context. A library (``cuLibraryLoadData``), loaded eagerly, goes into all
   contexts of the process at once, and waits for the kernels of each.
+- An SM's split into L1 cache and shared memory can't change while a block lives there, and a block
+  that was launched for another split never starts beside it. So all kernels ask for the same.
 - Unloading waits for all that runs in the context, so it is put off until nothing does.
 """
 
@@ -22,6 +24,8 @@ from ringflow.device.cuda import driver
 from ringflow.device.cuda.context import CudaContext
 from ringflow.errors import DeviceError, EntryPointError
 
+SHARED_PERCENT: Final = 100
+"""Of an SM's memory that may be shared memory, in every kernel: the most, which fits all blocks."""
 _INVALID_VALUE: Final = "CUDA_ERROR_INVALID_VALUE"
 
 
@@ -150,12 +154,11 @@ def _loaded_kernel(context: CudaContext, module: Any, name: str) -> CudaKernel:
         )
     )
     dynamic_bytes = context.attributes.max_shared_bytes - shared_bytes
-    context.call(
-        "cuFuncSetAttribute",
-        function,
-        names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-        dynamic_bytes,
-    )
+    for attribute, value in (
+        (names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic_bytes),
+        (names.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, SHARED_PERCENT),
+    ):
+        context.call("cuFuncSetAttribute", function, attribute, value)
     sizes = _parameter_sizes(context, function)
     return CudaKernel(name, function, sizes, local_bytes, dynamic_bytes)
 

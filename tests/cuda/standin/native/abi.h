@@ -59,6 +59,7 @@ enum { /* CUfunction_attribute */
     FUNCTION_PTX_VERSION = 5,
     FUNCTION_BINARY_VERSION = 6,
     FUNCTION_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+    FUNCTION_PREFERRED_SHARED_MEMORY_CARVEOUT = 9,
 };
 
 enum { /* CUpointer_attribute */

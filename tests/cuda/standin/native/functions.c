@@ -116,6 +116,7 @@ static CUresult attribute_of(const function *of, int attribute, int *into) {
         *into = of->dynamic_shared_bytes_max ? of->dynamic_shared_bytes_max
                                              : attributes[ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK];
         break;
+    case FUNCTION_PREFERRED_SHARED_MEMORY_CARVEOUT: *into = of->carveout - 1; break;
     default: *into = 0;
     }
     return SUCCESS;
@@ -151,6 +152,11 @@ CUresult cuFuncSetAttribute(handle given, int attribute, int value) {
     ENTER("cuFuncSetAttribute", IN_CONTEXT);
     function *of;
     CUresult result = function_of(&here, given, &of);
+    if (!result && attribute == FUNCTION_PREFERRED_SHARED_MEMORY_CARVEOUT) {
+        REQUIRE(value >= -1 && value <= 100, INVALID_VALUE);
+        of->carveout = value + 1;
+        LEAVE(SUCCESS);
+    }
     if (!result) result = set_attribute(&of->dynamic_shared_bytes_max, attribute, value);
     LEAVE(result);
 }

@@ -121,6 +121,7 @@ typedef struct {
     function_facts facts;
     int loaded;
     int dynamic_shared_bytes_max;
+    int carveout;          /* of its SM, for shared memory: percent and 1, 0: the driver chooses */
 } function;
 
 typedef struct library {
