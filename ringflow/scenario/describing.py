@@ -2,7 +2,8 @@
 
 - What a CUDA file says of its kernel stands in its first comment lines: ``// regions: ...``.
 - Messages: ``Add:1(value:u64) Total:2``; regions: ``state:uint64[4] cells:float32[64]=arange``;
-  arguments: ``step:float32=0.5``; routes: ``next log(Add,Total)``; arrays: ``uint8[16]=arange``.
+  arguments: ``step:float32=0.5``; routes: ``next log(Add,Entry:3(value:u64))``, messages of the
+  kernel's by name, others as a whole; arrays: ``uint8[16]=arange``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ _HEADER: Final = re.compile(r"// ?(\w+): (.*)")
 _MESSAGE: Final = re.compile(r"(\w+):(\d+)(?:\(([^)]*)\))?")
 _REGION: Final = re.compile(r"([\w.]+):(\w+)\[([\d,]+)\](?:=(\S+))?")
 _ARRAY: Final = re.compile(r"(\w+)\[([\d,]+)\](?:=(\S+))?")
-_ROUTE: Final = re.compile(r"(\w+)(?:\(([\w,]*)\))?")
+_ROUTE: Final = re.compile(r"(\w+)(?:\((.*)\))?")
+_CARRIED: Final = re.compile(r"[^,(]+(?:\([^)]*\))?")
 _ARGUMENT: Final = re.compile(r"(\w+):(\w+)=(\S+)")
 
 
@@ -199,16 +201,23 @@ def array_of(text: str) -> np.ndarray[Any, Any]:
 
 
 def _route(text: str, layouts: tuple[MessageLayout, ...]) -> Route:
-    """Return the route of ``log(Add,Total)``, which names messages of its own kernel."""
+    """Return the route of ``log(Add,Entry:3(value:u64))``; names are the kernel's messages'."""
     found = _ROUTE.fullmatch(text)
     if found is None:
         raise SpecError(f"route {text!r} is not of the form next or log(Add,Total)")
     known = {layout.name: layout for layout in layouts}
-    names = [name for name in (found[2] or "").split(",") if name]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise SpecError(f"route {found[1]} carries {unknown[0]!r}, which is no message of these")
-    return Route(found[1], messages=[known[name] for name in names])
+    carried: list[MessageLayout] = []
+    for one in _CARRIED.findall(found[2] or ""):
+        if ":" in one:
+            carried += messages_of(one)
+        elif one in known:
+            carried.append(known[one])
+        else:
+            raise SpecError(
+                f"route {found[1]} carries {one!r}, which is no message of these; "
+                f"write it whole, as {one}:3(value:u64)"
+            )
+    return Route(found[1], messages=carried)
 
 
 def _region(text: str) -> Region:

@@ -57,16 +57,23 @@ def check_recording(text: str, path: Path) -> None:
     """Run a recording of ``path``; blocks, where no event loop runs.
 
     Raises:
-        UsageError: it comes to something else than what was recorded.
+        RingflowError: it comes to something else than what was recorded, or to an end before.
     """
     outcome = run(parse(text, "recorded"), folder=path)
-    if not outcome.passed:
-        shown = "\n".join(outcome.report.splitlines()[:_SHOWN])
-        raise UsageError(
-            f"the scenario of {str(path)!r} comes to something else than its journal, so "
-            "something decided that no journal tells (memory, damaged files, a program that wrote "
-            f"into a kernel's memory); --no-check writes it all the same. It differs here:\n{shown}"
+    if outcome.passed:
+        return
+    shown = "\n".join(outcome.report.splitlines()[:_SHOWN])
+    if not outcome.differences:
+        raise RingflowError(
+            f"the scenario of {str(path)!r} can't be run to its end; --no-check writes it all the "
+            f"same. It ends here:\n{shown}"
         )
+    raise RingflowError(
+        f"the scenario of {str(path)!r} comes to something else than its journal. What no journal "
+        "tells may have decided (memory, the time, damaged files, a program that wrote into a "
+        "kernel's memory, another version of ringflow); --no-check writes it all the same. It "
+        f"differs here:\n{shown}"
+    )
 
 
 def _there(read: Callable[[], T]) -> T | None:

@@ -73,7 +73,7 @@ def kernel_line(spec: KernelSpec, initial: Mapping[str, bytes] | None, gaps: Gap
         "arguments": " ".join(_argument(a.name, a.dtype, a.value) for a in spec.arguments),
         "grid": _dims(spec.grid),
         "block": _dims(spec.block),
-        "routes": " ".join(_route(r.name, r.messages) for r in spec.routes),
+        "routes": _routes(spec),
     }
     for name, default in PLAIN.items():
         if (value := getattr(spec, name)) != default:
@@ -93,7 +93,7 @@ def changed_words(old: KernelSpec, new: KernelSpec, gaps: Gaps) -> str:
     if new.arguments != old.arguments:
         options["arguments"] = " ".join(_argument(a.name, a.dtype, a.value) for a in new.arguments)
     if new.routes != old.routes:
-        options["routes"] = " ".join(_route(r.name, r.messages) for r in new.routes)
+        options["routes"] = _routes(new)
     return words(*(word(key, text) for key, text in options.items()))
 
 
@@ -104,9 +104,16 @@ def _dims(given: Any) -> str:
     return f"{x},{y},{z}" if (y, z) != (1, 1) else str(x)
 
 
-def _route(name: str, layouts: tuple[MessageLayout, ...]) -> str:
-    carried = ",".join(layout.name for layout in layouts)
-    return f"{name}({carried})" if carried else name
+def _routes(spec: KernelSpec) -> str:
+    """Return what the routes carry: the kernel's messages by name, others as a whole."""
+    texts = []
+    for route in spec.routes:
+        carried = ",".join(
+            layout.name if layout in spec.messages else layout_text(layout)
+            for layout in route.messages
+        )
+        texts.append(f"{route.name}({carried})" if carried else route.name)
+    return " ".join(texts)
 
 
 def _argument(name: str, dtype: str, value: bytes) -> str:

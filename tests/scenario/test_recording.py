@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Mapping
 from io import StringIO
@@ -18,10 +19,10 @@ from typer.testing import CliRunner
 from ringflow.cli import build_app
 from ringflow.cli.writing import write_file
 from ringflow.demo.run import Options, run_demo
-from ringflow.errors import UsageError
+from ringflow.errors import RingflowError, UsageError
 from ringflow.files import SystemFiles
 from ringflow.journal.reader import read_records
-from ringflow.scenario.recorded_folder import record_folder
+from ringflow.scenario.recorded_folder import check_recording, record_folder
 from ringflow.scenario.recorded_inputs import moments, subject
 from ringflow.scenario.running import Outcome, run, run_file
 from ringflow.scenario.script import parse
@@ -181,6 +182,51 @@ def test_the_program_writes_a_scenario_that_passes(tmp_path: Path) -> None:
     assert "migrate adder to=host:1 actor=ops" in file.read_text()
     ran = CliRunner().invoke(build_app(), ["scenario", "run", str(file)])
     assert ran.output == "1 of 1 scenarios passed\n"
+
+
+def test_messages_that_only_a_route_carries_are_recorded(tmp_path: Path) -> None:
+    """The kernel that sends them doesn't take them."""
+    text = f"""# A log that its kernel does not take.
+
+kernel adder file={SCENARIOS / "kernels/adder.cu"} routes="log(Entry:9(at:u32,to:u64),Add)"
+----
+
+launch adder
+----
+"""
+    first = write(run(parse(text), folder=tmp_path).contents, tmp_path / "first")
+    outcome = run_again(first)
+    assert outcome.passed, outcome.report
+
+
+@pytest.mark.parametrize(
+    ("found", "wrong", "said"),
+    [
+        ("value=7", "value=8", "comes to something else than its journal. What no journal tells"),
+        ("adder Add", "adder Ade", "can't be run to its end; --no-check writes it all the same."),
+    ],
+)
+def test_a_recording_that_does_not_pass_is_told_as_what_it_is(
+    found: str, wrong: str, said: str, tmp_path: Path
+) -> None:
+    """Another outcome, or a command that fails; neither is wrong use."""
+    text = f"""# why
+
+kernel adder file={SCENARIOS / "kernels/adder.cu"}
+----
+
+quiet launch adder
+----
+
+call adder Add value=7
+----
+adder  messages.accepted  message 1 of type 1, 8B
+reply 1.0: 7
+"""
+    check_recording(text, tmp_path)
+    with pytest.raises(RingflowError, match=re.escape(said)) as raised:
+        check_recording(text.replace(found, wrong), tmp_path)
+    assert not isinstance(raised.value, UsageError)
 
 
 def test_a_recording_that_cannot_be_written_changes_nothing(

@@ -162,18 +162,19 @@ def test_the_documentation_has_an_example_of_each_command() -> None:
 
 
 def test_routes_and_arrays_are_described_in_words() -> None:
-    """A route's messages are its kernel's own; an array has a dtype, a shape and a value."""
+    """A route's messages are its kernel's own, or said whole; an array has dtype, shape, value."""
     source = 'extern "C" __global__ void k(int) {}'
-    given = {"messages": "Add:1(value:u64) Total:2", "routes": "next log(Total)"}
+    routed = "next log(Total,Entry:9(at:u32,to:u64),Bye:8)"
+    given = {"messages": "Add:1(value:u64) Total:2", "routes": routed}
     spec = spec_of("k", source, {**given, "checkpoint_every_s": "0.5"}, "v1")
     assert [(one.name, [m.name for m in one.messages]) for one in spec.routes] == [
         ("next", []),
-        ("log", ["Total"]),
+        ("log", ["Total", "Entry", "Bye"]),
     ]
     assert spec.checkpoint_every_s == 0.5
     assert array_of("uint8[2,2]=arange").tolist() == [[0, 1], [2, 3]]
     assert array_of("float32[2]").tolist() == [0.0, 0.0]
-    for routes in ("log(Hop)", "log(", "a-b"):
+    for routes in ("log(Hop)", "log(", "a-b", "log(Entry:x)", "log(Entry:9(at))"):
         with pytest.raises(SpecError):
             spec_of("k", source, {**given, "routes": routes}, "v1")
     for array in ("uint8", "uint8[]", "none[4]", "uint8[4]=x"):

@@ -39,6 +39,17 @@ class Mixed:
     large: kinds.i64
 
 
+@message(8)
+class Foreign:
+    at: kinds.u32
+    to: kinds.f64
+
+
+@message(9)
+class Bare:
+    pass
+
+
 def spec() -> KernelSpec:
     return KernelSpec(
         kernel_id="k",
@@ -72,7 +83,7 @@ def spec() -> KernelSpec:
         track_dirty=True,
         checkpoint_every_messages=5,
         checkpoint_every_s=0.5,
-        routes=[Route("next"), Route("log", messages=[Mixed])],
+        routes=[Route("next"), Route("log", messages=[Mixed, Foreign, Bare])],
     )
 
 
@@ -140,7 +151,7 @@ def test_what_a_reload_changes_is_read_back() -> None:
         messages=[Mixed],
         regions=[Region("zeros", dtype="int8", shape=(3,)), Region("b", dtype="int32", shape=(2,))],
         arguments={"step": np.float32(0.25)},
-        routes=[Route("log", messages=[Mixed])],
+        routes=[Route("log", messages=[Bare, Mixed])],
     )
     gaps: list[str] = []
     assert changed_words(spec(), spec(), gaps) == ""
