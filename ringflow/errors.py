@@ -217,6 +217,18 @@ class MessageSkippedError(RingflowError):
         )
 
 
+class NoReplyError(RingflowError):
+    """The kernel has finished a call's message without a reply; it stays applied."""
+
+    def __init__(self, kernel_id: str, sequence: int) -> None:
+        self.kernel_id = kernel_id
+        self.sequence = sequence
+        super().__init__(
+            f"kernel {kernel_id!r} finished message {sequence} without a reply; send a message "
+            "that it doesn't reply to with send, and wait for its receipt's done"
+        )
+
+
 class OperationCancelledError(RingflowError):
     """The operation was cancelled before its commit point; the kernel runs as before."""
 

@@ -62,6 +62,10 @@ class HeldRegion:
         self._copy: np.ndarray[Any, Any] | None = None
         self._loan: object = None
 
+    def __repr__(self) -> str:
+        name, dtype, shape = self.region.layout
+        return f"HeldRegion({name!r}, {dtype=}, {shape=}, device={self._hold.device.name!r})"
+
     def numpy(self) -> np.ndarray[Any, Any]:
         """Return the region as a read-only array of its dtype and shape; copy what you keep.
 
@@ -207,6 +211,10 @@ class HeldState(Mapping[str, HeldRegion]):
     def __init__(self, regions: Sequence[HeldRegion], applied_sequence: int) -> None:
         self._regions = {one.region.name: one for one in regions}
         self.applied_sequence = applied_sequence
+
+    def __repr__(self) -> str:
+        names = ", ".join(self._regions)
+        return f"HeldState({names}; applied_sequence={self.applied_sequence})"
 
     def __getitem__(self, name: str) -> HeldRegion:
         try:

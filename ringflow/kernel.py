@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, final
 
 import attrs
 
+from ringflow.errors import SpecError
 from ringflow.held import HeldState
 from ringflow.messages import pack, pack_many, unpack
 from ringflow.results import MigrationResult, ReloadResult
@@ -65,10 +66,21 @@ class Reply:
     _consumer: Consumer | None = attrs.field(default=None, repr=False, eq=False)
 
     def array(self, dtype: str) -> np.ndarray[Any, Any]:
-        """Return the array that came with the reply, or else the payload, as [n] of ``dtype``."""
+        """Return the array that came with the reply, or else the payload, as [n] of ``dtype``.
+
+        Raises:
+            SpecError: numpy has no such dtype, or the bytes are no whole number of its elements.
+        """
         import numpy as np
 
-        return np.frombuffer(self.data if self.data.nbytes else self.payload, dtype=dtype)
+        given = self.data if self.data.nbytes else self.payload
+        try:
+            return np.frombuffer(given, dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise SpecError(
+                f"the {len(given)} bytes of reply {self.sequence} can't be read as {dtype!r}: "
+                f"{error}; give the dtype that the kernel wrote"
+            ) from None
 
     def unpack(self, cls: builtins.type[T]) -> T:
         """Return the payload as a message class; raises ``SpecError`` if it has another size."""
@@ -172,6 +184,9 @@ class KernelHandle:
         self._host = host
         self.id = kernel_id
 
+    def __repr__(self) -> str:
+        return f"KernelHandle(id={self.id!r})"
+
     @property
     def spec(self) -> KernelSpec:
         """The spec that the kernel runs by now, its last reload included."""
@@ -213,25 +228,26 @@ class KernelHandle:
 
     async def send_many(
         self,
-        cls: type[Any],
-        rows: np.ndarray[Any, Any],
+        messages: type[Any] | Iterable[object],
+        rows: np.ndarray[Any, Any] | None = None,
         *,
         producer: str = "",
         number: int = 0,
         on_full: OnFull = "wait",
     ) -> Receipt:
-        """Send a message for each row of an array; return the receipt of the last one.
+        """Send messages of one class, or one for each row of an array; return the last's receipt.
 
         A batch of up to 1,024 is one record in the journal and one write into the ring. If it is
         cancelled or fails, a first part may have been accepted: ``last_number`` tells which.
 
         Args:
-            cls: the ``ringflow.message`` class.
+            messages: the messages, or the ``ringflow.message`` class of those that ``rows`` gives,
+                which takes a fraction of the time.
             rows: structured[n] with the class's fields; or [n] where it has a single field.
             producer, number: as for ``send``; ``number`` is the first row's, the next ones follow.
             on_full: ``"raise"`` raises before anything is accepted unless there is room for all.
         """
-        type_id, payloads = pack_many(cls, rows)
+        type_id, payloads = pack_many(messages, rows)
         return await self._host.send_many(
             self.id, type_id, payloads, producer=producer, number=number, on_full=on_full
         )
@@ -248,6 +264,10 @@ class KernelHandle:
 
         The arguments are those of ``send``. After a time-out the message is still applied; its
         reply then goes to consumers only.
+
+        Raises:
+            NoReplyError: the kernel has finished the message without one.
+            TimeoutError, and what ``send`` raises.
         """
         type_id, packed = (message, payload) if isinstance(message, int) else pack(message)
         return await self._host.call(self.id, type_id, packed, data=data, timeout_s=timeout_s)
@@ -259,8 +279,8 @@ class KernelHandle:
     def replies(self, *, consumer: str) -> AbstractAsyncContextManager[AsyncIterator[Reply]]:
         """Read replies as the named consumer: all after its last acknowledged one, in order.
 
-        A name that is new starts with the replies to come. What a named consumer does not
-        acknowledge is kept for it, up to a bound at which new messages wait.
+        Any text is a name. One that is new starts with the replies to come. What a named consumer
+        does not acknowledge is kept for it, up to a bound at which new messages wait.
         """
         return self._host.replies(self.id, consumer)
 

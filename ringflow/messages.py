@@ -11,7 +11,7 @@ import inspect
 import keyword
 import struct
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
 import attrs
@@ -197,19 +197,36 @@ def _scalar(cls: type[Any], name: str) -> Scalar:
     )
 
 
-def pack_many(cls: type[Any], rows: np.ndarray[Any, Any]) -> tuple[int, list[bytes]]:
-    """Return the type and the payloads of messages that are given as an array.
+def pack_many(
+    given: type[Any] | Iterable[object], rows: np.ndarray[Any, Any] | None
+) -> tuple[int, list[bytes]]:
+    """Return the type and the payloads of messages of one class.
 
     Args:
-        rows: structured[n], a field for each of the message's; or [n] for a single field.
+        given: the messages, or their class if ``rows`` has them: structured[n], a field for each of
+            the message's; or [n] for a single field.
     Raises:
-        SpecError: the fields are not the message's, or a value does not fit its type.
+        SpecError: they are of several classes, the array's fields are not the message's, or a value
+            does not fit its type.
     """
+    if isinstance(given, type) and rows is not None:
+        return _pack_rows(given, rows)
+    if isinstance(given, type) or rows is not None or not isinstance(given, Iterable):
+        raise SpecError("give messages, all of one class, or a message class and an array of rows")
+    messages = tuple(given)
+    if len({type(one) for one in messages}) > 1:
+        names = ", ".join(sorted({type(one).__name__ for one in messages}))
+        raise SpecError(f"messages of several classes, {names}; send those of one class at a time")
+    packed = [pack(one) for one in messages]
+    return (packed[0][0] if packed else 0), [payload for _, payload in packed]
+
+
+def _pack_rows(cls: type[Any], rows: np.ndarray[Any, Any]) -> tuple[int, list[bytes]]:
     import numpy as np
 
     layout = layout_of(cls)
     names = [field.name for field in layout.fields]
-    if rows.ndim != 1 or not names:
+    if not isinstance(rows, np.ndarray) or rows.ndim != 1 or not names:
         raise SpecError(f"{layout.name} needs a one-dimensional array with fields {names}")
     given = list(rows.dtype.names or names[:1])
     if given != names or (rows.dtype.names is None and len(names) != 1):

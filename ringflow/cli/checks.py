@@ -20,6 +20,7 @@ import attrs
 from ringflow.cli.story import size_text
 from ringflow.errors import RingflowError
 from ringflow.files import NETWORK_TYPES, SystemFiles, file_system_type
+from ringflow.journal.api import JournalLimits
 
 if TYPE_CHECKING:
     from ringflow.device.cuda.probe import GpuFacts
@@ -28,7 +29,6 @@ PYTHON_MIN: Final = (3, 11)
 _FUTEX_WAKE_PRIVATE: Final = 1 | 128
 _SYNCS: Final = 15
 _SYNC_BUDGET_S: Final = 1.0
-_FREE_BYTES_MIN: Final = 1 << 30
 
 
 @attrs.frozen(kw_only=True)
@@ -245,11 +245,12 @@ def place(folder: Path) -> list[Check]:
         free_bytes = SystemFiles().free_bytes(there)
     except OSError as error:
         return [local, Check(name="space", is_ok=False, detail=str(error))]
+    reserve_bytes = JournalLimits().reserve_bytes
     space = Check(
         name="space",
-        is_ok=free_bytes >= _FREE_BYTES_MIN,
+        is_ok=free_bytes > reserve_bytes,
         detail=f"{size_text(free_bytes)} free",
-        advice=f"an engine needs room for its journal; make {size_text(_FREE_BYTES_MIN)} free",
+        advice=f"with {size_text(reserve_bytes)} or less an engine refuses messages; free more",
     )
     return [local, space, sync(there)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ringflow.clock import within
 from ringflow.engine.bulk import Kept, Outgoing
@@ -11,11 +11,16 @@ from ringflow.engine.core import Core
 from ringflow.engine.messaging import accept_new, admitted, checked, is_at_ease
 from ringflow.engine.outputs import CallWaiter
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import RingflowError
+from ringflow.errors import NoReplyError, UsageError
 from ringflow.kernel import Reply
 
 if TYPE_CHECKING:
     from ringflow.arrays import ArrayLike
+
+_HELD: Final = (
+    "; its spec holds replies until a checkpoint covers them: ask for engine.checkpoint, or give "
+    "the spec checkpoint_every_messages, checkpoint_every_s, or release='at_once'"
+)
 
 
 async def call(
@@ -28,6 +33,10 @@ async def call(
     timeout_s: float,
 ) -> Reply:
     """Send a message and return its first reply, which comes only once the message is durable."""
+    if not (isinstance(timeout_s, (int, float)) and timeout_s >= 0):
+        raise UsageError(
+            f"timeout_s is {timeout_s!r}; give seconds, or float('inf') to wait without an end"
+        )
     message = checked(runtime, type_id, payload, data)
     waiter = CallWaiter(core.deadlines.after(timeout_s))
     kept: Kept | None = None
@@ -48,11 +57,9 @@ async def call(
     if waiter.expired:
         raise TimeoutError(
             f"kernel {runtime.kernel_id!r} has not replied within {timeout_s} s; the message "
-            "stays accepted"
+            f"stays accepted{_HELD if runtime.spec.holds_outputs else ''}"
         )
-    raise RingflowError(
-        f"kernel {runtime.kernel_id!r} finished the message without a reply; use send"
-    )
+    raise NoReplyError(runtime.kernel_id, receipt.sequence)
 
 
 async def _admitted_within(

@@ -121,6 +121,7 @@ async def admitted(
     number: int = 0,
 ) -> Kept | None:
     """Wait for room for a message, and own its bulk; all that is left is to accept it."""
+    _check_on_full(on_full)
     if not message.bulk_bytes:
         if not is_at_ease(core, runtime):
             await _until_room(core, runtime, on_full)
@@ -149,6 +150,7 @@ async def send_many(
     """
     if not payloads:
         raise UsageError("there are no messages to send; pass at least one row")
+    _check_on_full(on_full)
     check_message(runtime, type_id, payloads[0])
     if on_full == "raise":
         await _until_room(core, runtime, on_full, count=len(payloads))
@@ -270,6 +272,11 @@ def _accepted(
         producers=(producer,) * count,
         numbers=tuple(range(number, number + count)) if producer else (0,) * count,
     )
+
+
+def _check_on_full(on_full: OnFull) -> None:
+    if on_full not in ("wait", "raise"):
+        raise UsageError(f"on_full {on_full!r} is neither 'wait' nor 'raise'; use one of them")
 
 
 def _check_number(core: Core, kernel_id: str, producer: str, number: int) -> None:

@@ -120,6 +120,10 @@ class Operation(Generic[R]):
         self._scope: anyio.CancelScope | None = None
         self._lost = ""
 
+    def __repr__(self) -> str:
+        kind, state = type(self.state).__name__, self.state.state.value
+        return f"Operation(id={self.id!r}, kernel_id={self.kernel_id!r}, {kind}, {state=})"
+
     @property
     def kernel_id(self) -> str:
         return self.state.kernel_id

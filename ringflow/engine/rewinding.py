@@ -79,10 +79,10 @@ async def resume_halted(
 
 
 def _check_decision(life: KernelLife, decision: Decision) -> None:
-    if life.state is not LifecycleState.HALTED:
-        raise KernelStateError(life.kernel_id, life.state.value, "halted")
     if decision not in ("retry", "skip"):
         raise UsageError(f"decision {decision!r} is neither 'retry' nor 'skip'; use one of them")
+    if life.state is not LifecycleState.HALTED:
+        raise KernelStateError(life.kernel_id, life.state.value, "halted")
     if decision == "skip" and not life.halted_by:
         raise UsageError(
             f"no message halted kernel {life.kernel_id!r} ({life.reason}); mend that and retry, or "

@@ -18,6 +18,8 @@ from ringflow.cli.devices import lines
 from ringflow.device.compiler import clang
 from ringflow.device.cuda.probe import CudaFacts, GpuFacts, LinkFacts, ask, probe
 from ringflow.device.registry import open_device
+from ringflow.files import SystemFiles
+from ringflow.journal.api import JournalLimits
 from tests.cli.program import program
 
 INSTALL = "install NVIDIA's driver where there is a GPU"
@@ -246,3 +248,15 @@ def test_each_check_finds_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     check = checks.nvrtc()
     assert not check.is_ok
     assert check.text.endswith("only GPUs need it")
+
+
+@pytest.mark.parametrize(("more_bytes", "is_ok"), [(0, False), (1, True)])
+def test_doctor_asks_for_the_space_that_an_engine_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more_bytes: int, is_ok: bool
+) -> None:
+    """Its reserve, and a word on it."""
+    free_bytes = JournalLimits().reserve_bytes + more_bytes
+    monkeypatch.setattr(SystemFiles, "free_bytes", lambda self, folder: free_bytes)
+    (space,) = [check for check in checks.place(tmp_path) if check.name == "space"]
+    assert space.is_ok == is_ok
+    assert ("with 64.0MiB or less an engine refuses messages" in space.text) != is_ok

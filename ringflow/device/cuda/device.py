@@ -164,6 +164,9 @@ class CudaDevice:
 
     # Identity
 
+    def __repr__(self) -> str:
+        return f"CudaDevice({self._name!r})"
+
     @property
     def name(self) -> str:
         return self._name

@@ -109,6 +109,9 @@ class HostDevice:
         self._codes: list[HostCode] = []
         self._variables: dict[int, memoryview] = {}
 
+    def __repr__(self) -> str:
+        return f"HostDevice({self._name!r})"
+
     @property
     def name(self) -> str:
         return self._name
