@@ -195,8 +195,8 @@ class KernelMemory:
         return generation
 
     def _new_workspace(self, base_sequence: int, output_index: int, busy_ns: int) -> bytearray:
-        """Return a workspace for a launch; the batch after it is overwritten as it fills."""
-        spec, work = self.spec, bytearray(abi.WORKSPACE.size_bytes)
+        """Return a workspace for a launch, with a batch of zeros."""
+        spec, work = self.spec, bytearray(abi.workspace_bytes(self.spec.slot_bytes))
         values = {
             "sequence": base_sequence,
             "output_index": output_index,

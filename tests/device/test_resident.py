@@ -501,6 +501,21 @@ def test_regions_are_checked_and_digested(device: HostDevice) -> None:
     assert bytes(kernel.read_region("total")) == u64(3) + u64(4)
 
 
+@pytest.mark.parametrize("slot_bytes", [64, 128, 256, 512, 4096])
+def test_behind_a_short_payload_there_are_zeros(device: HostDevice, slot_bytes: int) -> None:
+    """Nothing of earlier messages, also not of those before another launch of the same kernel."""
+    kernel, pump, room = launched(device, "whole", slot_bytes=slot_bytes), Pump(), slot_bytes - 32
+    pump.register(kernel)
+    sizes = [room] * 40 + [*range(0, room, max(room // 32, 1)), room, 1, 0] + [room] * 40
+    for first in (1, 1 + len(sizes)):
+        postings = [Posting(first + i, room, b"\xff" * size) for i, size in enumerate(sizes)]
+        outputs = run_all(kernel, pump, postings)
+        assert [one.payload for one in outputs] == [p.payload.ljust(room, b"\0") for p in postings]
+        end(kernel)
+        sizes.reverse()
+        kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
+
+
 def test_payload_too_large_is_refused(device: HostDevice) -> None:
     """Nothing is posted of a batch with a payload that no slot carries."""
     kernel = launched(device, "counter", gate_open=False)

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 import ringflow
-from tests.engine.kernels import Add, Spin, Total, adder, code, expected_state
-from tests.engine.story import Producer, Recorder, send_all, state_of
+from tests.engine.kernels import MESSAGES, Add, Spin, Total, adder, code, expected_state
+from tests.engine.story import Producer, Recorder, close_gate, open_gate, send_all, state_of
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +207,34 @@ async def test_a_reload_waits_for_its_sequence_and_can_be_cancelled_meanwhile(
     await send_all(kernel, range(20))
     assert await operation.cancel()
     assert await total_of(kernel) == sum(range(20))
+
+
+@ringflow.message(1)
+class AddTimes:
+    """``Add`` with a field more."""
+
+    value: ringflow.u64
+    times: ringflow.u64
+
+
+async def test_messages_that_waited_for_a_reload_have_their_old_size(
+    engine: ringflow.Engine,
+) -> None:
+    """The new code finds zeros in the fields that they did not have, and their size."""
+    kernel = await engine.launch(adder(), device="host:0")
+    source = code().text.replace("Add::id", "AddTimes::id")
+    added = "(m.as<AddTimes>().value * 100 + m.as<AddTimes>().times * 10 + m.size)"
+    new = ringflow.KernelCodeSource.from_cuda(source.replace("m.as<Add>().value", added), "adder")
+    await close_gate(engine, kernel)
+    operation = await engine.start_reload(
+        "adder", new, messages=[AddTimes, *MESSAGES[1:]], at_sequence=2, probation_messages=0
+    )
+    await kernel.send(2, bytes([255] * 96))
+    await kernel.send(Add(7))
+    open_gate(engine)
+    await operation.result()
+    await kernel.send(AddTimes(7, 3))
+    assert await total_of(kernel) == 708 + 746
 
 
 async def test_a_migration_and_a_reload_follow_each_other(engine: ringflow.Engine) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import ringflow
 from ringflow.cli import main
-from ringflow.device.abi import Command
+from ringflow.device.abi import BATCH_SLOTS, Command
 from ringflow.device.api import LaunchStatus
 from ringflow.device.posting import Posting
 from ringflow.engine.instances import Instance
@@ -20,8 +20,8 @@ from ringflow.engine.rerun_run import Run
 from ringflow.limits import EngineLimits
 from tests.device.doubles import ParkingDevice
 from tests.device.kernels import compiled, resident
-from tests.engine.kernels import Add, adder, code
-from tests.engine.story import send_all
+from tests.engine.kernels import MESSAGES, Add, adder, code
+from tests.engine.story import send_all, state_of
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +58,34 @@ async def test_an_exact_kernel_comes_to_the_same_memory_again(folder: Path) -> N
     assert sum(span.outputs for span in report.spans) == 31
     assert report.spans[0].start.startswith("adder@launch-")
     assert report.spans[0].end == "adder@point-0"
+
+
+@ringflow.message(1)
+class Raw:
+    """Any bytes; the code reads two words."""
+
+
+async def test_what_code_reads_behind_a_payload_is_the_same_again(folder: Path) -> None:
+    """Zeros, also where an earlier message had bytes that a rerun from a later point never gets."""
+    source = code().text.replace("Add::id", "Raw::id")
+    second = "static_cast<const unsigned long long*>(m.data)[1]"
+    spec = adder(
+        code=ringflow.KernelCodeSource.from_cuda(
+            source.replace("m.as<Add>().value", second), "adder"
+        ),
+        messages=(Raw, *MESSAGES[1:]),
+    )
+    async with ringflow.open_engine(folder, devices=["host:0"]) as engine:
+        kernel = await engine.launch(spec, device="host:0")
+        for _ in range(BATCH_SLOTS):
+            await (await kernel.send(1, bytes([1] * 16))).done()
+        await engine.checkpoint("adder", name="point")
+        for _ in range(BATCH_SLOTS):
+            await (await kernel.send(1, bytes(8))).done()
+        assert (await state_of(kernel))[1] == BATCH_SLOTS * int.from_bytes(bytes([1] * 8), "little")
+    report = await rerun_kernel(folder, "adder")
+    assert report.equal
+    assert sum(span.messages for span in report.spans) == 2 * BATCH_SLOTS + 1
 
 
 async def test_the_code_changes_where_a_reload_changed_it(folder: Path) -> None:

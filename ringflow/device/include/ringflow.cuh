@@ -318,6 +318,11 @@ __device__ __forceinline__ void copy_words(void* to, const void* from, unsigned 
     for (unsigned i = 0; i < (size_bytes + 7) / 8; ++i) target[i] = source[i];
 }
 
+// Clear the words of 8 bytes that begin behind one size and within another, larger one.
+__device__ __forceinline__ void clear_words(void* at, unsigned size_bytes, unsigned end_bytes) {
+    for (unsigned i = (size_bytes + 7) / 8; i < (end_bytes + 7) / 8; ++i) static_cast<u64*>(at)[i] = 0;
+}
+
 // Copy bytes, in words where both ends allow it; for one thread.
 __device__ __forceinline__ void copy_bytes(void* to, const void* from, u64 size_bytes) {
     u64 done = 0;
@@ -391,6 +396,8 @@ __device__ __forceinline__ void report_state(control* host, workspace* work, uns
     store_system(&host->state, word);
 }
 
+// Copy what was posted into the batch. Its slots are zeros behind their messages, as at the launch:
+// what code reads there of a shorter message than its struct is the same after every restart.
 __device__ __forceinline__ void fill_batch(control* host, block_state& block, unsigned posted) {
     workspace* work = block.work;
     unsigned count = posted - (unsigned)work->copied;
@@ -400,7 +407,10 @@ __device__ __forceinline__ void fill_batch(control* host, block_state& block, un
         unsigned index = ((unsigned)work->copied + i) & block.message_mask;
         const unsigned char* slot = block.messages + (u64)index * block.slot_bytes;
         unsigned size = reinterpret_cast<const message_slot*>(slot)->size;
-        copy_words(batch + (u64)i * block.slot_bytes, slot, sizeof(message_slot) + size);
+        unsigned char* to = batch + (u64)i * block.slot_bytes;
+        unsigned before = reinterpret_cast<const message_slot*>(to)->size;
+        copy_words(to, slot, sizeof(message_slot) + size);
+        clear_words(to + sizeof(message_slot), size, before);
     }
     work->batch_next = 0;
     work->batch_count = count;
@@ -526,8 +536,8 @@ __device__ __forceinline__ unsigned boundary(control* host) {
             if (block.bulk && block.message.size == 0) {
                 block.message.size = block.message.bulk_size;
                 block.data = block.bulk;
-            } else if (block.message.size <= SHARED_PAYLOAD_BYTES) {
-                copy_words(block.payload, block.data, block.message.size);
+            } else if (block.slot_bytes <= sizeof(message_slot) + SHARED_PAYLOAD_BYTES) {
+                copy_words(block.payload, block.data, block.slot_bytes - sizeof(message_slot));
                 block.data = block.payload;
             }
         }

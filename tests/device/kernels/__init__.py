@@ -19,6 +19,7 @@ REGIONS: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {
     "arrays": [("latch", "uint32", (1,))],
     "echo": [],
     "silent": [],
+    "whole": [],
     "timed": [],
     "greeting": [],
     "counter": [("total", "uint64", (2,)), ("saved", "uint64", (1,))],
