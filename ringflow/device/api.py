@@ -226,6 +226,12 @@ def gpu_of(device: Device) -> Gpu | None:
     return cast(Gpu, device) if hasattr(device, "lend") else None
 
 
+def check_room(device: Device, grid: Dim3) -> None:
+    """Raise ``LimitExceededError`` if a device can say without the code that a grid has no room."""
+    if (check := getattr(device, "check_room", None)) is not None:
+        check(grid)
+
+
 class Stepping(Protocol):
     """What moves a device whose kernels go on only when they are told to; the time is virtual."""
 

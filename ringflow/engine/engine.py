@@ -69,7 +69,7 @@ class Engine(HandleService):
             device: None lets the engine choose the one with the most free memory.
         Raises:
             DuplicateKernelError, UnknownDeviceError, CompileError, EntryPointError,
-            DeviceMemoryError, UnsupportedPtxError: nothing was changed.
+            DeviceMemoryError, LimitExceededError, UnsupportedPtxError: nothing was changed.
         """
         core = self._core
         await core.in_task(lambda: launching.launch(core, spec, device, actor=actor, reason=reason))

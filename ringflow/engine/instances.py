@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from ringflow.device.api import Device, LaunchStatus, LoadedCode
+from ringflow.device.api import Device, LaunchStatus, LoadedCode, check_room
 from ringflow.device.arrays import read
 from ringflow.device.compiler.api import CompiledCode, code_from_ptx, compile_source
 from ringflow.device.compiler.cache import CompileCache
@@ -96,9 +96,11 @@ def create(
     The regions' initial arrays are the caller's to write; the instance keeps none of them alive.
 
     Args:
-        grid: blocks, or None to ask the spec, which may say ``"fill"``.
+        grid: blocks, or None to ask the spec, which may say ``"fill"``; then there must be room for
+            them beside the kernels that run.
     Raises:
         EntryPointError: the kernel's parameters are not control, regions, arguments.
+        LimitExceededError: there is no room for the blocks.
         DeviceError: the device has no room, or refuses the code.
     """
     spec = spec.without_arrays
@@ -116,6 +118,7 @@ def create(
                 else 0
             )
             grid = (fits, 1, 1) if spec.grid == "fill" else spec.grid
+            check_room(device, grid)
         resident = ResidentKernel(device, code, spec, grid=grid, base_sequence=0, epoch=epoch)
     except BaseException:
         device.unload(code)

@@ -11,6 +11,7 @@ from ringflow.device.api import (
     LoadedCode,
     MappedAllocation,
     Stepping,
+    check_room,
     stepping_of,
 )
 from ringflow.device.compiler.api import CompiledCode, CompileTarget
@@ -123,6 +124,9 @@ class ForwardingDevice:
         return self._device.grid_that_fits(
             code, entry_point, block, dynamic_shared_bytes=dynamic_shared_bytes
         )
+
+    def check_room(self, grid: Dim3) -> None:
+        check_room(self._device, grid)
 
     def launch(
         self,

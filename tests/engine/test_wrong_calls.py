@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ringflow
+from ringflow.device.host.pool import SLOTS_MAX, shared_pool
 from tests.engine.kernels import Add, Total, Trap, adder, code
 from tests.engine.story import state_of
 
@@ -122,3 +123,20 @@ async def test_what_an_engine_gives_says_what_it_is(engine: ringflow.Engine) -> 
         "HeldRegion('state', dtype='uint64', shape=(4,), device='host:1')",
         "HeldState(state, cells; applied_sequence=0)",
     ]
+
+
+async def test_a_grid_without_room_is_refused_before_anything_is_made_of_it(
+    engine: ringflow.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No block is made, and the id is free; the error says what counts."""
+    await engine.launch(adder("first"), device="host:0")  # two blocks
+    too_many = SLOTS_MAX * shared_pool().worker_count - 1
+    with monkeypatch.context() as patched:
+        patched.setattr("ringflow.device.host.device.contexts_of", None)
+        for device in ("host:0", "host:1"):
+            with pytest.raises(
+                ringflow.LimitExceededError, match=f"{too_many} of this grid, [0-9]+ of kernels"
+            ):
+                await engine.launch(adder(grid=(too_many, 1, 1)), device=device)
+    assert [status.kernel_id for status in engine.kernels()] == ["first"]
+    await engine.launch(adder(), device="host:0")

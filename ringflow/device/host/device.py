@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import struct
@@ -324,6 +325,10 @@ class HostDevice:
         self._own_code(code).entry(entry_point)
         return max(1, self._pool.worker_count)
 
+    def check_room(self, grid: Dim3) -> None:
+        """Raise ``LimitExceededError`` if the workers' tables have no room for a grid now."""
+        self._pool.check_room(math.prod(grid))
+
     def launch(
         self,
         code: LoadedCode,
@@ -354,6 +359,7 @@ class HostDevice:
                 call="launch",
                 code="parameters",
             )
+        self.check_room(grid)  # before the blocks are made
         program = host_code.program
         blocks, contexts = contexts_of(
             program, layout, grid, block, parameters, dynamic_shared_bytes

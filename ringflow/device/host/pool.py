@@ -226,16 +226,7 @@ class Pool:
             LimitExceededError: the workers' tables are full.
         """
         with self._lock:
-            self._reap_locked()
-            limit = SLOTS_MAX * len(self._workers)
-            taken = sum(worker.active for worker in self._workers)
-            if taken + len(contexts) > limit:
-                raise LimitExceededError(
-                    "the number of blocks on the host device",
-                    taken + len(contexts),
-                    limit,
-                    "launch a smaller grid",
-                )
+            self._check_room_locked(len(contexts))
             number = self._launch_count
             self._launch_count += 1
             made = PoolLaunch(self, number, len(contexts), watch=watch, keep=keep)
@@ -248,6 +239,24 @@ class Pool:
                 made.slots.append((which, place))
         self._native.ring_workers(self.room)
         return made
+
+    def check_room(self, count: int) -> None:
+        """Raise ``LimitExceededError`` if so many CTAs have no room beside those that there are."""
+        with self._lock:
+            self._check_room_locked(count)
+
+    def _check_room_locked(self, count: int) -> None:
+        self._reap_locked()
+        limit = SLOTS_MAX * len(self._workers)
+        taken = sum(worker.active for worker in self._workers)
+        if taken + count > limit:
+            raise LimitExceededError(
+                f"the number of blocks on all host devices together ({count} of this grid, {taken} "
+                "of kernels that run)",
+                taken + count,
+                limit,
+                "launch a smaller grid",
+            )
 
     def step(self) -> bool:
         """Step every CTA once in the calling thread; return whether one of them went on.
