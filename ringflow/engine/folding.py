@@ -121,5 +121,6 @@ def _take_accepted(state: EngineState, plain: Mapping[str, Any]) -> None:
             marks.accept(first, count, producers, numbers)
         else:
             marks.accept(first, count, (), ())
+        state.fruitless = 0
     except (KeyError, TypeError, ValueError) as error:
         raise EventFormatError(_ACCEPTED, str(error) or type(error).__name__) from error

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -46,6 +48,9 @@ from ringflow.storage.api import CHECKPOINT_FOLDER, CHECKPOINT_SUFFIX
 from ringflow.storage.folders import remove_leftovers
 from ringflow.version import __version__
 from ringflow.workers import in_thread
+
+_DEATHS_TOLD: Final = 2
+_log: Final = logging.getLogger("ringflow")
 
 
 @asynccontextmanager
@@ -139,6 +144,7 @@ async def _serving(core: Core) -> AsyncIterator[None]:
     core.tasks.start_soon(_watch_journal, core, core.journal.failed)
     with noting_pauses(core):
         try:
+            _warn_of_deaths(core)
             if core.state.repaired:
                 await set_aside(core, await orphans(core))
             # Before any kernel works: what a crash costs it is told by who finds this opening.
@@ -187,6 +193,18 @@ async def _close_devices(owned: Sequence[Device]) -> DeviceError | None:
             except DeviceError as error:
                 failure = failure or error
     return failure
+
+
+def _warn_of_deaths(core: Core) -> None:
+    """Say that engines died one after the other: this one may before anybody asks it."""
+    if (died := core.state.fruitless) >= _DEATHS_TOLD:
+        _log.warning(
+            "the last %d engines of %r died before any kernel got on; if a kernel of a host device "
+            "kills the process, open the folder with RINGFLOW_HOST_MEMCHECK=1 (docs/memcheck.md): "
+            "its message then halts it, and engine.resume(kernel, 'skip') leaves that out",
+            died,
+            str(core.folder),
+        )
 
 
 def _opened(core: Core) -> list[Event]:

@@ -84,6 +84,8 @@ _LIFE_EVENTS: Final = life_events.EVENT_TYPES
 _REQUESTS: Final = (MigrationRequested, ReloadRequested, SnapshotRequested)
 _ROUTING_EVENTS: Final = routing_events.EVENT_TYPES
 _ENGINE_EVENTS: Final = engine_events.EVENT_TYPES
+_ACCEPTED: Final = (message_events.MessagesAccepted, message_events.BulkMessageAccepted)
+_PROGRESS: Final = (life_events.RecoveryPointCommitted, life_events.KernelHalted)
 _NEVER_REFUSED: Final = (*_MESSAGE_EVENTS, *_ROUTING_EVENTS)
 
 
@@ -124,6 +126,8 @@ class EngineState:
         leases: by kernel, the operation that holds it.
         keys: by idempotency key, the operation that was started with it and its body's digest.
         closed: the last engine was closed in order, and nothing was cut from the journal since.
+        fruitless: engines in a row, the last one counted, that took no message, committed no
+            recovery point, halted no kernel and were not closed; a kernel may have killed them.
         repaired: the folder with the copies of a repair, until an engine has opened after it.
     """
 
@@ -135,11 +139,14 @@ class EngineState:
     routing: Routing = attrs.field(factory=Routing)
     closed: bool = True
     repaired: str = ""
+    fruitless: int = 0
 
     def apply(self, event: Event) -> None:
         """Fold one event in; raises ``IllegalTransitionError`` for one that can't have happened."""
         if isinstance(event, _MESSAGE_EVENTS):
             self.marks[event.kernel_id].apply(event)
+            if isinstance(event, _ACCEPTED):
+                self.fruitless = 0
         elif isinstance(event, _ROUTING_EVENTS):
             self.routing.apply(event)
         elif isinstance(event, _ENGINE_EVENTS):
@@ -149,6 +156,8 @@ class EngineState:
             self.marks[event.kernel_id] = MessageMarks()
         elif isinstance(event, _LIFE_EVENTS):
             self._evolve_life(event.kernel_id, event)
+            if isinstance(event, _PROGRESS):
+                self.fruitless = 0
         elif (operation := begin_operation(event)) is not None:
             self.operations[operation.operation_id] = operation
             self.leases[operation.kernel_id] = operation.operation_id
@@ -159,7 +168,9 @@ class EngineState:
     def _apply_engine(self, event: Event) -> None:
         if isinstance(event, EngineClosed):
             self.closed = True
+            self.fruitless = 0
         elif isinstance(event, EngineOpened):
+            self.fruitless += 1
             for kernel_id, marks in self.marks.items():
                 marks.untold |= not (self.closed or marks.idle)
                 marks.idle = self.kernels[kernel_id].state is LifecycleState.HALTED

@@ -105,6 +105,7 @@ def health(core: Core) -> Mapping[str, Any]:
         "ok": not closed and not halted and not lost,
         "closed": closed,
         "halted": halted,
+        "died_in_a_row": max(core.state.fruitless - 1, 0),
         "lost_devices": lost,
         "running_operations": len(core.running),
         "journal": dict(core.journal.statistics()),
