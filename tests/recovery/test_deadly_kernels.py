@@ -90,7 +90,8 @@ def test_the_count_is_the_same_from_a_journal(tmp_path: Path) -> None:
     async def fold_of(*events: Event) -> EngineState:
         folder = tmp_path / str(len(events))
         async with open_journal(folder) as journal:
-            for event in [OPENED, LAUNCHED, *events]:
+            every: list[Event] = [OPENED, LAUNCHED, *events]
+            for event in every:
                 journal.append(f"{type(event).__name__}", [event])
         fold = Fold(default_codec())
         async with open_journal(folder, replay=fold):
