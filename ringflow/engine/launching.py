@@ -128,8 +128,11 @@ async def _undo(core: Core, instance: Instance, error: BaseException) -> None:
     life = core.state.kernels.get(kernel_id)
     if life is not None and not life.is_terminal and not core.closed:
         cancelled = isinstance(error, anyio.get_cancelled_exc_class())
-        reason = "cancelled" if cancelled else str(error) or repr(error)
-        failed = e.KernelLaunchFailed(kernel_id=kernel_id, reason=reason)
+        failed = e.KernelLaunchFailed(
+            kernel_id=kernel_id,
+            reason="cancelled" if cancelled else str(error) or repr(error),
+            error="" if cancelled else type(error).__name__,
+        )
         await core.journal.until_durable(core.record_kernel(kernel_id, failed))
 
 

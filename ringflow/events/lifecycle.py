@@ -32,11 +32,16 @@ class KernelLaunched:
 
 @event
 class KernelLaunchFailed:
-    """The kernel never ran; its memory was given back."""
+    """The kernel never ran; its memory was given back.
+
+    Attributes:
+        error: the class of what the caller got; "" where the engine ended, or nobody waited.
+    """
 
     wire_name: ClassVar[str] = "kernel.launch_failed.v1"
     kernel_id: str
     reason: str
+    error: str = ""
 
 
 @event

@@ -141,7 +141,8 @@ class Finder:
         spec = self._stored.spec(event["spec_digest"])
         end = self._next(at, kernel_id, "kernel.launched", "kernel.launch_failed")
         failed = end is not None and self._moments[end].type == "kernel.launch_failed"
-        reason = self._moments[end].event["reason"] if end is not None and failed else ""
+        failure = self._moments[end].event if end is not None and failed else {}
+        reason, kind = failure.get("reason", ""), failure.get("error", "DeviceError")
         cancelled = failed and reason.lower().startswith("cancel")
         self._devices[kernel_id] = event["device"]
         if spec is None:
@@ -154,7 +155,7 @@ class Finder:
             )
         self._specs[kernel_id] = spec
         more: dict[str, Any] = {
-            "error": first_line(f"DeviceError: {reason}") if failed and not cancelled else "",
+            "error": first_line(f"{kind}: {reason}") if failed and not cancelled else "",
             "cancelled": end if cancelled else 0,
             "faults": injected(reason),
         }

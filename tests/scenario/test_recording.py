@@ -199,6 +199,39 @@ launch adder
     assert outcome.passed, outcome.report
 
 
+REFUSED = """# Launches that fail once they are journaled.
+
+kernel ends regions=state:uint64[1]
+extern "C" __global__ void ends(void*, unsigned long long*) {}
+----
+
+expect-error launch ends
+----
+
+kernel wide grid=100000 regions=state:uint64[1]
+extern "C" __global__ void wide(void*, unsigned long long*) {}
+----
+
+expect-error launch wide
+----
+"""
+
+
+def test_launches_that_failed_are_recorded_with_their_errors(tmp_path: Path) -> None:
+    """A ``DeviceError`` of some kind, or a limit: the journal names the class."""
+    ran = run(parse(REFUSED), folder=tmp_path)
+    assert not ran.failure, ran.failure
+    first = write(ran.contents, tmp_path / "first")
+    errors = [
+        moment.event["error"]
+        for moment in moments(read_records(first))
+        if moment.type == "kernel.launch_failed"
+    ]
+    assert errors == ["KernelStalledError", "LimitExceededError"]
+    outcome = run_again(first)
+    assert outcome.passed, outcome.report
+
+
 @pytest.mark.parametrize(
     ("found", "wrong", "said"),
     [
