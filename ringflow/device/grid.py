@@ -53,6 +53,7 @@ class KernelGrid(KernelMemory):
     ) -> None:
         """Allocate everything; see ``ResidentKernel``."""
         check_parameters(spec, code)
+        self._lot = lot_of(device)
         super().__init__(device, code, spec)
         self.grid = grid
         self._stepping = stepping_of(device)
@@ -65,7 +66,6 @@ class KernelGrid(KernelMemory):
         self._command = Command.RUN
         self._parked = False  # the pump leaves it alone
         self._leaving = False  # commands wait until it goes on
-        self._lot = lot_of(device)
         if self._lot is not None:
             self._lot.enter(self)
 
@@ -103,8 +103,13 @@ class KernelGrid(KernelMemory):
             self._unpark()
         try:
             self.await_generation(generation, timeout_s)
-        except KernelStalledError:
-            launch.abort()
+        except KernelStalledError as stalled:
+            try:
+                self._stop(launch)
+            except KernelStalledError as error:
+                raise KernelStalledError(
+                    f"{stalled}; {error}", call=error.call, code=error.code
+                ) from error
             raise
         started = self._load("started")
         assert started == self._epoch, f"started word is {started}, the epoch {self._epoch}"
@@ -134,11 +139,27 @@ class KernelGrid(KernelMemory):
             if self._pump is not None:
                 self._pump.unregister(self._key)
             if self._launch is not None and self._launch.status is LaunchStatus.RUNNING:
-                self._launch.abort()
-                if self._launch.status is LaunchStatus.RUNNING:
-                    raise DeviceError(
-                        f"kernel {self.spec.kernel_id!r} cannot be stopped", call="abort"
-                    )
+                self._stop(self._launch)
+
+    def _stop(self, launch: Launch) -> None:
+        """Stop a grid; raises ``KernelStalledError``, which names the kernel, if it can't be."""
+        try:
+            launch.abort()
+        except KernelStalledError as error:
+            raise KernelStalledError(
+                f"kernel {self.kernel_id!r} can't be stopped: {error}",
+                call=error.call,
+                code=error.code,
+            ) from error
+
+    def free(self) -> None:
+        """Give everything back; the second time nothing happens.
+
+        Raises:
+            DeviceError: a piece was not freed, and is lost; all others are.
+        """
+        with self._exclusively():  # who parks it finds it whole, or closed
+            super().free()
 
     # Parking: without the pump and the poster, which find the rings as they left them
 
@@ -149,7 +170,9 @@ class KernelGrid(KernelMemory):
     def give_way(self) -> bool:
         """Ask the grid to return; False if none runs, or it was to return anyway."""
         with self._commands:
-            if self._launch is None or self.status is not LaunchStatus.RUNNING:
+            if self._launch is None or self._entry is None:
+                return False
+            if self.status is not LaunchStatus.RUNNING:
                 return False
             self._leaving = True
             self._set_aside()

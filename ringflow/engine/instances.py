@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -46,24 +45,32 @@ class Instance:
         """Give memory and code back; a grid that still runs is aborted first.
 
         Raises:
-            DeviceError: the grid can't be stopped, and nothing was given back; or some memory can't
-                be, all the rest was.
+            DeviceError: the grid can't be stopped, and keeps what it may use until it has ended; or
+                some memory can't be given back. All the rest was.
         """
-        self.resident.end()
-        try:
-            self.resident.close()
-        finally:
-            self.device.unload(self.code)
+        if (left := self._give_up()) is not None:
+            raise left
 
     def discard(self) -> None:
         """Close it; memory that can't be given back keeps nobody from work.
 
         Raises:
-            DeviceError: the grid can't be stopped.
+            DeviceError: the grid can't be stopped, and keeps what it may use until it has ended.
         """
-        self.resident.end()
-        with contextlib.suppress(DeviceError):
-            self.close()
+        self._give_up()
+
+    def _give_up(self) -> DeviceError | None:
+        """Stop the grid and give all back; return why some memory can't be."""
+        try:
+            self.resident.end()
+        finally:
+            left = None
+            try:
+                self.resident.free()
+            except DeviceError as error:
+                left = error
+            self.device.unload(self.code)
+        return left
 
 
 def compile_for(spec: KernelSpec, device: Device, cache: CompileCache | None) -> CompiledCode:

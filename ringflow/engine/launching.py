@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import anyio
 
 from ringflow.engine import checkpoints, instances
@@ -17,7 +19,7 @@ from ringflow.engine.quiescing import launch as launch_grid
 from ringflow.engine.quiescing import quiesce_or_resume, resume_resting
 from ringflow.engine.routing import check_stop, drain, end_of, serve
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import DuplicateKernelError
+from ringflow.errors import DeviceError, DuplicateKernelError
 from ringflow.events import lifecycle as e
 from ringflow.events.codec import Event
 from ringflow.spec import KernelSpec
@@ -124,7 +126,8 @@ async def _undo(core: Core, instance: Instance, error: BaseException) -> None:
     kernel_id = instance.spec.kernel_id
     if (runtime := core.runtimes.pop(kernel_id, None)) is not None:
         runtime.end()
-    await core.in_thread(instance.discard)
+    with contextlib.suppress(DeviceError):  # a grid that lives on keeps what it may use
+        await core.in_thread(instance.discard)
     life = core.state.kernels.get(kernel_id)
     if life is not None and not life.is_terminal and not core.closed:
         cancelled = isinstance(error, anyio.get_cancelled_exc_class())
@@ -190,8 +193,12 @@ async def commit_resting(
     await checkpoints.retire(core, runtime.kernel_id)
 
 
-async def dismantle(core: Core, runtime: KernelRuntime) -> None:
-    """Free a runtime's memory and forget it."""
+async def dismantle(core: Core, runtime: KernelRuntime) -> DeviceError | None:
+    """Free a runtime's memory and forget it; return why its grid lives on, if it does."""
     runtime.end()
-    await core.in_thread(runtime.instance.discard)
     core.runtimes.pop(runtime.kernel_id, None)
+    try:
+        await core.in_thread(runtime.instance.discard)
+    except DeviceError as error:
+        return error
+    return None

@@ -253,8 +253,13 @@ async def _close(core: Core) -> None:
     for scope in tuple(core.works):
         scope.cancel()
     await core.rested.until(lambda: not core.works and RECOVERY not in core.busy.values())
-    for runtime in tuple(core.runtimes.values()):
-        await _rest(core, runtime)
+    ends = [await _rest(core, runtime) for runtime in tuple(core.runtimes.values())]
+    await _record_closing(core)
+    for left in filter(None, ends):  # their grids live on: whoever leaves the block has to know
+        raise left
+
+
+async def _record_closing(core: Core) -> None:
     if core.closed:
         return
     try:
@@ -267,8 +272,11 @@ async def _close(core: Core) -> None:
         core.closed = "its block was left"
 
 
-async def _rest(core: Core, runtime: KernelRuntime) -> None:
-    """Quiesce a kernel and commit its state; if that fails, its journal still has everything."""
+async def _rest(core: Core, runtime: KernelRuntime) -> DeviceError | None:
+    """Quiesce a kernel and commit its state; if that fails, its journal still has everything.
+
+    Returns why its grid lives on, if it does.
+    """
     if not core.closed and not runtime.halted and not runtime.trapped:
         try:
             applied = await quiesce(core, runtime, purpose="close")
@@ -278,4 +286,4 @@ async def _rest(core: Core, runtime: KernelRuntime) -> None:
     if points := core.state.kernels[runtime.kernel_id].recovery_points:
         applied, why = points[-1].applied_sequence, "the engine was closed"
         announce_lost(core, runtime, applied_sequence=applied, why=why)
-    await launching.dismantle(core, runtime)
+    return await launching.dismantle(core, runtime)

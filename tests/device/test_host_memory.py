@@ -11,11 +11,16 @@ from ringflow.device.api import LaunchStatus
 from ringflow.device.compiler.api import HOST, compile_source
 from ringflow.device.host.device import HostDevice
 from ringflow.device.host.memory import KEPT_BYTES_MAX, POISON
-from ringflow.errors import DeviceError, DeviceMemoryError
+from ringflow.device.host.pool import PoolLaunch
+from ringflow.errors import DeviceError, DeviceMemoryError, KernelStalledError
 
 STALE = """
 extern "C" __global__ void peek(const unsigned* freed, unsigned* seen) { seen[0] = freed[0]; }
 extern "C" __global__ void poke(unsigned* freed, unsigned* seen) { freed[5] = 1; }
+"""
+
+LATCHED = """
+extern "C" __global__ void await(volatile unsigned* word) { while (!*word) __nanosleep(1000); }
 """
 
 
@@ -135,3 +140,30 @@ def test_environment_asks_for_poison(
     assert (HostDevice("host:0")._arena._poisoned is not None) is poisons
     assert HostDevice("host:0", poison_freed=False)._arena._poisoned is None
     assert HostDevice("host:0", poison_freed=True)._arena._poisoned is not None
+
+
+def test_memory_of_a_grid_that_cannot_be_stopped_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given back it would be another's, or no memory at all, while the grid writes to it."""
+    device = HostDevice("host:0", memory_limit_bytes=10_000)
+    word, other = device.allocate(4, label="word"), device.allocate(4, label="other")
+    launch = device.launch(
+        device.load(compile_source(LATCHED, entry_point="await", target=HOST, cache=None)),
+        "await",
+        grid=(1, 1, 1),
+        block=(1, 1, 1),
+        parameters=(struct.pack("<Q", word.address),),
+        memory=(word,),
+    )
+    monkeypatch.setattr(PoolLaunch, "abort", lambda launch: launch.status)
+    with pytest.raises(KernelStalledError, match=r"grid of 'await'.* end the process"):
+        launch.abort()
+    device.free(other)
+    with pytest.raises(DeviceError, match="'word' may be used") as raised:
+        device.free(word)
+    assert raised.value.code == "busy"
+    assert device.free_bytes == 10_000 - 4
+    device.copy_in(word, b"\1\0\0\0")
+    assert launch.wait(30.0) is LaunchStatus.COMPLETED
+    device.free(word)
+    assert device.free_bytes == 10_000
+    device.close()

@@ -111,10 +111,10 @@ class CudaLaunch:
         self.ask_to_return()
         if self.wait(ABORT_DEADLINE_S) is LaunchStatus.RUNNING:
             raise KernelStalledError(
-                f"kernel {self.entry_point!r} did not return within {ABORT_DEADLINE_S:g} s, and a "
-                "GPU stops no grid from outside; its memory stays taken until it ends: move the "
-                "other kernels to another device and end the process, then look for a loop of it "
-                "that does not end",
+                f"the grid of {self.entry_point!r} did not return within {ABORT_DEADLINE_S:g} s, "
+                "and a GPU stops no grid from outside; its memory stays taken until it ends: move "
+                "the other kernels to another device and end the process, then look for a loop of "
+                "it that does not end",
                 call="abort",
                 code="timeout",
             )

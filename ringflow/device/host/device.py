@@ -107,6 +107,7 @@ class HostDevice:
         self._bounds = BoundsKeeper(self._allocated)
         self._lock = threading.Lock()
         self._launches: list[HostLaunch] = []
+        self._stuck: list[HostLaunch] = []
         self._codes: list[HostCode] = []
         self._variables: dict[int, memoryview] = {}
 
@@ -217,7 +218,21 @@ class HostDevice:
         return [_range_of(allocation) for allocation in self._arena.allocations()]
 
     def free(self, allocation: Allocation) -> None:
-        """Give memory back; raises ``DeviceError`` if it is not this device's."""
+        """Give memory back.
+
+        Raises:
+            DeviceError: it is not this device's, or was freed before; or a grid that can't be
+                stopped may use it, and it stays taken until the device is closed.
+        """
+        for launch in self._stuck:
+            claimed = launch.claims is None or allocation.address in launch.claims
+            if claimed and launch.status is LaunchStatus.RUNNING:
+                raise DeviceError(
+                    f"{allocation.label!r} may be used by a grid that can't be stopped; it stays "
+                    f"taken until {self._name!r} is closed: end the process",
+                    call="free",
+                    code="busy",
+                )
         if self._memcheck:
             self._bounds.changed(leaving=allocation.address)
         self._arena.free(allocation.address)
@@ -382,6 +397,8 @@ class HostDevice:
             program,
             bounds,
             log,
+            claims=None if memory is None else frozenset(one.address for one in memory),
+            when_stuck=self._stuck.append,
         )
         with self._lock:
             self._launches = [

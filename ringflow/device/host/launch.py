@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Callable
 from typing import final
 
 from ringflow.device.api import LaunchStatus
@@ -20,7 +21,11 @@ from ringflow.spec import Dim3
 
 @final
 class HostLaunch:
-    """A grid on the worker pool."""
+    """A grid on the worker pool.
+
+    Attributes:
+        claims: addresses of the memory that it may use; None for all of the device's.
+    """
 
     def __init__(
         self,
@@ -29,12 +34,17 @@ class HostLaunch:
         program: Program,
         bounds: Bounds | None,
         log: KernelLog | None,
+        *,
+        claims: frozenset[int] | None,
+        when_stuck: Callable[[HostLaunch], None],
     ) -> None:
         self._entry_point = entry_point
         self._launch = launch
         self._program = program
         self._bounds = bounds
         self._log = log
+        self.claims = claims
+        self._when_stuck = when_stuck
 
     @property
     def log(self) -> str:
@@ -62,10 +72,15 @@ class HostLaunch:
         return self._launch.wait(timeout_s)
 
     def abort(self) -> None:
-        """Stop the grid; raises ``KernelStalledError`` if a step of it does not end."""
+        """Stop the grid.
+
+        Raises:
+            KernelStalledError: a step of it does not end; until it does it keeps its memory.
+        """
         if self._launch.abort() is LaunchStatus.RUNNING:
+            self._when_stuck(self)
             raise KernelStalledError(
-                f"kernel {self._entry_point!r} cannot be stopped; end the process",
+                f"a step of the grid of {self._entry_point!r} does not end; end the process",
                 call="abort",
                 code="timeout",
             )
