@@ -179,6 +179,7 @@ def test_gpus_links_and_what_is_wrong_are_told(monkeypatch: pytest.MonkeyPatch) 
         ("driver", "ok"),
         ("cuda:0", "ok"),
         ("cuda:1", "missing"),
+        ("work queues", "ok"),
         ("cuda:0-cuda:1", "ok"),
     ]
     assert found["cuda:1"].text.endswith("use another; only GPUs need it")
