@@ -19,11 +19,12 @@ import attrs
 
 import ringflow
 from benchmarks.table import Choices, Row, at_least, at_most, choices, finish, median
+from ringflow.code_source import KernelCodeSource
 from ringflow.demo.kernels import code, first_spec, second_regions
 from ringflow.demo.reference import Waves, apply
 from ringflow.demo.script import OPEN_SEA, Disturb, Step
 from ringflow.demo.seafloor import Seafloor, make_seafloor
-from ringflow.spec import Durability, KernelCodeSource, KernelSpec
+from ringflow.spec import Durability, KernelSpec
 
 WORKERS = "RINGFLOW_HOST_WORKERS"
 ECHO = """

@@ -33,6 +33,7 @@ from benchmarks.gpu_bare import Answering, Bare
 from benchmarks.host_kernels import ECHO
 from benchmarks.host_messages import NativeTrips
 from benchmarks.table import Row, at_least, at_most, choices, finish, median
+from ringflow.code_source import KernelCodeSource
 from ringflow.device.abi import Command
 from ringflow.device.api import Allocation, Device, LaunchStatus
 from ringflow.device.compiler.api import compile_source
@@ -40,7 +41,7 @@ from ringflow.device.compiler.nvrtc import nvrtc_version
 from ringflow.device.cuda.probe import CudaFacts, probe
 from ringflow.device.registry import open_device
 from ringflow.device.resident import ResidentKernel
-from ringflow.spec import KernelCodeSource, KernelSpec, Region
+from ringflow.spec import KernelSpec, Region
 
 DEADLINE_S: Final = 60.0
 US: Final = 1e6

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.host_kernels import BARRIERS, ONE_BLOCK, PRODUCT, STENCIL_CPP, persistent
 from benchmarks.table import Row, at_least, at_most, median
+from ringflow.code_source import KernelCodeSource
 from ringflow.device.compiler.api import HOST, compile_source
 from ringflow.device.compiler.clang import compile_to_ptx
 from ringflow.device.host.device import HostDevice
@@ -26,7 +27,7 @@ from ringflow.device.host.translate import translate
 from ringflow.device.posting import Posting
 from ringflow.device.pump import Pump
 from ringflow.device.resident import ResidentKernel
-from ringflow.spec import Argument, KernelCodeSource, KernelSpec, Region
+from ringflow.spec import Argument, KernelSpec, Region
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Work = Callable[[], None]

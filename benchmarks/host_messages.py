@@ -20,6 +20,7 @@ import numpy as np
 import ringflow
 from benchmarks.host_kernels import ECHO, SINK
 from benchmarks.table import Row, at_least, at_most, median
+from ringflow.code_source import KernelCodeSource
 from ringflow.device.abi import Command
 from ringflow.device.api import LaunchStatus
 from ringflow.device.compiler.api import HOST, CompiledCode, compile_source
@@ -32,7 +33,7 @@ from ringflow.device.posting import Posting, encode_slots
 from ringflow.device.pump import Pump
 from ringflow.device.resident import ResidentKernel
 from ringflow.device.slots import encode_array
-from ringflow.spec import KernelCodeSource, KernelSpec, Region
+from ringflow.spec import KernelSpec, Region
 
 DEADLINE_S: Final = 60.0
 BUFFER_BYTES: Final = 1 << 16

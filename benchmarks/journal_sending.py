@@ -10,7 +10,8 @@ import anyio
 
 import ringflow
 from benchmarks.table import Row, at_least, median
-from ringflow.spec import KernelCodeSource, KernelSpec
+from ringflow.code_source import KernelCodeSource
+from ringflow.spec import KernelSpec
 
 SENDERS: Final = 64
 GOAL: Final = 15_000.0

@@ -2,6 +2,7 @@
 
 from .arrays import DeviceArray, on_stream
 from .clock import Clock, ManualClock, SystemClock
+from .code_source import CodeFormat, KernelCodeSource
 from .coordinator import MigrationRequest, MultiGpuBuilder, MultiGpuCoordinator
 from .device.api import Device
 from .device.registry import open_device
@@ -111,7 +112,7 @@ from .ports import (
 from .rates import TransferEstimate
 from .results import MigrationResult, ReloadResult, RollbackResult
 from .routing import Connection
-from .spec import CodeFormat, KernelCodeSource, KernelSpec, Region, Route
+from .spec import KernelSpec, Region, Route
 from .statemachines.lifecycle import RecoveryPoint
 from .storage import (
     CHECKPOINT_MAGIC,

@@ -15,6 +15,7 @@ import anyio
 import attrs
 
 from ringflow.clock import NS_PER_S, Clock, SystemClock, within
+from ringflow.code_source import KernelCodeSource
 from ringflow.coordinator import MultiGpuCoordinator
 from ringflow.device.compiler.api import HOST, CompileTarget
 from ringflow.device.compiler.cache import CompileCache
@@ -34,7 +35,6 @@ from ringflow.ports import ReloadableKernel, SelfReloadingKernel
 from ringflow.reload_steps import CodeCheck, ReloadPerformer
 from ringflow.reload_values import HotReloadConfig, HotReloadRequest, HotReloadStatsSnapshot
 from ringflow.results import HotReloadResult, ReloadResult
-from ringflow.spec import KernelCodeSource
 from ringflow.statemachines import effects
 from ringflow.statemachines import hot_reload as machine
 from ringflow.statemachines.effects import Effect

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ringflow.arrays import ArrayLike
-    from ringflow.spec import KernelCodeSource, KernelSpec
+    from ringflow.code_source import KernelCodeSource
+    from ringflow.spec import KernelSpec
 
 T = TypeVar("T")
 OnFull = Literal["wait", "raise"]

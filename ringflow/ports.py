@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.results import MigrationResult, ReloadResult
-from ringflow.spec import KernelCodeSource
 from ringflow.storage.checkpoint import Checkpoint
 
 

@@ -12,6 +12,7 @@ from typing import final
 import attrs
 
 from ringflow.clock import Clock
+from ringflow.code_source import CodeFormat, KernelCodeSource
 from ringflow.device.compiler.api import (
     HOST,
     CompiledCode,
@@ -26,7 +27,6 @@ from ringflow.events import reload as e
 from ringflow.events.codec import Event
 from ringflow.messages import MessageLayout
 from ringflow.ports import ReloadableKernel
-from ringflow.spec import CodeFormat, KernelCodeSource
 from ringflow.statemachines import effects
 from ringflow.statemachines.effects import Effect
 from ringflow.storage import Checkpoint

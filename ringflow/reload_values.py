@@ -6,10 +6,10 @@ from typing import final
 
 import attrs
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.errors import UsageError
 from ringflow.events.codec import Event
 from ringflow.results import ReloadResult
-from ringflow.spec import KernelCodeSource
 from ringflow.statemachines.hot_reload import ReloadState
 
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 import attrs
 import orjson
 
+from ringflow.code_source import CodeFormat, KernelCodeSource
 from ringflow.errors import SpecError
 from ringflow.messages import MessageField, MessageLayout
-from ringflow.spec import Argument, CodeFormat, KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec import Argument, KernelSpec, Region, Route
 
 _PLAIN_FIELDS: Final = (
     *("kernel_id", "kernel_type", "grid", "block", "durability", "replay", "release"),

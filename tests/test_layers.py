@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ringflow"
 LAYERS = (
     "errors version",
     "files clock ids limits names workers dlpack",
-    "messages",
+    "messages code_source",
     "arrays",
     "spec",
     "spec_codec",
@@ -37,6 +37,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 PURE = (
+    "code_source",
     "names",
     "messages",
     "spec",

@@ -11,10 +11,11 @@ from typing import Final
 
 import numpy as np
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.demo.script import COMMANDS
 from ringflow.demo.seafloor import GRAVITY, Seafloor
 from ringflow.errors import NotFoundError
-from ringflow.spec import KernelCodeSource, KernelSpec, Region
+from ringflow.spec import KernelSpec, Region
 
 KERNEL_ID: Final = "waves"
 ENTRY_POINT: Final = "waves"

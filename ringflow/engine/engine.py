@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.device.api import Device
 from ringflow.engine import (
     checkpoints,
@@ -45,7 +46,7 @@ from ringflow.kernel import (
 from ringflow.rates import TransferEstimate
 from ringflow.results import MigrationResult, ReloadResult, RollbackResult
 from ringflow.routing import Connection
-from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec import KernelSpec, Region, Route
 from ringflow.statemachines.lifecycle import RecoveryPoint
 
 if TYPE_CHECKING:

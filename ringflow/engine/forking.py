@@ -10,6 +10,7 @@ from __future__ import annotations
 import anyio
 import attrs
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.device.api import Device
 from ringflow.device.posting import Posting
 from ringflow.engine import instances
@@ -22,7 +23,7 @@ from ringflow.engine.restoring import Rebuilt, history, rebuild_at
 from ringflow.engine.skipped import is_in
 from ringflow.errors import SpecError, UsageError
 from ringflow.events.lifecycle import KernelForked
-from ringflow.spec import KernelCodeSource, KernelSpec
+from ringflow.spec import KernelSpec
 from ringflow.statemachines.lifecycle import KernelLife, RecoveryPoint, point_through
 
 

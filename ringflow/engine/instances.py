@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from ringflow.code_source import CodeFormat
 from ringflow.device.api import Device, LaunchStatus, LoadedCode, check_room
 from ringflow.device.arrays import read
 from ringflow.device.compiler.api import CompiledCode, code_from_ptx, compile_source
@@ -25,7 +26,7 @@ from ringflow.errors import (
     SpecError,
     UnlistedStateError,
 )
-from ringflow.spec import GLOBAL_PREFIX, CodeFormat, Dim3, KernelSpec, Region
+from ringflow.spec import GLOBAL_PREFIX, Dim3, KernelSpec, Region
 from ringflow.storage import Checkpoint, CheckpointBuilder, region_digest
 
 OUTPUT_INDEX_KEY: Final = "output_index"

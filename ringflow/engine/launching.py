@@ -19,7 +19,7 @@ from ringflow.engine.quiescing import launch as launch_grid
 from ringflow.engine.quiescing import quiesce_or_resume, resume_resting
 from ringflow.engine.routing import check_stop, drain, end_of, serve
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import DeviceError, DuplicateKernelError
+from ringflow.errors import DeviceError, DuplicateKernelError, SpecError
 from ringflow.events import lifecycle as e
 from ringflow.events.codec import Event
 from ringflow.spec import KernelSpec
@@ -37,6 +37,8 @@ async def launch(
             nothing was changed.
         DeviceError: the grid did not start; the kernel's id is used up.
     """
+    if not isinstance(spec, KernelSpec):
+        raise SpecError(f"launch takes a KernelSpec, and {spec!r} is none")
     core.check_accepting()
     core.journal.check_reserve()
     kernel_id = spec.kernel_id

@@ -170,6 +170,8 @@ async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"device {name!r} is named twice; name each once")
+    if isinstance(given, str):
+        raise UsageError(f"devices are a list; give [{given!r}]")
     opened: dict[str, Device] = {}
     owned: list[Device] = []
     try:

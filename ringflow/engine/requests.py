@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import attrs
 import orjson
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.engine.core import RECOVERY, Core
 from ringflow.engine.instances import check_listed
 from ringflow.engine.keys import asked, first_of
@@ -25,7 +26,7 @@ from ringflow.events.snapshot import SnapshotRequested
 from ringflow.kernel import CheckpointInfo
 from ringflow.results import MigrationResult, ReloadResult
 from ringflow.routing import check_reload
-from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec import KernelSpec, Region, Route
 from ringflow.spec_codec import encode_spec
 from ringflow.statemachines import hot_reload, migration, snapshot
 from ringflow.storage.api import check_name

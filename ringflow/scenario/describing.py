@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from ringflow import messages as kinds
+from ringflow.code_source import KernelCodeSource
 from ringflow.errors import SpecError
 from ringflow.messages import MessageLayout, Scalar, layout_from
-from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec import Argument, Dim3, KernelSpec, Region, Route
 
 if TYPE_CHECKING:
     import numpy as np

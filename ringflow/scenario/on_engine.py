@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.engine.engine import Engine
 from ringflow.errors import SpecError
 from ringflow.kernel import OnFull, Reply
@@ -17,7 +18,6 @@ from ringflow.scenario.describing import CHANGES, array_of, changes_of, payload_
 from ringflow.scenario.stage import Stage
 from ringflow.simulate.witness import Told
 from ringflow.simulate.world import ROOT
-from ringflow.spec import KernelCodeSource
 from ringflow.storage import FileStorage
 from ringflow.storage.api import CHECKPOINT_FOLDER
 

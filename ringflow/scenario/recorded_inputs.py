@@ -17,7 +17,7 @@ from ringflow.journal.record import RawRecord
 from ringflow.limits import EngineLimits
 
 if TYPE_CHECKING:
-    from ringflow.spec import KernelCodeSource
+    from ringflow.code_source import KernelCodeSource
 
 ACCEPTED: Final = "messages.accepted.v1"
 TORN: Final = "engine.torn_tail_cut.v1"

@@ -9,6 +9,7 @@ from typing import TypeVar, final
 
 import attrs
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.engine.engine import Engine
 from ringflow.errors import ScenarioError, SimulatedCrashError, StorageError
 from ringflow.journal.reader import read_records
@@ -19,7 +20,7 @@ from ringflow.scenario.short import Names, short
 from ringflow.simulate.process import Started
 from ringflow.simulate.witness import Witness
 from ringflow.simulate.world import ROOT, World
-from ringflow.spec import KernelCodeSource, KernelSpec
+from ringflow.spec import KernelSpec
 
 T = TypeVar("T")
 

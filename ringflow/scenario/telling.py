@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ringflow import messages as kinds
+from ringflow.code_source import CodeFormat, KernelCodeSource
 from ringflow.messages import MessageLayout, Scalar
 from ringflow.scenario.describing import DTYPES, HEX, HEX_BYTES_MAX, PLAIN, payload_of
 from ringflow.scenario.script import quoted
-from ringflow.spec import CodeFormat, KernelCodeSource, KernelSpec, Region
+from ringflow.spec import KernelSpec, Region
 
 Gaps = list[str]
 """What a scenario can't say, a sentence each."""

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.device import abi
 from ringflow.device.abi import CONTROL, REPLY_SLOT, Command, KernelState
 from ringflow.device.api import DeviceGlobal, LaunchStatus
@@ -15,7 +16,7 @@ from ringflow.device.host.memory import HostAllocation
 from ringflow.device.native import native
 from ringflow.device.parking import Lot, shared_lot
 from ringflow.errors import DeviceError
-from ringflow.spec import Dim3, KernelCodeSource, KernelSpec
+from ringflow.spec import Dim3, KernelSpec
 
 
 class PlayedCode:

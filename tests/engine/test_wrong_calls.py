@@ -140,3 +140,13 @@ async def test_a_grid_without_room_is_refused_before_anything_is_made_of_it(
                 await engine.launch(adder(grid=(too_many, 1, 1)), device=device)
     assert [status.kernel_id for status in engine.kernels()] == ["first"]
     await engine.launch(adder(), device="host:0")
+
+
+async def test_what_is_no_spec_is_not_launched(engine: ringflow.Engine) -> None:
+    """Nor is a name a list of devices."""
+    wrong: Any = "adder"
+    with pytest.raises(ringflow.SpecError, match="launch takes a KernelSpec, and 'adder'"):
+        await engine.launch(wrong)
+    with pytest.raises(ringflow.UsageError, match=r"give \['host:0'\]"):
+        async with ringflow.open_engine("never", devices="host:0"):
+            pass

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ringflow import messages as kinds
+from ringflow.code_source import KernelCodeSource
 from ringflow.messages import message
 from ringflow.scenario.describing import (
     PLAIN,
@@ -25,7 +26,7 @@ from ringflow.scenario.telling import (
     message_words,
     source_lines,
 )
-from ringflow.spec import KernelCodeSource, KernelSpec, Region, Route
+from ringflow.spec import KernelSpec, Region, Route
 from ringflow.spec_codec import encode_spec
 from tests.engine.kernels import Add
 

@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import numpy as np
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.ports import CheckpointableKernel
-from ringflow.spec import KernelCodeSource
 from ringflow.storage import Checkpoint, CheckpointBuilder, MemoryStorage
 
 SOURCE = """

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from ringflow.clock import NS_PER_S, Clock, ManualClock
+from ringflow.code_source import KernelCodeSource
 from ringflow.coordinator import MultiGpuCoordinator
 from ringflow.device.compiler.api import CompileTarget
 from ringflow.errors import (
@@ -23,7 +24,6 @@ from ringflow.events.reload import ReloadCompiled, ReloadRequested
 from ringflow.hot_reload import HotReloadConfig, HotReloadManager, HotReloadRequest
 from ringflow.ids import Ids
 from ringflow.results import ReloadResult
-from ringflow.spec import KernelCodeSource
 from ringflow.statemachines.hot_reload import ReloadState
 from tests.services.kernels import FaultyStorage, Hang, LiveAdder, code
 

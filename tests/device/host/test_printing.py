@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.device.abi import Command
 from ringflow.device.api import LaunchStatus
 from ringflow.device.compiler.api import HOST, CompiledCode, compile_source
@@ -20,7 +21,7 @@ from ringflow.device.host.translate import translate
 from ringflow.device.posting import Posting
 from ringflow.device.resident import ResidentKernel
 from ringflow.errors import EntryPointError, KernelTrappedError
-from ringflow.spec import KernelCodeSource, KernelSpec
+from ringflow.spec import KernelSpec
 from tests.device.host.programs import HEAD, Array, cuda, start
 
 DEADLINE_S = 20.0

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ringflow.code_source import KernelCodeSource
 from ringflow.device.api import Device
 from ringflow.device.compiler.api import HOST, CompiledCode, CompileTarget, compile_source
 from ringflow.device.resident import ResidentKernel
-from ringflow.spec import Argument, Dim3, KernelCodeSource, KernelSpec, Region
+from ringflow.spec import Argument, Dim3, KernelSpec, Region
 
 FOLDER = Path(__file__).parent
 LARGE_CELLS = 200 * 16384 + 5  # 200 blocks of 64 KiB and a piece
