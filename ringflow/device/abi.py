@@ -82,6 +82,7 @@ CONTROL: Final = Layout(
         u64("base_sequence", 80, "last sequence applied before this launch"),
         u64("epoch", 88, "of this launch"),
         u32("emit_slots", 96, "reply slots beyond those that replies are credited"),
+        u32("withdrawn", 100, "1: return from the first boundary before all blocks are there"),
         u64("started", 128, "epoch, once all blocks have arrived at the first boundary"),
         u64("done_sequence", 136, "last finished message"),
         u64("done_count", 144, "messages finished since the launch"),

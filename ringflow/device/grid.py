@@ -277,9 +277,17 @@ class KernelGrid(KernelMemory):
         """Return the error for a wait that has ended in something else."""
         name = self.spec.kernel_id
         if result == AWAIT_TIMEOUT:
+            advice = (
+                "look for a loop that does not end or a collective call that not all threads make"
+            )
+            if self._load("started") != self._epoch:
+                advice = (
+                    "not all of its blocks have come to their first: look for a loop before it, "
+                    "and, on a GPU, for what else holds multiprocessors"
+                )
             return KernelStalledError(
-                f"kernel {name!r} did not reach a message boundary within {timeout_s:g} s; look "
-                "for a loop that does not end or a collective call that not all threads make",
+                f"kernel {name!r} did not reach a message boundary within {timeout_s:g} s; "
+                f"{advice}",
                 call="await",
                 code="timeout",
             )

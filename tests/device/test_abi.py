@@ -37,6 +37,7 @@ def test_offsets_of_version_4() -> None:
         "messages": (48, 8), "replies": (56, 8), "message_slots": (64, 4),
         "reply_slots": (68, 4), "slot_bytes": (72, 4), "max_replies": (76, 4),
         "base_sequence": (80, 8), "epoch": (88, 8), "emit_slots": (96, 4),
+        "withdrawn": (100, 4),
         "started": (128, 8), "done_sequence": (136, 8), "done_count": (144, 8),
         "consumed": (152, 8), "reply_head": (160, 8), "state": (168, 8), "echo": (176, 8),
         "steps": (184, 8), "taken_sequence": (192, 8), "fault": (200, 4),

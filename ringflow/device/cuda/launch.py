@@ -96,9 +96,13 @@ class CudaLaunch:
         return status
 
     def ask_to_return(self) -> None:
-        """Give the grid the command to return, if it has a control block to look at."""
+        """Give the grid the command to return, if it has a control block to look at.
+
+        One that is not there as a whole yet returns as far as it is, and what comes later at once.
+        """
         if self.control and self.status is LaunchStatus.RUNNING:
             _command(self.control, Command.RETURN)
+            native().store_u32(self.control + CONTROL["withdrawn"], 1)
 
     def abort(self) -> None:
         """Tell the grid to return, and wait until it has.
@@ -112,12 +116,23 @@ class CudaLaunch:
         if self.wait(ABORT_DEADLINE_S) is LaunchStatus.RUNNING:
             raise KernelStalledError(
                 f"the grid of {self.entry_point!r} did not return within {ABORT_DEADLINE_S:g} s, "
-                "and a GPU stops no grid from outside; its memory stays taken until it ends: move "
-                "the other kernels to another device and end the process, then look for a loop of "
-                "it that does not end",
+                "and a GPU stops no grid from outside; its memory stays taken until it ends: "
+                f"{self._advice()}",
                 call="abort",
                 code="timeout",
             )
+
+    def _advice(self) -> str:
+        if self.control and not native().load(self.control + CONTROL["started"]):
+            return (
+                "not all of its blocks have started; end what else holds the multiprocessors, "
+                "another process or another library's kernels, or look for a loop before its first "
+                "message boundary"
+            )
+        return (
+            "move the other kernels to another device and end the process, then look for a loop of "
+            "it that does not end"
+        )
 
     def end(self, status: LaunchStatus, detail: str = "") -> None:
         """Note how it has ended, where no stream can say so, and tell those who wait."""

@@ -52,7 +52,8 @@ struct alignas(128) control {
     unsigned long long base_sequence;  // last sequence applied before this launch
     unsigned long long epoch;  // of this launch
     unsigned int emit_slots;  // reply slots beyond those that replies are credited
-    unsigned char reserved_100[28];
+    unsigned int withdrawn;  // 1: return from the first boundary before all blocks are there
+    unsigned char reserved_104[24];
     unsigned long long started;  // epoch, once all blocks have arrived at the first boundary
     unsigned long long done_sequence;  // last finished message
     unsigned long long done_count;  // messages finished since the launch
@@ -85,6 +86,7 @@ static_assert(__builtin_offsetof(control, max_replies) == 76, "max_replies");
 static_assert(__builtin_offsetof(control, base_sequence) == 80, "base_sequence");
 static_assert(__builtin_offsetof(control, epoch) == 88, "epoch");
 static_assert(__builtin_offsetof(control, emit_slots) == 96, "emit_slots");
+static_assert(__builtin_offsetof(control, withdrawn) == 100, "withdrawn");
 static_assert(__builtin_offsetof(control, started) == 128, "started");
 static_assert(__builtin_offsetof(control, done_sequence) == 136, "done_sequence");
 static_assert(__builtin_offsetof(control, done_count) == 144, "done_count");
@@ -231,12 +233,19 @@ namespace detail {
 
 using u64 = unsigned long long;
 
-enum action : unsigned { NOTHING = 0, MESSAGE = 1, LEAVE = 2, STEP = 3 };
+enum action : unsigned { NOTHING = 0, MESSAGE = 1, LEAVE = 2, STEP = 3, FRESH = 4 };
 enum mode : unsigned { RECEIVE, POLL, FREE_STEP };
+constexpr u64 WITHDRAWN = 1ull << 16;  // in a decision: it is not of a round, and holds for all
 
 __device__ __forceinline__ u64 load_system(const u64* word) {
     u64 value;
     asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ unsigned load_system(const unsigned* word) {
+    unsigned value;
+    asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
     return value;
 }
 
@@ -445,9 +454,7 @@ __device__ __forceinline__ void answer_ping(control* host, workspace* work) {
 // reads this one.
 __device__ __forceinline__ void swap_dirty(control* host, workspace* work) {
     if (work->dirty_ranges == 0) return;
-    unsigned wanted;
-    asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(wanted) : "l"(&host->dirty_epoch)
-                 : "memory");
+    unsigned wanted = load_system(&host->dirty_epoch);
     if (wanted == work->dirty_swapped) return;
     work->dirty_swapped = wanted;
     asm volatile("st.release.sys.u32 [%0], %1;" : : "l"(&host->dirty_swapped), "r"(wanted)
@@ -492,12 +499,26 @@ __device__ __forceinline__ unsigned decide(control* host, block_state& block) {
     }
 }
 
+// Have the blocks that are there return, and those that come later too, since what else holds the
+// multiprocessors may never let all be there; for a grid that the host has given up.
+__device__ __forceinline__ u64 withdraw(control* host, workspace* work) {
+    u64 generation = (load_system(&host->doorbell) >> 32) & GENERATION_MASK;
+    store_system(&host->state, generation << 8 | STATE_RETURNING);
+    u64 decision = work->decision >> 32 << 32 | WITHDRAWN | LEAVE;
+    store_device(&work->decision, decision);
+    return decision;
+}
+
 template <mode MODE>
 __device__ __forceinline__ u64 lead(control* host, block_state& block) {
     workspace* work = block.work;
     unsigned round = (unsigned)(work->decision >> 32) + 1;
     unsigned arrivals = round * (block_count() - 1);
-    while (load_device(&work->arrived) != arrivals) nap(32);
+    while (load_device(&work->arrived) != arrivals) {
+        if (MODE != POLL && block.action == FRESH && load_system(&host->withdrawn))
+            return withdraw(host, work);
+        nap(32);
+    }
     u64 decision = (u64)round << 32 | decide<MODE>(host, block);
     store_device(&work->decision, decision);
     return decision;
@@ -508,7 +529,7 @@ __device__ __forceinline__ u64 follow(block_state& block) {
     unsigned round = (unsigned)(work->decision >> 32);
     add_device(&work->arrived, 1);
     u64 decision = load_device(&work->decision);
-    while ((unsigned)(decision >> 32) == round) {
+    while ((unsigned)(decision >> 32) == round && !(decision & WITHDRAWN)) {
         nap(32);
         decision = load_device(&work->decision);
     }
@@ -592,7 +613,7 @@ class kernel {
             block.max_replies = host->max_replies;
             block.emit_slots = host->emit_slots;
             block.dirty = detail::dirty_bitmap(block.work);
-            block.action = detail::NOTHING;
+            block.action = detail::FRESH;
         }
         __syncthreads();
     }

@@ -2,6 +2,7 @@
 #include <ringflow.cuh>
 
 enum : unsigned { ECHO = 1, TRAP = 2, SPIN = 3, FLOOD = 4, MANY = 5, HUGE_REPLY = 6, LATCH = 7, LEAVE = 8 };
+enum : unsigned { LATCH_OTHERS = 9 };
 
 extern "C" __global__ void trouble(ringflow::control* control, unsigned* stop) {
     ringflow::kernel self(control);
@@ -11,6 +12,8 @@ extern "C" __global__ void trouble(ringflow::control* control, unsigned* stop) {
             while (*(volatile unsigned*)&stop[2] == 0) __nanosleep(100);
             return;
         }
+        if (m.type == LATCH_OTHERS && blockIdx.x != 0)
+            while (*(volatile unsigned*)&stop[2] == 0) __nanosleep(100);
         if (!self.leader()) continue;
         unsigned count = m.size ? m.as<unsigned>() : 0;
         if (m.type == ECHO) self.reply(m, count);
