@@ -54,7 +54,9 @@ class Unfinished:
         for late in tuple(self._pending):
             left_s = max(0.0, ends_at_s - time.monotonic())
             with contextlib.suppress(DeviceError), self._context.current():
-                self._context.await_event(self._end_of(late), left_s, what="a late copy")
+                with self._lock:
+                    event = self._end_of(late)
+                self._context.await_event(event, left_s, what="a late copy")
         self.settle()
 
     def settle(self) -> None:
