@@ -188,7 +188,13 @@ def _check_field(message: str, name: str) -> None:
 
 
 def _scalar(cls: type[Any], name: str) -> Scalar:
-    hints = typing.get_type_hints(cls, include_extras=True)
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except NameError as error:  # imported for type checkers only, or local to a function
+        raise SpecError(
+            f"the annotations of {cls.__name__} can't be read in its module: {error}; import the "
+            "types there"
+        ) from None
     for extra in getattr(hints[name], "__metadata__", ()):
         if isinstance(extra, Scalar):
             return extra

@@ -118,6 +118,7 @@ def _message(number: Any, fields: dict[str, Any]) -> object:
     ("fields", "says"),
     [
         ({"a": int}, "M.a must be annotated"),
+        ({"a": "nowhere.u32"}, "can't be read in its module: name 'nowhere'"),
         ({"class": ringflow.u32}, "keyword of Python"),
         ({"lambda": ringflow.u32}, "keyword of Python"),
         ({"int": ringflow.u32}, "C\\+\\+"),
