@@ -19,7 +19,8 @@ from tests.device.kernels import compiled, spec
 
 UNKNOWN = 999  # an error that kills nothing
 ONCE = "cuStreamWriteValue32"  # after it has failed, the streams are watched in its place
-BY_TIME = ("cuEventQuery", "cuStreamQuery", "cuCtxPushCurrent", "cuCtxPopCurrent")
+CURRENT = ("cuCtxPushCurrent", "cuCtxPopCurrent", "cuThreadExchangeStreamCaptureMode")
+BY_TIME = ("cuEventQuery", "cuStreamQuery", *CURRENT)  # the watching thread makes them too
 
 
 def life(device: CudaDevice) -> None:
