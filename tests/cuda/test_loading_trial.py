@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ringflow.device.compiler.entries import cubin_variables
+from ringflow.device.compiler.nvrtc import compile_to_cubin
+from ringflow.device.cuda import loading
+from ringflow.device.cuda.context import CudaContext
 from ringflow.device.cuda.device import CudaDevice
 from ringflow.device.cuda.loading import Loading, loads_while_running, try_loading
 from ringflow.device.registry import open_device
@@ -16,6 +21,7 @@ from tests.device.kernels import compiled, resident
 SPIN_S = 0.3
 FREE = {"loads_while_running": True}
 DEADLINE_S = 30.0
+NOBODY = ("/nonexistent",)
 
 
 @pytest.mark.parametrize("gpus", [FREE], indirect=True)
@@ -49,8 +55,27 @@ def test_child_process_gives_the_answer(
     assert gpus.calls("cuDevicePrimaryCtxRetain") == []
     (kept,) = tmp_path.iterdir()
     assert '"works": true' in kept.read_text()
-    monkeypatch.setattr("sys.executable", "/nonexistent")
-    assert loads_while_running(0, folder=tmp_path).works
+    assert loads_while_running(0, folder=tmp_path, child=NOBODY).works
+    monkeypatch.setattr(loading, "_RULES", "those of a harder trial")
+    assert "not be started" in loads_while_running(0, folder=tmp_path, child=NOBODY).reason
+
+
+@pytest.mark.parametrize("gpus", [{**FREE, "sm_count": 3}], indirect=True)
+def test_the_trial_is_as_hard_as_can_be(gpus: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No block fits beside the kernel, and the code has what a driver may wait for."""
+    grids: list[int] = []
+    call = CudaContext.call
+
+    def noted(self: CudaContext, name: str, *arguments: Any) -> Any:
+        if name == "cuLaunchKernel":
+            grids.append(arguments[1])
+        return call(self, name, *arguments)
+
+    monkeypatch.setattr(CudaContext, "call", noted)
+    assert try_loading(0, spin_s=DEADLINE_S)
+    assert grids == [3 * 32]
+    cubin, _ = compile_to_cubin(loading.LOADED, architecture="sm_90")
+    assert {"zeroed": 2 << 20, "initialised": 2 << 20}.items() <= cubin_variables(cubin).items()
 
 
 @pytest.mark.parametrize(("gpus", "loads"), [(FREE, True), ({}, False)], indirect=["gpus"])

@@ -112,13 +112,12 @@ class CudaCode:
 
 
 def load_module(
-    context: CudaContext, code: CompiledCode, *, unload: Callable[[Any], None] | None = None
+    context: CudaContext, code: CompiledCode, *, unload: Callable[[Any], None]
 ) -> CudaCode:
     """Load a cubin and all of its kernels; ``current`` is needed.
 
     Args:
-        unload: what gives a module up that was half loaded, where kernels may run; by default it
-            is unloaded at once.
+        unload: gives a module up that was half loaded.
     Raises:
         DeviceError: the driver refuses the code; nothing stays loaded.
     """
@@ -128,10 +127,7 @@ def load_module(
         kernels = {name: _loaded_kernel(context, module, name) for name in cubin_kernels(cubin)}
         variables = tuple(_variable(context, module, one) for one in state.variables)
     except BaseException:
-        if unload is not None:
-            unload(module)
-        else:
-            driver.give_back("cuModuleUnload", module)
+        unload(module)
         raise
     return CudaCode(module, kernels, variables, state.unlisted)
 

@@ -120,7 +120,7 @@ class CudaDevice:
         compiled = compile_memory_kernels(self.target)
         if compiled is None:
             return None
-        code = load_module(self.context, compiled)
+        code = self._load(compiled)
         self._codes.append(code)
         buffer = self.memory.mapped.take(DIGEST_BUFFER_BYTES, label="digests")
         return MemoryKernels(self.context, self.launches, code, buffer)
@@ -332,14 +332,10 @@ class CudaDevice:
                 yield
 
     def _load(self, code: CompiledCode) -> CudaCode:
-        return load_module(self.context, code, unload=self._unload_when_idle)
+        return load_module(self.context, code, unload=self._unload)
 
-    def _unload_when_idle(self, module: Any) -> None:
-        def unload() -> None:
-            with contextlib.suppress(DeviceError), self.context.current():
-                driver.give_back("cuModuleUnload", module)
-
-        self.launches.grids.when_idle(unload)
+    def _unload(self, module: Any) -> None:
+        self.launches.grids.unload(self.context, module)
 
     def unload(self, code: LoadedCode) -> None:
         """Give code up; the driver gives it back when no kernel runs, since it waits for all.
@@ -351,7 +347,7 @@ class CudaDevice:
             self._codes.remove(code)
             for variable in code.globals:
                 self.memory.remove_variable(variable)
-            self._unload_when_idle(code.module)
+            self._unload(code.module)
             if self.launches.grids.waiting_count > UNLOADS_WAITING_MAX:
                 with contextlib.suppress(DeviceError), self.lot.quiet(self._name, "unload"):
                     self.launches.grids.reap()

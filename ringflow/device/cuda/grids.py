@@ -75,6 +75,15 @@ class Grids:
             self._idle_work.append(work)
             self.reap()
 
+    def unload(self, context: CudaContext, module: Any) -> None:
+        """Give code back when no grid lives: that waits for all of them."""
+
+        def unload() -> None:
+            with contextlib.suppress(DeviceError), context.current():
+                driver.give_back("cuModuleUnload", module)
+
+        self.when_idle(unload)
+
     def release(self) -> None:
         """Destroy the streams; ``current`` is needed. A grid that still runs ends as it may."""
         self.reap()

@@ -2,7 +2,8 @@
 
 - On some drivers a load waits for every kernel of its context, and holds the context's lock while
   it waits: what asks would hang with it. So a child asks, and one that hangs is killed: that is
-  the answer "no", as is a load that returns only after the kernel has ended.
+  the answer "no", as is a load that returns only after the kernel has ended. The kernel fills the
+  GPU, and the code has all that may make a load wait.
 - The answer is kept by driver and GPU. A child that failed says nothing: "no" for now, not kept.
 - ``RINGFLOW_LOADS_WHILE_RUNNING`` (``yes`` or ``no``) answers in its place.
 
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -38,6 +39,7 @@ DEADLINE_S: Final = 30.0
 SPIN_S: Final = 2.0
 """How long the child's kernel runs unless it is told to stop: a load that waits waits this long."""
 
+_RULES: Final = "rules 2"  # raised with the trial: answers of an easier one are asked for anew
 _STARTED_S: Final = 10.0
 _YES: Final = "loads while running"
 _NO: Final = "waits for kernels"
@@ -46,17 +48,35 @@ _CHILD: Final = command_of("ringflow.device.cuda.loading")
 _OVERRIDES: Final = {"yes": True, "no": False}
 
 SPINNER: Final = """
+__device__ unsigned blocks;
 extern "C" __global__ void spin(volatile unsigned* words, unsigned long long limit_ns) {
     unsigned long long start, now;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
-    words[0] = 1;
+    if (atomicAdd(&blocks, 1) == gridDim.x - 1) words[0] = 1;
     do {
         __nanosleep(1000);
         asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
     } while (!words[1] && now - start < limit_ns);
 }
 """
-LOADED: Final = 'extern "C" __global__ void loaded(unsigned* word) { *word += 1; }'
+LOADED: Final = """
+extern "C" __device__ void* malloc(size_t);
+extern "C" __device__ void free(void*);
+constexpr unsigned COUNT = 1 << 18;
+__device__ unsigned long long zeroed[COUNT], initialised[COUNT] = {1};
+extern "C" __global__ void loaded(unsigned long long* word) {
+    unsigned long long x = *word;
+    if (x == 1) printf("%llu\\n", x);
+    auto own = static_cast<unsigned long long*>(malloc(x));
+    if (own) *own = x;
+    #pragma unroll
+    for (unsigned i = 0; i < 32; ++i) zeroed[x % COUNT] += x = x * (2 * i + 1) + initialised[i];
+    free(own);
+    *word = x;
+}
+"""
+"""All that may make a load wait: variables, zeroed and initialised, printing, a heap, and code that
+is not small."""
 
 
 @attrs.frozen
@@ -127,7 +147,8 @@ def _path(folder: Path, version: tuple[int, int], uuid: str) -> Path:
         text = _KERNEL_DRIVER.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    digest = hashlib.sha256(f"{version[0]}.{version[1]}\n{text}\n{uuid}".encode()).hexdigest()
+    asked = f"{_RULES}\n{version[0]}.{version[1]}\n{text}\n{uuid}"
+    digest = hashlib.sha256(asked.encode()).hexdigest()
     return folder / f"{digest[:32]}.json"
 
 
@@ -189,11 +210,15 @@ def _tried(
     with contextlib.ExitStack() as taken:
 
         def load(code: CompiledCode) -> CudaCode:
-            made = load_module(context, code)
-            taken.callback(context.call, "cuModuleUnload", made.module)
+            made = load_module(context, code, unload=unload)
+            unload(made.module)
             return made
 
-        function = load(spinner).kernel("spin").function
+        def unload(module: Any) -> None:
+            taken.callback(context.call, "cuModuleUnload", module)
+
+        kernel = load(spinner).kernel("spin")
+        fill = kernel.occupancy(context, 1, 0) * context.attributes.sm_count
         flags = driver.bindings()
         words = context.call(
             "cuMemHostAlloc", 8, flags.CU_MEMHOSTALLOC_DEVICEMAP | flags.CU_MEMHOSTALLOC_PORTABLE
@@ -205,7 +230,9 @@ def _tried(
         stream, ended = context.make_stream(), context.make_event()
         taken.callback(context.drop_event, ended)
         parameters = ((address, int(spin_s * 1e9)), (ctypes.c_void_p, ctypes.c_uint64))
-        context.call("cuLaunchKernel", function, 1, 1, 1, 1, 1, 1, 0, stream, parameters, 0)
+        context.call(
+            "cuLaunchKernel", kernel.function, fill, *(1, 1, 1, 1, 1, 0), stream, parameters, 0
+        )
         context.call("cuEventRecord", ended, stream)
         try:
             _await_start(started)

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from typing import Final
 
 from ringflow.device.api import LaunchStatus
 from ringflow.device.compiler.api import CompileTarget, compile_source
 from ringflow.device.compiler.cache import CompileCache
-from ringflow.device.cuda import driver
 from ringflow.device.cuda.code import load_module
 from ringflow.device.cuda.context import CudaContext
 from ringflow.device.cuda.launches import Launches
@@ -43,12 +42,8 @@ def prime(context: CudaContext, launches: Launches) -> None:
         if error.code == "compile failed":  # of ringflow's own source: a fault that must be seen
             raise
         return
-    code = load_module(context, compiled)
-
-    def unload() -> None:
-        with contextlib.suppress(DeviceError), context.current():
-            driver.give_back("cuModuleUnload", code.module)
-
+    unload = functools.partial(launches.grids.unload, context)
+    code = load_module(context, compiled, unload=unload)
     try:
         launch = launches.launch(
             code,
@@ -68,4 +63,4 @@ def prime(context: CudaContext, launches: Launches) -> None:
                 code="timeout",
             )
     finally:
-        launches.grids.when_idle(unload)
+        unload(code.module)
