@@ -123,7 +123,7 @@ class ReloadPerformer:
                 return e.ReloadCompiled(**ids, code_digest=await self._compile())
             case effects.ValidateCode():
                 await self._validate()
-                return e.ReloadValidated(**ids)
+                return e.ReloadValidated(**ids, state_bytes=0)  # the object says no size yet
             case effects.QuiesceKernel():
                 transit.check_ready(self._kernel)
                 self._drained_ns = self._clock.monotonic_ns()

@@ -21,7 +21,7 @@ class MigrationResult:
         parked_count: messages that waited on the host in the pause; 0 for a user's own object.
         path: how the bytes went, e.g. ``"host"``, or ``"storage"`` through a saved checkpoint.
         digests: SHA-256 (hex) by region, read from the target's memory.
-        step_s: seconds that each step took.
+        step_s: seconds that each step took; empty for who asks again after the end, by its key.
         retire_failure: why giving back what is not needed any more failed, empty if it did not.
     """
 
@@ -72,7 +72,7 @@ class ReloadResult:
         pause_s: from the quiesce request until the new code took messages.
         parked_count: messages that waited on the host in the pause; 0 for a user's own object.
         digests: SHA-256 (hex) by region, after the swap and before the first message.
-        step_s: seconds that each step took.
+        step_s: seconds that each step took; empty for who asks again after the end, by its key.
         state_preserved: False where the new code was to start from fresh regions.
     """
 

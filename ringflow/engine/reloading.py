@@ -61,7 +61,8 @@ class ReloadPerformer:
                 return Outcome(e.ReloadCompiled(**ids, code_digest=await self._compile()))
             case effects.ValidateCode(convert=convert):
                 await self._validate(convert)
-                return Outcome(e.ReloadValidated(**ids))
+                size = self._loaded.resident.state_bytes
+                return Outcome(e.ReloadValidated(**ids, state_bytes=size))
             case effects.QuiesceKernel(at_sequence=at_sequence):
                 await self._runtime.until_handled(self._runtime.replay_through)
                 self._applied = await quiesce(
@@ -106,11 +107,6 @@ class ReloadPerformer:
             if instance is not None and instance is not self._runtime.instance:
                 with contextlib.suppress(DeviceError):
                     await self._core.in_thread(instance.close)
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of the new code's regions, its variables among them."""
-        return self._loaded.resident.state_bytes
 
     @property
     def _loaded(self) -> Instance:

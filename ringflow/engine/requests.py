@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -123,13 +122,12 @@ async def start_reload(
         at_sequence=at_sequence,
         probation=[probation_messages, probation_timeout_s],
     )
-    result = partial(_reload_result, lambda: new.state_bytes)
-    if (first := first_of(core, given_key, result)) is not None:
+    if (first := first_of(core, given_key, _reload_result)) is not None:
         return first
     _check_reload(old, new, convert, probation_messages, probation_timeout_s)
     spec_digest = await core.in_thread(lambda: core.objects.put(encode_spec(new)))
     # From here to the record nothing awaits.
-    if (first := first_of(core, given_key, result)) is not None:
+    if (first := first_of(core, given_key, _reload_result)) is not None:
         return first
     runtime = core.runtime(kernel_id)
     core.check_free(kernel_id)
@@ -154,8 +152,7 @@ async def start_reload(
         body_digest=given_key.body_digest,
     )
     performer = ReloadPerformer(core, runtime, new)
-    result = partial(_reload_result, lambda: performer.state_bytes)
-    operation = Operation(core, operation_id, result)
+    operation = Operation(core, operation_id, _reload_result)
     _start(core, operation, requested, performer, runtime)
     return operation
 
@@ -186,9 +183,7 @@ def _check_reload(
         )
 
 
-def _reload_result(
-    state_bytes: Callable[[], int], operation: Operation[ReloadResult]
-) -> ReloadResult:
+def _reload_result(operation: Operation[ReloadResult]) -> ReloadResult:
     state = operation.state
     assert isinstance(state, hot_reload.Reload)
     return ReloadResult(
@@ -197,7 +192,7 @@ def _reload_result(
         old_version=state.old_version,
         new_version=state.new_version,
         at_sequence=state.applied_sequence + 1,
-        state_bytes=state_bytes(),
+        state_bytes=state.state_bytes,
         pause_s=state.pause_ns / NS_PER_S,
         parked_count=state.parked_count,
         digests=state.digests,

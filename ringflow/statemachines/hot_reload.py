@@ -103,6 +103,7 @@ class Reload:
     reason: str
     state: ReloadState = S.PENDING
     code_digest: str = ""
+    state_bytes: int = 0
     applied_sequence: int = 0
     digests: Mapping[str, str] = attrs.field(factory=dict)
     pause_ns: int = 0
@@ -143,6 +144,8 @@ def evolve(reload: Reload, event: Event) -> Reload:
     match event:
         case ReloadCompiled(code_digest=digest):
             return attrs.evolve(moved, code_digest=digest)
+        case ReloadValidated(state_bytes=size):
+            return attrs.evolve(moved, state_bytes=size)
         case ReloadDrained(applied_sequence=sequence):
             return attrs.evolve(moved, applied_sequence=sequence)
         case ReloadCheckpointed(digests=digests) | ReloadSwapped(digests=digests):

@@ -120,8 +120,10 @@ async def test_a_reload_keeps_variables_and_takes_new_constants(engine: ringflow
     """Same name and size: the value goes on. A new variable has its initial value."""
     kernel = await engine.launch(tally(), device="host:0")
     await send_all(kernel, [1, 2])
-    result = await engine.reload("tally", code("tally_v2"), probation_messages=0)
+    result = await engine.reload("tally", code("tally_v2"), probation_messages=0, key="k")
     assert result.state_bytes == BYTES + 4
+    again = await engine.reload("tally", code("tally_v2"), probation_messages=0, key="k")
+    assert again == attrs.evolve(result, step_s={})
     await send_all(kernel, [5])
     assert await total_of(kernel) == 103 + 2 * 5
     async with kernel.held() as state:
