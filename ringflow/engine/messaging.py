@@ -121,7 +121,8 @@ async def admitted(
     number: int = 0,
 ) -> Kept | None:
     """Wait for room for a message, and own its bulk; all that is left is to accept it."""
-    _check_on_full(on_full)
+    if on_full != "wait":  # every message comes by here
+        _check_on_full(on_full)
     if not message.bulk_bytes:
         if not is_at_ease(core, runtime):
             await _until_room(core, runtime, on_full)
