@@ -54,8 +54,10 @@ async def test_a_region_is_read_where_it_lies(engine: ringflow.Engine) -> None:
         np.testing.assert_array_equal(state["cells"].numpy(), CELLS + np.float32(0.5))
 
 
+@pytest.mark.library("torch")
 async def test_pytorch(engine: ringflow.Engine) -> None:
-    torch = pytest.importorskip("torch")
+    import torch  # type: ignore[import-not-found, unused-ignore]
+
     given = torch.arange(4096, dtype=torch.float32, device="cuda:0").flip(0).contiguous()
     regions = (
         ringflow.Region("state", dtype="uint64", shape=(4,)),
@@ -72,8 +74,10 @@ async def test_pytorch(engine: ringflow.Engine) -> None:
     np.testing.assert_array_equal(reply.array("uint32"), ~CELLS[::-1].copy().view(np.uint32))
 
 
+@pytest.mark.library("cupy")
 async def test_cupy(engine: ringflow.Engine) -> None:
-    cupy = pytest.importorskip("cupy")
+    import cupy  # type: ignore[import-not-found, unused-ignore]
+
     with cupy.cuda.Stream(non_blocking=True) as stream:
         given = cupy.arange(4096, dtype=cupy.float32)[::-1].copy()
         regions = (
