@@ -57,20 +57,6 @@ class DuplicateKernelError(UsageError):
         super().__init__(f"kernel {kernel_id!r} exists already; choose another id or stop it first")
 
 
-class UnknownDeviceError(UsageError):
-    """The engine was not opened with this device, or the coordinator was not told of it."""
-
-    def __init__(
-        self,
-        device: str,
-        known: tuple[str, ...] = (),
-        *,
-        advice: str = "add it to open_engine(devices=[...])",
-    ) -> None:
-        self.device = device
-        super().__init__(f"no device {device!r}; there are: {', '.join(known) or 'none'}; {advice}")
-
-
 class UnknownRegionError(UsageError, KeyError):
     """A held kernel has no region of this name; as of any mapping, a ``KeyError``."""
 
@@ -393,6 +379,24 @@ class DeviceError(RingflowError):
         self.call = call
         self.code = code
         super().__init__(message)
+
+
+class UnknownDeviceError(UsageError, DeviceError):
+    """No device has this name; or the engine was not opened with it, the coordinator not told."""
+
+    def __init__(
+        self,
+        device: str,
+        known: tuple[str, ...] = (),
+        *,
+        advice: str = "add it to open_engine(devices=[...])",
+    ) -> None:
+        self.device = device
+        super().__init__(
+            f"no device {device!r}; there are: {', '.join(known) or 'none'}; {advice}",
+            call="open",
+            code="unknown device",
+        )
 
 
 class DeviceLostError(DeviceError):

@@ -83,8 +83,10 @@ def lines(host: dict[str, Any], cuda: dict[str, Any]) -> list[str]:
     for link in cuda["links"]:
         more = [link[name] for name in ("distance", "unknown") if link[name]]
         said.append(f"{' - '.join(link['between'])}  {printable('; '.join([link['path'], *more]))}")
-    if cuda["driver"]:
-        said.append(f"cuda    driver for CUDA {cuda['driver']}, NVRTC {cuda['nvrtc'] or 'missing'}")
+    versions = [f"driver for CUDA {cuda['driver']}"] if cuda["driver"] else []
+    if cuda["driver"] or cuda["nvrtc"]:
+        versions.append(f"NVRTC {cuda['nvrtc'] or 'missing'}")
+        said.append(f"cuda    {', '.join(versions)}")
     if cuda["missing"]:
         parts = [cuda["missing"], *([cuda["advice"]] if cuda["advice"] else [])]
         said.append(f"cuda    none can be used: {printable('; '.join(parts))}")

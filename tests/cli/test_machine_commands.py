@@ -173,6 +173,11 @@ def test_gpus_links_and_what_is_wrong_are_told(monkeypatch: pytest.MonkeyPatch) 
         "cuda    driver for CUDA 12.4, NVRTC missing",
         "cuda    none can be used: the driver is old; update it",
     ]
+    none = CudaFacts(nvrtc="13.5", missing="no NVIDIA driver", advice="install it")
+    assert lines(host, attrs.asdict(none))[1:] == [
+        "cuda    NVRTC 13.5",
+        "cuda    none can be used: no NVIDIA driver; install it",
+    ]
     monkeypatch.setattr("ringflow.device.cuda.probe.probe", lambda: CUDA)
     found = {one.name: one for one in checks.gpus()}
     assert [(name, one.verdict) for name, one in found.items()] == [

@@ -15,7 +15,7 @@ from ringflow.device.cuda.context import HEAP_BYTES, PRINTF_BYTES
 from ringflow.device.registry import open_device
 from ringflow.errors import DeviceError, UnknownDeviceError, UsageError
 from tests.cuda.kernels import PLAIN, opened, plain
-from tests.cuda.standin import Standin
+from tests.cuda.standin import Fault, Standin
 
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
 
@@ -34,8 +34,10 @@ def test_a_gpu_opens_by_ordinal_and_by_uuid(gpus: Standin) -> None:
 @pytest.mark.parametrize("name", ["cuda:2", f"cuda:{UUID}"])
 def test_an_unknown_gpu_is_told_which_there_are(gpus: Standin, name: str) -> None:
     """With their UUIDs, and what hides GPUs."""
-    with pytest.raises(UnknownDeviceError, match=r"cuda:1 \(GPU-.*CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(UnknownDeviceError, match=r"cuda:1 \(GPU-.*CUDA_VISIBLE_DEVICES") as raised:
         open_device(name)
+    assert isinstance(raised.value, DeviceError)  # as is all else that keeps a GPU from opening
+    assert (raised.value.call, raised.value.code) == ("open", "unknown device")
 
 
 @pytest.mark.parametrize("name", ["cuda:", "cuda:01", "cuda:-1", "cuda:GPU-1", "cuda", "gpu:0"])
@@ -149,6 +151,16 @@ def test_memory_is_taken_once(gpus: Standin) -> None:
     device.free(device.allocate_mapped(1 << 16, label="b"))
     assert gpus.calls("cuMemAlloc", "cuMemHostAlloc") == before
     device.close()
+
+
+@pytest.mark.parametrize("gpus", [{"faults": [Fault("cuMemHostAlloc", code=2)]}], indirect=True)
+def test_host_memory_that_cannot_be_locked_is_told(gpus: Standin) -> None:
+    """Less of the GPU's memory would not help."""
+    with pytest.raises(DeviceError, match=r"smaller mapped_limit_bytes.*ulimit -l") as raised:
+        opened()
+    assert "memory_limit_bytes" not in str(raised.value)
+    assert (raised.value.call, raised.value.code) == ("cuMemHostAlloc", "CUDA_ERROR_OUT_OF_MEMORY")
+    opened().close()
 
 
 LEAVES = """

@@ -30,6 +30,7 @@ from ringflow.storage.blocks import block_digests
 
 MEMORY_SHARE: Final = 0.9
 """Of the memory that is free when the device is opened, unless a limit is given."""
+OUT_OF_MEMORY: Final = 2
 THROUGH_HOST_BYTES: Final = 64 << 20
 """What passes through the host's memory at a time."""
 LATE_DEADLINE_S: Final = 1.0
@@ -70,9 +71,17 @@ class CudaMemory:
                 mapped_bytes + STAGING_BYTES,
                 flags.CU_MEMHOSTALLOC_DEVICEMAP | flags.CU_MEMHOSTALLOC_PORTABLE,
             )
-        except DeviceError:
+        except DeviceError as error:
             driver.give_back("cuMemFree", self._memory)
-            raise
+            if error.code != driver.code_name(OUT_OF_MEMORY):
+                raise
+            raise DeviceError(
+                f"{error.call} failed with {error.code}: the host has no {mapped_bytes} bytes of "
+                "memory that can be locked; give open_device a smaller mapped_limit_bytes, or "
+                "raise the limit of locked memory (ulimit -l, or the container's)",
+                call=error.call,
+                code=error.code,
+            ) from error
         try:
             self._divide(memory_bytes, mapped_bytes)
         except DeviceError:
