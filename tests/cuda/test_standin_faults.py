@@ -88,6 +88,19 @@ def test_stalled_work_stays_in_its_queue(gpus: Standin) -> None:
         assert one.words[2] == 1
 
 
+def test_work_that_is_stalled_for_ever_is_a_problem() -> None:
+    """Code that waits for it without a deadline fails its test; it doesn't hang."""
+    with plug(1, wait_deadline_s=0.1, check=False) as standin:
+        one = Gpu(0)
+        standin.arm(Fault("cuMemcpyDtoHAsync", kind=FaultKind.STALL_WORK))
+        ask("cuMemcpyDtoHAsync", one.pinned + 8, one.memory, 4, one.stream)
+        while (code := code_of("cuStreamQuery", one.stream)) == 600:
+            pass
+        assert code == 702
+        one.release()
+    assert any("cuda:0 stalled" in problem for problem in standin.problems)
+
+
 def test_a_corrupted_copy_differs_in_a_bit(gpus: Standin) -> None:
     """What only a digest finds: every call says that all went well."""
     with gpu() as one:

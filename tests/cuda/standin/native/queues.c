@@ -103,13 +103,24 @@ static void finish(device *at, op *of) {
     changed_all();
 }
 
+/* Whether work that a test stalled waits on; who waits for it without an end is found out. */
+static int is_stalled(op *of) {
+    context *in = of->context;
+    if (!of->stalled || fault_released((unsigned)of->stalled)) return 0;
+    if (!in->dead && now_ns() >= of->issued_ns + set.wait_deadline_ns) {
+        problem("work on cuda:%d stalled as the test asked, and was never released", in->ordinal);
+        context_kill(in, LAUNCH_TIMEOUT);
+    }
+    return !in->dead;
+}
+
 static int may_start(op *of) {
     for (; of->after_count; --of->after_count) {
         const point *last = &of->after[of->after_count - 1];
         if (last->stream->done < last->ticket) return 0;
     }
     if (set.delay_ns && now_ns() < of->issued_ns + set.delay_ns) return 0;
-    return !of->stalled || fault_released((unsigned)of->stalled);
+    return !is_stalled(of);
 }
 
 /* Copies within a device, and memsets, need a place on an SM beside what runs. */
