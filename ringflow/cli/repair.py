@@ -52,6 +52,10 @@ def repair(
             f"{plan.lost_records} whole records {several} cut; copies of the files that change "
             f"{several} put into {plan.backup}/"
         )
+        typer.echo(
+            "checkpoints that only records of the cut part name go to "
+            f"checkpoints/{plan.backup}/ at the next opening of the engine"
+        )
         for name in plan.goes:
             typer.echo(f"segment {name} {one} taken out whole")
     if plan is not None and not apply:

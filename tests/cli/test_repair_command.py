@@ -58,6 +58,7 @@ def test_repair_says_first_and_does_when_told(
     assert "line 4: the line's hash differs" in out
     assert "records 1 to 2 would be kept" in out
     assert "1 whole records would be cut" in out
+    assert "go to checkpoints/repair-00000002/ at the next opening" in out
     assert sorted((engine / "journal").iterdir()) == before
     code, _, err = ran(capsys, "repair", engine, "--apply")
     assert code == 2
