@@ -112,7 +112,13 @@ async def test_the_documented_kernel_scales_arrays(folder: Path) -> None:
         names["kernel"] = await engine.launch(names["spec"], device="host:0")
         code = compile(called, "kernels.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         await eval(code, names)
-    np.testing.assert_array_equal(names["halved"], array / 2)
+        np.testing.assert_array_equal(names["halved"], array / 2)
+        kernel = names["kernel"]
+        for large in [False] * 3 + [True] * 7:  # the last share of the arena among them
+            sent = np.ones((2 if large else 1) << 20, np.float32)
+            reply = await kernel.call(Scale(), data=sent, timeout_s=30)
+            assert len(reply.data) == (0 if large else 4 << 20)
+        assert [status.state for status in engine.kernels()] == ["running"]
 
 
 async def test_the_documented_object_moves_with_its_state() -> None:

@@ -21,7 +21,9 @@ extern "C" __global__ void arrays(ringflow::control* control, unsigned long long
             self.reply(m, state[0]);
         } else if (m.type == Mirror::id) {
             unsigned char* to = static_cast<unsigned char*>(self.reply_buffer());
-            for (unsigned i = threadIdx.x; i < m.bulk_size; i += blockDim.x) to[i] = bytes[i] ^ 0xFF;
+            bool fits = m.bulk_size <= self.reply_room();
+            for (unsigned i = threadIdx.x; fits && i < m.bulk_size; i += blockDim.x)
+                to[i] = bytes[i] ^ 0xFF;
             self.sync();
             if (self.leader()) self.reply_data(m, ++state[1], to, m.bulk_size);
         } else if (m.type == Spin::id) {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringflow.device.abi import KernelFault
+from ringflow.device.abi import Command, KernelFault
 from ringflow.device.api import LaunchStatus
 from ringflow.device.bulk import Bulk, MessageArena
 from ringflow.device.host.device import HostDevice
@@ -25,7 +25,7 @@ from ringflow.errors import DeviceError, LimitExceededError, SpecError
 from tests.device.kernels import resident, spec
 
 DEADLINE_S = 30.0
-TELL, DOUBLED, COPY, ECHO, TWICE, LATCH, PLAIN = range(1, 8)
+TELL, DOUBLED, COPY, ECHO, TWICE, LATCH, PLAIN, ROOMS = range(1, 9)
 SEED = 20260
 
 
@@ -217,6 +217,34 @@ def test_more_reply_data_than_declared_traps(device: HostDevice) -> None:
     kernel.post([Posting(1, DOUBLED, bulk=bulk(words(10)))])
     assert kernel.wait_ended(DEADLINE_S) is LaunchStatus.TRAPPED
     assert "reply data too large" in kernel.detail
+    kernel.close()
+
+
+@pytest.mark.parametrize(
+    ("most", "most_replies", "sent", "rooms"),
+    [
+        (6000, 3, 1000, (6000, 5000, 4000)),
+        (6000, 2, 1000, (6000, 5000, 0)),
+        (6000, 3, 4000, (6000, 2000, 0)),
+        (6001, 3, 6001, (6001, 0, 0)),
+        (0, 2, 1000, (0, 0, 0)),
+    ],
+)
+def test_every_thread_knows_the_room_for_replies(
+    device: HostDevice, most: int, most_replies: int, sent: int, rooms: tuple[int, ...]
+) -> None:
+    """What is left of the spec's bound while a reply may come; afterwards nothing."""
+    kernel = launched(device, max_reply_data_bytes=most, max_replies=most_replies, grid=(3, 1, 1))
+    array = (bytes(range(256)) * 30)[:sent]
+    outputs = run_all(kernel, [Posting(n, ROOMS, bulk=Bulk.of(array)) for n in range(1, 30)])
+    told = [struct.unpack("<QQQ", output.payload) for output in outputs if output.payload]
+    assert told == [rooms] * 29
+    found = [bytes(output.data) for output in outputs if output.data]
+    assert found == [array[: min(sent, room)] for room in rooms[:2] if room] * 29
+    kernel.command(Command.RETURN)
+    assert kernel.wait_ended(DEADLINE_S) is LaunchStatus.COMPLETED
+    total = 29 * 3 * 32 * sum(rooms)
+    assert bytes(kernel.read_region("latch")) == total.to_bytes(4, "little")
     kernel.close()
 
 

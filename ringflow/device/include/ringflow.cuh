@@ -691,8 +691,16 @@ class kernel {
     }
 
     // Where the message's next array will lie, aligned to 64 bytes: all threads may write there,
-    // until the leader calls reply_data with it after a sync().
+    // until the leader calls reply_data with it after a sync(). There is room for reply_room() bytes.
     __device__ __forceinline__ void* reply_buffer() { return next_piece() + 1; }
+
+    // Bytes of arrays that the message's replies may still carry; 0 where none may come any more.
+    __device__ __forceinline__ unsigned long long reply_room() {
+        const detail::block_state& block = detail::here();
+        if (block.action != detail::MESSAGE) return 0;
+        if (detail::load_device(&block.work->replies) == block.max_replies) return 0;
+        return block.work->max_reply_data - detail::load_device(&block.work->reply_data);
+    }
 
     // Send without being asked; false: nothing was sent. The host has not taken enough yet, or,
     // between messages, too many outputs wait there: try again after the next step(), not before.

@@ -17,7 +17,7 @@ extern "C" __global__ void arrays(ringflow::control* control, unsigned long long
                 state[1] += 1;
                 self.reply(m, state[0]);
             }
-        } else if (m.type == Mirror::id) {
+        } else if (m.type == Mirror::id && m.bulk_size <= self.reply_room()) {
             unsigned char* to = static_cast<unsigned char*>(self.reply_buffer());
             for (unsigned i = thread; i < m.bulk_size; i += all) to[i] = bytes[i] ^ 0xFF;
             self.sync();
