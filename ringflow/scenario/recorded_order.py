@@ -200,6 +200,7 @@ class _Planner:
                 self._places[index] = (place[0], _FIRST, index)
             elif sequence > first and gate is not None and self._places[index] < place:
                 self._places[index] = (place[0], _AFTER, index)
+        self._bring(kernel_id, applied, place, moment.epoch)
         on = self._place_of(kernel_id, applied + 1, at)
         if gate is not None and self._spans.limit(self._inputs[owner]) is not None:
             on = place if on is None else min(on, place)
@@ -208,6 +209,23 @@ class _Planner:
             if after is not None and self._spans.trapped_at(after) <= applied:
                 after = None
             self._caps.append(_Cap(kernel_id, applied, on, place, owner, after=after))
+
+    def _bring(self, kernel_id: str, applied: int, place: Place, epoch: int) -> None:
+        """Place before ``place`` what other kernels were sent that became messages up to there."""
+        wanted: dict[str, int] = {}
+        for sequence, (source, sent) in self._spans.fed.get(kernel_id, {}).items():
+            if sequence <= applied and source != kernel_id:
+                wanted[source] = max(sent, wanted.get(source, 0))
+        for source, through in wanted.items():
+            for sequence, accepted in self._spans.accepted.get(source, {}).items():
+                index = self._sends.get((source, sequence))
+                if (
+                    index is not None
+                    and sequence <= through
+                    and self._moments[accepted].epoch == epoch
+                    and self._places[index] > place
+                ):
+                    self._places[index] = (place[0], _FIRST, index)
 
     def _keep_back(self, at: int, kernel_id: str, owner: int, applied: int) -> None:
         """Keep new code from more messages than it had handled when it was found good."""
@@ -229,6 +247,8 @@ class _Planner:
             ]
             return self._places[opened[0]] if accepted < before and opened else None
         index = self._sends.get((kernel_id, sequence))
+        source, sent = self._spans.fed.get(kernel_id, {}).get(sequence, ("", 0))
+        index = self._sends.get((source, sent)) if index is None else index
         return (accepted, 0, 0) if index is None else self._places[index]
 
     def _consider_halt(self, at: int) -> None:
@@ -272,7 +292,7 @@ class _Planner:
                 begun=begun,
                 quiet=quiet,
                 span=span,
-                left_open=_left_open(one, limit),
+                left_open=self._left_open(one, limit),
                 stop_at=self._recovered(at),
             )
         )
@@ -288,6 +308,12 @@ class _Planner:
             self._open.clear()
             for cap in self._caps:
                 cap.over = cap.over or cap.off <= place
+
+    def _left_open(self, one: Input, limit: int | None) -> tuple[str, ...]:
+        """Return the fields that fall anew: how much of a route's is there when the gate opens."""
+        waits = limit is not None or one.kernel_id in self._spans.fed
+        moves = waits and one.line.startswith("migrate ")
+        return (*one.changed, "parked_count") if moves else one.changed
 
     def _recovered(self, at: int) -> Until | None:
         """Return where a restart was broken off, None if somebody was served after it."""
@@ -368,8 +394,3 @@ class _Planner:
 def _parked(gate: Moment) -> int:
     """Return how many messages waited there; the journal may have them behind it."""
     return int(gate.event["parked_count"])
-
-
-def _left_open(one: Input, limit: int | None) -> tuple[str, ...]:
-    moves = limit is not None and one.line.startswith("migrate ")
-    return (*one.changed, "parked_count") if moves else one.changed

@@ -24,6 +24,7 @@ class Spans:
     Attributes:
         long: the inputs that go on.
         accepted: by kernel and sequence at which moment each message was accepted.
+        fed: by kernel and sequence from which kernel, and which message of its, a routed one came.
     """
 
     def __init__(self, moments: Sequence[Moment], inputs: Sequence[Input]) -> None:
@@ -31,6 +32,7 @@ class Spans:
         self._epoch_ends = _epoch_ends(moments)
         self.long = [at for at, one in enumerate(inputs) if one.kind in (Kind.LONG, Kind.CLOSE)]
         self.accepted = _accepted(moments)
+        self.fed = _fed(moments)
 
     def epoch_end(self, at: int) -> int:
         return self._epoch_ends[self._moments[at].epoch]
@@ -139,9 +141,30 @@ def _accepted(moments: Sequence[Moment]) -> Mapping[str, Mapping[int, int]]:
     """Return by kernel and sequence at which moment each message was accepted."""
     found: dict[str, dict[int, int]] = {}
     for at, moment in enumerate(moments):
-        key = {"messages.accepted": "first_sequence", "messages.bulk_accepted": "sequence"}.get(
-            moment.type
-        )
-        if key is not None:
-            found.setdefault(moment.event["kernel_id"], {})[int(moment.event[key])] = at
+        if (sequence := _sequence(moment)) is not None:
+            found.setdefault(moment.event["kernel_id"], {})[sequence] = at
+    return found
+
+
+def _sequence(moment: Moment) -> int | None:
+    keys = {"messages.accepted": "first_sequence", "messages.bulk_accepted": "sequence"}
+    key = keys.get(moment.type)
+    return None if key is None else int(moment.event[key])
+
+
+def _fed(moments: Sequence[Moment]) -> Mapping[str, Mapping[int, tuple[str, int]]]:
+    """Return by kernel and sequence which kernel's message each routed one came from.
+
+    What a route took stands in one record right behind the messages that it became.
+    """
+    found: dict[str, dict[int, tuple[str, int]]] = {}
+    for at, moment in enumerate(moments):
+        if moment.type != "route.taken":
+            continue
+        sent = [int(one) for one in moment.event["sequences"]]
+        before = moments[max(at - len(sent), 0) : at]
+        sequences = [one for before_it in before if (one := _sequence(before_it)) is not None]
+        if len(sequences) == len(sent):
+            of = [(moment.event["source"], one) for one in sent]
+            found.setdefault(moment.event["target"], {}).update(zip(sequences, of, strict=True))
     return found

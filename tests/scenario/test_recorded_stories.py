@@ -94,11 +94,30 @@ async def kernels_that_send(engine: ringflow.Engine) -> None:
     await engine._core.runtimes["target"].until_done(5)  # a close in between is refused at times
 
 
+async def a_target_that_moves(engine: ringflow.Engine) -> None:
+    """What its source sends is on its way meanwhile; both move in turn."""
+    source = await engine.launch(relay("source"), device="host:0")
+    await engine.launch(adder("target"), device="host:1")
+    await engine.connect("source", "next", "target")
+
+    async def send() -> None:
+        for value in range(1, 5 * SENT + 1):
+            await source.send(Add(value=value), producer="feed", number=value)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+        for kernel_id, device in (("target", 0), ("source", 1), ("target", 1), ("source", 0)):
+            await engine.migrate(kernel_id, to=f"host:{device}")
+    await source.call(Total(), timeout_s=60.0)
+    await engine._core.runtimes["target"].until_done(5 * SENT)
+
+
 STORIES = (
     everything_at_once,
     checkpoints_by_themselves,
     arrays_that_move,
     kernels_that_send,
+    a_target_that_moves,
 )
 
 
