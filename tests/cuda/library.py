@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,6 +66,29 @@ class Library:
     def capsules(self, address: int, values: np.ndarray[Any, Any]) -> Capsules:
         """Return an array by DLPack; its producer makes the taker's stream wait for its own."""
         return _Waiting(self, address, values)
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Capture a graph in the block, in a thread of its own, in the mode that is PyTorch's own.
+
+        Raises:
+            DeviceError: something spoiled it.
+        """
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(self._begin_capture).result()
+            try:
+                yield
+            finally:
+                thread.submit(self._end_capture).result()
+
+    def _begin_capture(self) -> None:
+        mode = driver.bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+        with self.current():
+            driver.call("cuStreamBeginCapture", self._stream, mode)
+
+    def _end_capture(self) -> None:
+        with self.current():
+            driver.call("cuGraphDestroy", driver.call("cuStreamEndCapture", self._stream))
 
     def close(self) -> None:
         """Give all back; what is left of a live context the stand-in tells."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any
 
@@ -123,18 +122,6 @@ class Standin:
     def kill(self, ordinal: int, code: int = 719) -> None:
         """Lose a GPU: its context answers the code to every call, and its kernels end."""
         self._library.standin_kill(ordinal, code)
-
-    @contextmanager
-    def capturing(self) -> Iterator[None]:
-        """Have another library capture a graph in the block, in the mode that is PyTorch's default.
-
-        A call that spoils it answers 900, and is a problem.
-        """
-        self._library.standin_capture(1)
-        try:
-            yield
-        finally:
-            self._library.standin_capture(0)
 
     def live(self, ordinal: int) -> int:
         """Return how many kernels run on a device."""

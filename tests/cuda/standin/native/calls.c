@@ -49,7 +49,7 @@ static const char *const BESIDE_KERNELS[] = {
     "cuStreamQuery", "cuStreamSynchronize", "cuStreamWaitEvent", "cuStreamDestroy",
     "cuStreamGetCtx", "cuStreamGetFlags",
     "cuStreamGetPriority", "cuStreamGetId", "cuStreamGetDevice", "cuStreamIsCapturing",
-    "cuStreamGetCaptureInfo", "cuLaunchHostFunc", "cuStreamWriteValue32", "cuStreamWriteValue64",
+    "cuStreamGetCaptureInfo", "cuStreamBeginCapture", "cuStreamEndCapture", "cuLaunchHostFunc", "cuStreamWriteValue32", "cuStreamWriteValue64",
     "cuStreamWaitValue32", "cuStreamWaitValue64",
     "cuEventCreate", "cuEventRecord", "cuEventRecordWithFlags", "cuEventQuery",
     "cuEventSynchronize", "cuEventDestroy", "cuEventElapsedTime",

@@ -5,68 +5,24 @@
 
 #define STACK_MAX 32
 
-static int captures; /* somebody else, in a thread that makes no calls here, captures globally */
 static uint64_t plugging = 1; /* stacks of an earlier plugging are empty */
 static _Thread_local struct {
     uint64_t of;
     int depth;
     context *stack[STACK_MAX];
-    int capture_mode;
 } thread;
 
 static void renew(void) {
     if (thread.of == plugging) return;
     thread.of = plugging;
     thread.depth = 0;
-    thread.capture_mode = CAPTURE_GLOBAL;
 }
 
-void threads_reset(void) {
-    ++plugging;
-    captures = 0;
-}
+void threads_reset(void) { ++plugging; }
 
 context *current_context(void) {
     renew();
     return thread.depth ? thread.stack[thread.depth - 1] : 0;
-}
-
-/* What no thread may call while another one captures in the global mode, unless it has left it. */
-static const char *const UNSAFE[] = {
-    "cuMemAlloc", "cuMemAllocPitch", "cuMemFree", "cuMemAllocHost", "cuMemHostAlloc",
-    "cuMemFreeHost", "cuMemHostRegister", "cuMemHostUnregister", "cuMemcpy", "cuMemcpyHtoD",
-    "cuMemcpyDtoH", "cuMemcpyDtoD", "cuMemcpyPeer", "cuStreamQuery", "cuStreamSynchronize",
-    "cuEventQuery", "cuEventSynchronize", "cuCtxSynchronize", "cuCtxSetLimit",
-    "cuCtxEnablePeerAccess", "cuModuleLoadData", "cuModuleUnload", "cuLibraryLoadData",
-    "cuLibraryUnload", "cuFuncLoad",
-};
-
-/* Whether a call is refused for the sake of a capture, which it spoils. */
-int spoils_capture(const char *name) {
-    renew();
-    if (!captures || thread.capture_mode != CAPTURE_GLOBAL) return 0;
-    for (unsigned i = 0; i < sizeof UNSAFE / sizeof *UNSAFE; ++i)
-        if (!strcmp(UNSAFE[i], name)) {
-            problem("%s spoiled another library's capture of a graph", name);
-            return 1;
-        }
-    return 0;
-}
-
-EXPORT void standin_capture(int begins) {
-    lock_all();
-    captures = begins;
-    unlock_all();
-}
-
-CUresult cuThreadExchangeStreamCaptureMode(int *mode) {
-    ENTER("cuThreadExchangeStreamCaptureMode", 0);
-    REQUIRE(mode && *mode >= CAPTURE_GLOBAL && *mode <= CAPTURE_RELAXED, INVALID_VALUE);
-    renew();
-    int before = thread.capture_mode;
-    thread.capture_mode = *mode;
-    *mode = before;
-    LEAVE(SUCCESS);
 }
 
 static int is_open(const context *of) { return of && of->base.alive && of->retained; }

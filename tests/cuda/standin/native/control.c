@@ -131,6 +131,7 @@ EXPORT void standin_unplug(void) {
         memory_close();
         objects_reset();
         threads_reset();
+        captures_reset();
         changed_all();
     }
     unlock_all();

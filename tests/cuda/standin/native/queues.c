@@ -58,6 +58,7 @@ void op_after(op *of, stream *on, uint64_t ticket) {
 }
 
 op *op_new(call *here, enum op_kind kind, stream *on) {
+    if (is_captured(on)) problem("%s is captured, which is not modelled", here->name);
     op *of = calloc(1, sizeof *of);
     of->kind = kind;
     of->stream = on;

@@ -313,7 +313,11 @@ void context_kill(context *of, int code);
 void context_open(context *of, int ordinal);
 void context_destroy(context *of);
 void threads_reset(void);
+
+/* captures.c */
 int spoils_capture(const char *name);
+int is_captured(const stream *of);
+void captures_reset(void);
 
 /* memory.c */
 piece *piece_at(uint64_t address);

@@ -121,9 +121,12 @@ extern const char cuOccupancyMaxActiveBlocksPerMultiprocessor[];
 extern const char cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags[];
 extern const char cuPointerGetAttribute[];
 extern const char cuPointerGetAttributes[];
+extern const char cuGraphDestroy[];
+extern const char cuStreamBeginCapture[];
 extern const char cuStreamCreate[];
 extern const char cuStreamCreateWithPriority[];
 extern const char cuStreamDestroy[];
+extern const char cuStreamEndCapture[];
 extern const char cuStreamGetCaptureInfo[];
 extern const char cuStreamGetCtx[];
 extern const char cuStreamGetCtx_v2[];
@@ -264,9 +267,12 @@ static const struct {
     {"cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags", 0, (void *)cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags},
     {"cuPointerGetAttribute", 0, (void *)cuPointerGetAttribute},
     {"cuPointerGetAttributes", 0, (void *)cuPointerGetAttributes},
+    {"cuGraphDestroy", 0, (void *)cuGraphDestroy},
+    {"cuStreamBeginCapture", 0, (void *)cuStreamBeginCapture},
     {"cuStreamCreate", 0, (void *)cuStreamCreate},
     {"cuStreamCreateWithPriority", 0, (void *)cuStreamCreateWithPriority},
     {"cuStreamDestroy", 0, (void *)cuStreamDestroy},
+    {"cuStreamEndCapture", 0, (void *)cuStreamEndCapture},
     {"cuStreamGetCaptureInfo", 0, (void *)cuStreamGetCaptureInfo},
     {"cuStreamGetCtx", 0, (void *)cuStreamGetCtx},
     {"cuStreamGetCtx", 12050, (void *)cuStreamGetCtx_v2},
