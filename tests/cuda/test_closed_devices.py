@@ -48,7 +48,7 @@ def test_an_opening_that_is_stuck_frees_nothing(
     gpus: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release would wait for the kernel that doesn't end; it comes with a later opening."""
-    gpus.arm(Fault("cuLaunchKernel", kind=FaultKind.STALL_WORK))
+    gpus.arm(Fault("cuLaunchCooperativeKernel", kind=FaultKind.STALL_WORK))
     with monkeypatch.context() as soon:
         soon.setattr(priming, "DEADLINE_S", 0.1)
         with pytest.raises(DeviceError, match=r"not ended on 'cuda:0' within 0\.1 s") as raised:
@@ -64,7 +64,7 @@ def test_an_opening_that_is_stuck_frees_nothing(
 
 def test_an_opening_whose_first_launch_is_refused_takes_nothing(gpus: Standin) -> None:
     """No kernel runs then, so all is given back at once."""
-    gpus.arm(Fault("cuLaunchKernel", code=999))
+    gpus.arm(Fault("cuLaunchCooperativeKernel", code=999))
     with pytest.raises(DeviceError, match="999"):
         opened()
     assert len(gpus.calls("cuModuleUnload")) == len(gpus.calls("cuModuleLoadData")) == 1

@@ -87,11 +87,12 @@ def test_a_grid_of_blocks_is_cooperative_once_and_then_gated_by_the_ledger(
 ) -> None:
     """Two grids with barriers live side by side: the started word proves that each is resident."""
     kernels = [resident(device, "sweep", grid=(2, 1, 1)) for _ in range(2)]
-    before = len(gpus.calls("cuLaunchKernel"))
+    calls = ("cuLaunchKernel", "cuLaunchCooperativeKernel")
+    before = len(gpus.calls(*calls))
     for kernel in kernels:
         kernel.launch(gate_open=True, timeout_s=DEADLINE_S)
-    assert len(gpus.calls("cuLaunchCooperativeKernel")) == 1
-    assert len(gpus.calls("cuLaunchKernel")) == before + 1
+    made = [call.name for call in gpus.calls(*calls)[before:]]
+    assert made == ["cuLaunchCooperativeKernel", "cuLaunchKernel"]
     end(*kernels)
 
 
@@ -203,6 +204,14 @@ def test_local_memory_that_was_asked_for_is_there_beside_kernels(gpus: Standin) 
     assert launch.wait(DEADLINE_S) is LaunchStatus.COMPLETED
     end(kernel)
     device.close()
+
+
+def test_the_first_cooperative_launch_waits_for_nothing(device: CudaDevice) -> None:
+    """Hazard 12: what the driver does for the first one was done at the opening."""
+    single = launched(device, "echo")
+    several = launched(device, "echo", grid=(2, 1, 1))
+    assert answer(single) == answer(several) == b"abcd"
+    end(single, several)
 
 
 # What a live kernel holds up

@@ -118,12 +118,12 @@ def test_an_architecture_that_nvrtc_does_not_know_is_told(gpus: Standin) -> None
 def test_limits_are_set_before_anything_runs(gpus: Standin) -> None:
     """Hazard 12: what grows later synchronises the context."""
     device = opened(local_memory_bytes=5000)
-    assert device.context.local_memory_bytes == 5000
+    assert device.context.local_memory_bytes == 5008  # in sixteens
     names = driver.bindings().CUlimit
     asked = ("STACK_SIZE", "PRINTF_FIFO_SIZE", "MALLOC_HEAP_SIZE")
     with device.context.current():
         found = [driver.call("cuCtxGetLimit", getattr(names, f"CU_LIMIT_{a}")) for a in asked]
-    assert found == [5000, PRINTF_BYTES, HEAP_BYTES]
+    assert found == [5008, PRINTF_BYTES, HEAP_BYTES]
     device.close()
     opened(local_memory_bytes=5000).close()
     assert len(gpus.calls("cuCtxSetLimit")) == 6  # the next context has its driver's limits again

@@ -228,6 +228,7 @@ def test_a_second_cooperative_grid_waits_and_one_that_can_never_fit_is_refused(
         arguments = ((one.memory + 64, Pointer),)
         one.write(one.memory + 64, 0)
         assert one.launch("meet", *arguments, blocks=9, threads=1024, cooperative=True) == 720
+        assert not one.launch("put", *arguments, (0, Word), cooperative=True)  # the first waits
         one.spin(blocks=2, threads=1024)
         shape = {"blocks": 7, "threads": 1024, "stream": one.copies, "cooperative": True}
         assert not one.launch("meet", *arguments, **shape)

@@ -51,6 +51,10 @@ class Stage:
         shape = (self.tell, 1, 1, 1, 1, 1, 1, 0, self.one.copies)
         return code_of("cuLaunchKernel", *shape, ((1,), (Word,)), 0)
 
+    def cooperate(self) -> int:
+        arguments = ((self.one.memory + 64, Pointer), (1, Word))
+        return self.one.launch("put", *arguments, stream=self.one.copies, cooperative=True)
+
     def grow_locals(self) -> int:
         arguments = ((self.one.memory + 64, Pointer), (1, Word))
         return self.one.launch("deep", *arguments, stream=self.one.copies)
@@ -77,6 +81,7 @@ CALLS: dict[str, tuple[Hazard, Callable[[Stage], int]]] = {
     "cuMemcpyHtoDAsync": (Hazard.PAGEABLE, Stage.copy_pageable),
     "cuLaunchKernel (first to print)": (Hazard.LIMITS, Stage.print),
     "cuLaunchKernel (more local memory)": (Hazard.LIMITS, Stage.grow_locals),
+    "cuLaunchCooperativeKernel (the first)": (Hazard.LIMITS, Stage.cooperate),
     "cuMemAlloc": (Hazard.ALLOCATE, lambda stage: code_of("cuMemAlloc", 64)),
 }
 

@@ -23,6 +23,8 @@ from ringflow.device.registry import CUDA_NAME, KNOWN_FORMS
 from ringflow.errors import DeviceError, DeviceLostError, UnknownDeviceError
 
 LOCAL_MEMORY_BYTES: Final = 1024
+FRAME_BYTES: Final = 16
+"""What a thread's local memory is a multiple of."""
 PRINTF_BYTES: Final = 1 << 20
 HEAP_BYTES: Final = 8 << 20
 _SPIN_S: Final = 50e-6
@@ -196,7 +198,7 @@ class CudaContext:
         self.attributes = attributes_of(ordinal)
         self.lost: DeviceLostError | None = None
         self.closed = False
-        self.local_memory_bytes = local_memory_bytes
+        self.local_memory_bytes = -(-local_memory_bytes // FRAME_BYTES) * FRAME_BYTES
         reason, code = refusal_of(self.attributes)
         if reason:
             raise DeviceError(

@@ -1,7 +1,8 @@
 """What the driver does for the first kernel of its kind, done when a device is opened.
 
-- The buffer of ``printf`` is made at the first launch of a kernel that may print, and that launch
-  waits for all kernels of the context. So one that may print, and doesn't, runs before any other.
+- The first launch of a kernel that may print makes the buffer for it; the first cooperative one,
+  and the first with so much local memory, make what they need. Such a launch waits for all kernels
+  of the context. So a kernel that is all of these, and does nothing, runs before any other.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from ringflow.errors import DeviceError
 DEADLINE_S: Final = 10.0
 ENTRY_POINT: Final = "ringflow_prime"
 SOURCE: Final = """
-extern "C" __global__ void ringflow_prime(unsigned prints) {
-    if (prints) printf("%u", prints);
+extern "C" __global__ void ringflow_prime(unsigned count) {
+    volatile unsigned char own[LOCAL_BYTES];
+    for (unsigned i = 0; i < count; ++i) own[i % LOCAL_BYTES] = i;
+    if (count) printf("never\\n");  // arguments would take local memory too
 }
 """
 
@@ -34,9 +37,10 @@ def prime(context: CudaContext, launches: Launches) -> None:
             it has: unloading would wait for it.
     """
     target = CompileTarget(context.attributes.architecture)
+    source = f"#define LOCAL_BYTES {context.local_memory_bytes}{SOURCE}"
     try:
         compiled = compile_source(
-            SOURCE, entry_point=ENTRY_POINT, target=target, cache=CompileCache.default()
+            source, entry_point=ENTRY_POINT, target=target, cache=CompileCache.default()
         )
     except DeviceError as error:
         if error.code == "compile failed":  # of ringflow's own source: a fault that must be seen
@@ -48,7 +52,7 @@ def prime(context: CudaContext, launches: Launches) -> None:
         launch = launches.launch(
             code,
             code.kernel(ENTRY_POINT),
-            grid=(1, 1, 1),
+            grid=(2, 1, 1),  # which is launched cooperatively
             block=(1, 1, 1),
             parameters=(bytes(4),),
             shared_bytes=0,
@@ -57,7 +61,7 @@ def prime(context: CudaContext, launches: Launches) -> None:
         if launch.wait(DEADLINE_S) is not LaunchStatus.COMPLETED:
             context.check()
             raise DeviceError(
-                f"a kernel of one thread has not ended on {context.name!r} within "
+                f"a kernel of two threads has not ended on {context.name!r} within "
                 f"{DEADLINE_S:g} s; look at nvidia-smi for what holds the GPU",
                 call="open",
                 code="timeout",

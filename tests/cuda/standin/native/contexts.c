@@ -78,7 +78,7 @@ void context_destroy(context *of) {
     }
     for (int i = 0; i < set.device_count; ++i) devices[i].primary.peers[of->ordinal] = 0;
     memset(of->peers, 0, sizeof of->peers);
-    of->dead = of->prints = 0;
+    of->dead = of->prints = of->cooperates = 0;
     reset_limits(of);
     of->flags = 0;
 }
@@ -222,7 +222,6 @@ CUresult cuCtxSetLimit(int limit, size_t value) {
     CUresult result = wait_for_kernels(&here, here.context, HAZARD_LIMITS);
     if (result) LEAVE(result);
     here.context->limits[limit] = value;
-    if (limit == LIMIT_STACK_SIZE) here.context->local_bytes = value;
     LEAVE(SUCCESS);
 }
 

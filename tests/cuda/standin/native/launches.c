@@ -77,18 +77,17 @@ static CUresult copy_parameters(op *work, void **parameters, void **extra) {
 }
 
 /* What only the first launch of its kind needs, and what synchronises the context. */
-static CUresult grow(call *here, const function *of) {
+static CUresult grow(call *here, const function *of, int cooperative) {
     context *where = of->base.owner;
-    if (of->facts.local_bytes > where->local_bytes) {
-        CUresult result = wait_for_kernels(here, where, HAZARD_LIMITS);
-        if (result) return result;
-        where->local_bytes = of->facts.local_bytes;
-    }
-    if (of->facts.prints && !where->prints) {
-        CUresult result = wait_for_kernels(here, where, HAZARD_LIMITS);
-        if (result) return result;
-        where->prints = 1;
-    }
+    size_t local_bytes = of->facts.local_bytes;
+    if (local_bytes <= where->local_bytes && (!of->facts.prints || where->prints) &&
+        (!cooperative || where->cooperates))
+        return SUCCESS;
+    CUresult result = wait_for_kernels(here, where, HAZARD_LIMITS);
+    if (result) return result;
+    if (local_bytes > where->local_bytes) where->local_bytes = local_bytes;
+    where->prints |= of->facts.prints != 0;
+    where->cooperates |= cooperative;
     return SUCCESS;
 }
 
@@ -113,7 +112,7 @@ static CUresult launch(const char *name, handle given, const CUlaunchConfig *how
     REQUIRE(!cooperative || blocks <= (uint64_t)each_sm * (unsigned)sm_count(of->base.owner),
             COOPERATIVE_LAUNCH_TOO_LARGE);
     result = function_load(&here, of);
-    if (!result) result = grow(&here, of);
+    if (!result) result = grow(&here, of, cooperative);
     REQUIRE(!result, result);
     op *work = op_new(&here, OP_LAUNCH, on);
     work->function = of;

@@ -67,8 +67,8 @@ struct context {
     uint64_t holder;       /* thread whose call waits in here with the context's lock */
     int peers[DEVICES_MAX];
     size_t limits[LIMIT_COUNT];
-    size_t local_bytes;    /* of a thread, as far as it was set aside */
-    int prints;
+    size_t local_bytes;    /* of a thread, as far as a launch has set it aside */
+    int prints, cooperates;
     stream *null_stream;
 };
 
