@@ -42,9 +42,11 @@ async def launch(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     return ()
 
 
-def _message(stage: Stage, arguments: Arguments) -> tuple[str, MessageLayout]:
+def _message(stage: Stage, arguments: Arguments, engine: Engine) -> tuple[str, MessageLayout]:
+    """Return a message of those that the kernel has by now: a reload may have changed them."""
     kernel_id, name = arguments.text("KERNEL"), arguments.text("MESSAGE")
-    spec = stage.spec(kernel_id, arguments)
+    stage.spec(kernel_id, arguments)
+    spec = engine.spec(kernel_id)
     for layout in spec.messages:
         if layout.name == name:
             return kernel_id, layout
@@ -78,7 +80,7 @@ def _payload(layout: MessageLayout, arguments: Arguments, index: int = 0) -> byt
 
 async def send(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
     """``count`` messages one after the other; with a producer they are numbered on."""
-    kernel_id, layout = _message(stage, arguments)
+    kernel_id, layout = _message(stage, arguments, engine)
     producer, receipt = arguments.text("producer"), None
     on_full = arguments.choice("full", _ON_FULL, "wait")
     volatile = engine.spec(kernel_id).durability == "volatile"
@@ -114,7 +116,7 @@ async def send(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
 
 
 async def call(stage: Stage, arguments: Arguments, engine: Engine) -> Lines:
-    kernel_id, layout = _message(stage, arguments)
+    kernel_id, layout = _message(stage, arguments, engine)
     timeout_s = arguments.duration_s("timeout", 60.0)
     payload, data = _payload(layout, arguments), _data(arguments)
     reply = await engine.call(kernel_id, layout.id, payload, data=data, timeout_s=timeout_s)

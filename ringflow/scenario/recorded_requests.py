@@ -62,6 +62,7 @@ class Finder:
             "kernel.launch_requested": self._launch,
             "kernel.launched": self._placed,
             "kernel.resumed": self._placed,
+            "kernel.recovery_point": self._point,
             "kernel.quiesce_started": self._quiesce,
             "kernel.stop_requested": self._stop,
             "kernel.halt_resolved": self._halt_resolved,
@@ -135,6 +136,12 @@ class Finder:
 
     def _placed(self, at: int, event: Mapping[str, Any]) -> None:
         self._devices[event["kernel_id"]] = event["device"]
+
+    def _point(self, at: int, event: Mapping[str, Any]) -> None:
+        """Take what a rolled-back kernel is again; what else changes it is seen at its request."""
+        spec = self._stored.spec(event["spec_digest"]) if event["reason"] == "rollback" else None
+        if spec is not None:
+            self._specs[event["kernel_id"]] = spec
 
     def _launch(self, at: int, event: Mapping[str, Any]) -> None:
         kernel_id, gaps = event["kernel_id"], list[str]()

@@ -225,6 +225,41 @@ def test_a_launch_that_failed_is_recorded_with_its_error(tmp_path: Path) -> None
     assert outcome.passed, outcome.report
 
 
+def test_a_reload_after_a_rollback_is_recorded_with_what_it_changes(tmp_path: Path) -> None:
+    """The rolled-back kernel has its earlier messages again, so the second reload adds as well."""
+    kernels = SCENARIOS / "kernels"
+    more = "Add:1(value:u64) Total:2 Spin:3(rounds:u64) Trap:4 More:9"
+    text = f"""# A reload, undone, and once more.
+
+kernel adder file={kernels / "adder.cu"}
+----
+
+launch adder
+----
+
+code twice file={kernels / "adder_twice.cu"}
+----
+
+reload adder code=twice messages="{more}"
+----
+
+rollback adder before_reload=yes
+----
+
+reload adder code=twice messages="{more}"
+----
+
+send adder More
+----
+"""
+    ran = run(parse(text), folder=tmp_path)
+    assert not ran.failure, ran.failure
+    first = write(ran.contents, tmp_path / "first")
+    outcome = run_again(first)
+    assert outcome.passed, outcome.report
+    assert told(write(outcome.contents, tmp_path / "again")) == told(first)
+
+
 @pytest.mark.parametrize(
     ("found", "wrong", "said"),
     [
