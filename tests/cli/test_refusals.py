@@ -195,3 +195,15 @@ def test_a_demo_goes_on_with_its_own_settings_only(
         code, out, said = program(capsys, "demo", "--resume", "--out", tmp_path, *option)
         assert (code, out) == (2, "")
         assert "has scale 0.1, 90 messages and devices host:0; leave" in _one_line(said)
+
+
+def test_help_is_wrapped_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal is narrower than the source's lines: their ends must not be kept as well."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = program(capsys, "journal", "repair", "--help")
+    lines = [line.strip() for line in out.splitlines()]
+    assert code == 0
+    (at,) = [at for at, line in enumerate(lines) if line.startswith("First without --apply")]
+    assert all(len(line) > 70 for line in lines[at : lines.index("", at) - 1])
