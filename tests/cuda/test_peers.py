@@ -94,8 +94,16 @@ def test_nvml_says_that_it_is_pcie(
 
 @pytest.mark.parametrize("gpus", [{"peer_access": False}], indirect=True)
 def test_gpus_that_cannot_reach_each_other_are_staged(gpus: Standin, opened: Open) -> None:
-    """The driver takes the bytes through the host; the path says so."""
-    assert copied(opened("cuda:0"), opened("cuda:1")) == "staged"
+    """The driver takes the bytes through the host; the path says so.
+
+    What it makes for its first copy each way it has made at the opening, while no kernel ran.
+    """
+    first, second = opened("cuda:0"), opened("cuda:1")
+    assert [(call.ordinal, call.code, call.live) for call in gpus.calls("cuMemcpyPeerAsync")] == [
+        (1, 0, 0),
+        (0, 0, 0),
+    ]
+    assert copied(first, second) == "staged"
     assert gpus.calls("cuCtxEnablePeerAccess") == []
 
 

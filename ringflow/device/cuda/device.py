@@ -112,7 +112,9 @@ class CudaDevice:
         self._launches = memory.launches = Launches(context, memory.mapped)
         prime(context, self._launches)
         memory.kernels = self._memory_kernels()
-        self._peer = shared_peers().join(context, while_idle=self._launches.idle)
+        self._peer = shared_peers().join(
+            context, while_idle=self._launches.idle, scratch=memory.scratch
+        )
         memory.member = self._peer
 
     def _memory_kernels(self) -> MemoryKernels | None:

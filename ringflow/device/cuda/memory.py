@@ -20,7 +20,7 @@ from ringflow.device.cuda.context import CudaContext
 from ringflow.device.cuda.launches import Launches
 from ringflow.device.cuda.loans import Loan, Loans
 from ringflow.device.cuda.memory_kernels import MemoryKernels
-from ringflow.device.cuda.peers import Member, shared_peers
+from ringflow.device.cuda.peers import SCRATCH_BYTES, Member, shared_peers
 from ringflow.device.cuda.staging import STAGING_BYTES, Staging
 from ringflow.device.cuda.topology import STAGED, WITHIN
 from ringflow.device.cuda.unfinished import Unfinished
@@ -43,6 +43,7 @@ class CudaMemory:
 
     Attributes:
         arena, mapped: the GPU's own, and the host's that kernels see.
+        scratch: address of ``SCRATCH_BYTES`` behind the arena; see ``Member``.
         launches, kernels, member: what uses the memory, set once each is there.
     """
 
@@ -63,7 +64,8 @@ class CudaMemory:
             free_bytes, _ = context.call("cuMemGetInfo")
             memory_bytes = int(free_bytes * MEMORY_SHARE)
         memory_bytes, mapped_bytes = rounded(memory_bytes), rounded(mapped_bytes)
-        self._memory = context.call("cuMemAlloc", memory_bytes)
+        self._memory = context.call("cuMemAlloc", memory_bytes + SCRATCH_BYTES)
+        self.scratch = int(self._memory) + memory_bytes
         flags = driver.bindings()
         try:
             self._pinned = context.call(

@@ -27,6 +27,7 @@ PIECE_BYTES: Final = 64 << 20
 PIECE_TIMEOUT_S: Final = 10.0
 """A piece takes 3 ms over PCIe; what takes this long has stopped."""
 
+SCRATCH_BYTES: Final = 64
 _IN_FLIGHT: Final = 2
 _ALREADY: Final = "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED"
 
@@ -52,11 +53,13 @@ class Member:
         context: of the device.
         stream: its own one for peer copies, made when the device was opened.
         while_idle: does something on the device that waits for its grids, if there are none.
+        scratch: address of ``SCRATCH_BYTES`` of its memory, which nothing else uses.
     """
 
     context: CudaContext
     stream: Any
     while_idle: WhileIdle
+    scratch: int
 
 
 @final
@@ -69,17 +72,19 @@ class Peers:
         self._accesses: dict[tuple[str, str], str] = {}
         self._links: dict[tuple[str, str], Link] = {}
 
-    def join(self, context: CudaContext, *, while_idle: WhileIdle) -> Member:
+    def join(self, context: CudaContext, *, while_idle: WhileIdle, scratch: int) -> Member:
         """Add a context, and open access between it and the others, both ways.
 
-        Where a grid lives in the other context nothing is opened: copies to it are staged.
+        Where there is none a few bytes are copied each way: for the first copy the driver takes
+        memory of the host. Where a grid lives in the other context nothing is opened: copies to
+        it are staged.
 
         Raises:
             DeviceError: the driver refuses what has nothing to do with access.
             DeviceLostError: the context is dead; of another one that is, copies are staged.
         """
         with context.current():
-            member = Member(context, context.make_stream(), while_idle)
+            member = Member(context, context.make_stream(), while_idle, scratch)
         with self._lock:
             for other in self._members:
                 if other.context.uuid != context.uuid and other.context.lost is None:
@@ -153,15 +158,18 @@ class Peers:
         return self._links[pair]
 
     def _connect(self, new: Member, old: Member) -> None:
-        if not self._link(new.context, old.context).is_direct:
-            return
+        is_direct = self._link(new.context, old.context).is_direct
         pairs = _pairs(new.context, old.context)
-        if all(self._accesses.get(pair) == "" for pair in pairs):
+        if is_direct and all(self._accesses.get(pair) == "" for pair in pairs):
             return
 
         def connect() -> None:
             for pair, one, other in zip(pairs, (new, old), (old, new), strict=True):
-                self._accesses[pair] = _open_access(one, other)
+                if is_direct:
+                    self._accesses[pair] = _open_access(one, other)
+            if self.link(new.context, old.context).path == STAGED:
+                _copy_once(new, old)
+                _copy_once(old, new)
 
         try:
             new.while_idle(lambda: old.while_idle(connect, what="peer access"), what="peer access")
@@ -169,6 +177,17 @@ class Peers:
             if error.code != "busy":
                 raise
             self._accesses.update(dict.fromkeys(pairs, _RUNNING))
+
+
+def _copy_once(source: Member, target: Member) -> None:
+    """Copy a few bytes; what is wrong is told by the first copy that somebody wants."""
+    to, of = ((one.scratch, one.context.handle) for one in (target, source))
+    with (
+        contextlib.suppress(DeviceError),
+        source.context.current(),
+        _events(source.context) as events,
+    ):
+        _copy_pieces(source, to, of, SCRATCH_BYTES, events=events)
 
 
 def _pairs(source: CudaContext, target: CudaContext) -> tuple[tuple[str, str], tuple[str, str]]:
