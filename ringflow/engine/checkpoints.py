@@ -46,10 +46,12 @@ class Captured:
         return self.state.applied_sequence, self.output_index - 1
 
 
-async def capture_held(core: Core, runtime: KernelRuntime, *, purpose: str) -> Captured:
-    """Hold the kernel, copy its state, let it work again."""
+async def capture_held(
+    core: Core, runtime: KernelRuntime, *, purpose: str, timeout_s: float | None = None
+) -> Captured:
+    """Hold the kernel within ``timeout_s`` (see ``held``), copy its state, let it work again."""
     started_ns = core.clock.monotonic_ns()
-    async with held(core, runtime, purpose=purpose) as applied:
+    async with held(core, runtime, purpose=purpose, timeout_s=timeout_s) as applied:
         captured = await capture_resting(core, runtime, applied)
     return attrs.evolve(captured, pause_ns=core.clock.monotonic_ns() - started_ns)
 

@@ -16,10 +16,11 @@ from ringflow.engine.core import Core
 from ringflow.engine.instances import Instance
 from ringflow.engine.placing import choose_device
 from ringflow.engine.quiescing import launch as launch_grid
-from ringflow.engine.quiescing import quiesce_or_resume, resume_resting
+from ringflow.engine.quiescing import quiesce, resume_resting
+from ringflow.engine.restoring import halt_stalled
 from ringflow.engine.routing import check_stop, drain, end_of, serve
 from ringflow.engine.runtime import KernelRuntime
-from ringflow.errors import DeviceError, DuplicateKernelError, SpecError
+from ringflow.errors import DeviceError, DuplicateKernelError, KernelStalledError, SpecError
 from ringflow.events import lifecycle as e
 from ringflow.events.codec import Event
 from ringflow.spec import KernelSpec
@@ -145,6 +146,8 @@ async def stop(core: Core, kernel_id: str, *, actor: str, reason: str) -> None:
     """End a kernel for good and give its memory back; its last state stays as a checkpoint.
 
     A halted one keeps the recovery points that it has.
+    Raises:
+        KernelStalledError: it does not return; it is halted, if its device can stop its grid.
     """
     life = core.state.kernel(kernel_id)
     if life.state is not LifecycleState.HALTED:
@@ -156,7 +159,7 @@ async def stop(core: Core, kernel_id: str, *, actor: str, reason: str) -> None:
     with core.lease(kernel_id, "stop"):
         applied = life.halted_after
         if runtime is not None and not runtime.halted:
-            applied = await quiesce_or_resume(core, runtime, purpose="stop")
+            applied = await _quiesce_or_halt(core, runtime)
             try:
                 await commit_resting(core, runtime, applied, reason="stop")
                 await drain(core, runtime)
@@ -173,6 +176,22 @@ async def stop(core: Core, kernel_id: str, *, actor: str, reason: str) -> None:
                 await dismantle(core, runtime)
             stopped = e.KernelStopped(kernel_id=kernel_id, applied_sequence=applied)
             await core.journal.until_durable(core.record_kernel(kernel_id, stopped))
+
+
+async def _quiesce_or_halt(core: Core, runtime: KernelRuntime) -> int:
+    """Quiesce a kernel that is to be stopped; on a failure it works on, or is halted as stalled."""
+    try:
+        return await quiesce(core, runtime, purpose="stop")
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            stalled = isinstance(error, KernelStalledError)
+            if stalled and await halt_stalled(core, runtime, str(error)):
+                raise KernelStalledError(
+                    f"{error}. It is halted now: stop it again to give it up as its recovery point "
+                    "has it, resume it with or without that message, or roll back"
+                ) from error
+            await resume_resting(core, runtime)
+        raise
 
 
 async def commit_resting(

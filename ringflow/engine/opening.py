@@ -226,8 +226,8 @@ def _on_report(core: Core, checkpointer: Checkpointer, report: PumpReport) -> No
     for runtime in core.runtimes.values():
         if runtime.pump_key == report.key:
             runtime.on_report(report)
-            if runtime.trapped:
-                requests.recover_if_trapped(core, runtime)
+            if runtime.trapped or runtime.gone:
+                requests.recover_if_ended(core, runtime)
             else:
                 checkpointer.consider(runtime)
             return
@@ -236,7 +236,7 @@ def _on_report(core: Core, checkpointer: Checkpointer, report: PumpReport) -> No
 def _after_lease(core: Core, checkpointer: Checkpointer, kernel_id: str) -> None:
     """What waited for the kernel's lease: recovery from a trap, a checkpoint that is due."""
     if (runtime := core.runtimes.get(kernel_id)) is not None and not core.closing:
-        requests.recover_if_trapped(core, runtime)
+        requests.recover_if_ended(core, runtime)
         checkpointer.consider(runtime)
 
 

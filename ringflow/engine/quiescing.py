@@ -77,7 +77,7 @@ async def resume(core: Core, runtime: KernelRuntime) -> tuple[Event, ...]:
     """
     runtime.raise_if_dead()
     if runtime.returning:
-        await runtime.withdraw(timeout_s=core.limits.step_timeout_s)
+        await runtime.withdraw()
     facts: tuple[Event, ...] = ()
     if runtime.status is LaunchStatus.COMPLETED:
         applied = runtime.done_sequence
@@ -118,9 +118,17 @@ async def launch(
 
 
 @asynccontextmanager
-async def held(core: Core, runtime: KernelRuntime, *, purpose: str) -> AsyncIterator[int]:
-    """Keep the grid at a message boundary for the block; yields the last applied sequence."""
-    timeout_s, kernel_id = core.limits.step_timeout_s, runtime.kernel_id
+async def held(
+    core: Core, runtime: KernelRuntime, *, purpose: str, timeout_s: float | None = None
+) -> AsyncIterator[int]:
+    """Keep the grid at a message boundary for the block; yields the last applied sequence.
+
+    Args:
+        timeout_s: until it must be there; a step's deadline if None.
+    """
+    if timeout_s is None:
+        timeout_s = core.limits.step_timeout_s
+    kernel_id = runtime.kernel_id
     core.record_kernel(kernel_id, HoldStarted(kernel_id=kernel_id, purpose=purpose))
     try:
         await runtime.command(Command.HOLD, KernelState.HELD, timeout_s=timeout_s)

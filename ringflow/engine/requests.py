@@ -14,6 +14,7 @@ from ringflow.engine.instances import check_listed
 from ringflow.engine.keys import asked, first_of
 from ringflow.engine.migrating import MigrationPerformer
 from ringflow.engine.operations import Operation, Performer, record, run_operation
+from ringflow.engine.quiescing import resume
 from ringflow.engine.reloading import ReloadPerformer
 from ringflow.engine.restoring import halt, replay, restore
 from ringflow.engine.runtime import KernelRuntime
@@ -276,7 +277,7 @@ def _start(
             core.rested.notify()
         if operation.state.state.value == "failed" and not isinstance(performer, SnapshotPerformer):
             await _rescue(core, runtime)
-        recover_if_trapped(core, runtime)
+        recover_if_ended(core, runtime)
         core.lease_ended(runtime.kernel_id)
 
     core.tasks.start_soon(run)
@@ -299,10 +300,15 @@ async def _rescue(core: Core, runtime: KernelRuntime) -> None:
                 halt(core, runtime, str(error), applied_sequence=applied)
 
 
-def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
-    """Restore a kernel whose grid has trapped, unless an operation is there to do it."""
+def recover_if_ended(core: Core, runtime: KernelRuntime) -> None:
+    """Restore a kernel whose grid has trapped, unless an operation is there to do it.
+
+    One that has returned though nobody waits for that any more is launched again.
+    """
     kernel_id = runtime.kernel_id
-    if not runtime.trapped or runtime.halted or runtime.closed or core.closed:
+    if not runtime.trapped and (not runtime.gone or core.closing):
+        return
+    if runtime.halted or runtime.closed or core.closed:
         return
     if kernel_id in core.busy or kernel_id in core.state.leases:
         return
@@ -312,8 +318,12 @@ def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
     async def run() -> None:
         try:
             try:
-                facts = await restore(core, runtime, runtime.instance.device)
-                core.record_kernel(kernel_id, *facts)
+                if runtime.trapped:
+                    facts = await restore(core, runtime, runtime.instance.device)
+                else:
+                    facts = await resume(core, runtime)
+                if facts:
+                    core.record_kernel(kernel_id, *facts)
             finally:
                 del core.busy[kernel_id]
                 core.rested.notify()
@@ -325,6 +335,6 @@ def recover_if_trapped(core: Core, runtime: KernelRuntime) -> None:
             if not runtime.halted and not core.closed:
                 halt(core, runtime, str(error), applied_sequence=runtime.done_sequence)
             return
-        recover_if_trapped(core, runtime)
+        recover_if_ended(core, runtime)
 
     core.tasks.start_soon(run)

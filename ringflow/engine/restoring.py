@@ -26,6 +26,7 @@ from ringflow.engine.runtime import KernelRuntime
 from ringflow.engine.skipped import end_after, is_in
 from ringflow.errors import (
     CorruptError,
+    DeviceError,
     JournalClosedError,
     KernelTrappedError,
     RingflowError,
@@ -357,6 +358,33 @@ def halt(core: Core, runtime: KernelRuntime, reason: str, *, applied_sequence: i
         with contextlib.suppress(JournalClosedError):  # it failed a moment ago: a restart decides
             core.record_kernel(runtime.kernel_id, halted)
     runtime.end(halted=reason)
+
+
+async def halt_stalled(core: Core, runtime: KernelRuntime, reason: str) -> bool:
+    """Stop a grid that obeys no more, and halt its kernel at the message that it is in.
+
+    Returns whether it is halted: not where the device can't stop the grid, and where that has
+    obeyed after all.
+    """
+    instance = runtime.instance
+    with contextlib.suppress(DeviceError):
+        await core.in_thread(instance.resident.abort)
+    if instance.resident.status is not LaunchStatus.ABORTED or core.closed:
+        return False
+    trap = _trap_of(runtime)
+    halted = KernelHalted(
+        kernel_id=runtime.kernel_id,
+        applied_sequence=trap.applied_sequence,
+        message_sequence=trap.message_sequence,
+        attempts=0,
+        reason=reason,
+    )
+    runtime.pause()
+    runtime.detach()
+    await core.in_thread(instance.discard)
+    core.record_kernel(runtime.kernel_id, halted)
+    runtime.end(halted=reason)
+    return True
 
 
 def halted_without_message(kernel_id: str, reason: str, applied_sequence: int) -> KernelHalted:

@@ -278,15 +278,16 @@ async def restore(core: Core, kernel_id: str, checkpoint: Checkpoint) -> None:
     difference = instances.layout_difference(runtime.instance, checkpoint)
     if difference is not None:
         raise RegionMismatchError(*difference)
-    with core.lease(kernel_id, "restore()"), anyio.CancelScope(shield=True):
+    with core.lease(kernel_id, "restore()"):
         instance = runtime.instance
         applied = await quiesce_or_resume(core, runtime, purpose="restore")
-        try:
-            await core.in_thread(lambda: instances.write_checkpoint(instance, checkpoint))
-            await commit_resting(core, runtime, applied, reason="restore", barrier=True)
-        except (StorageError, DeviceError):  # the regions are half-written: go back
-            await core.in_thread(instance.discard)
-            facts = await replay(core, runtime, instance.device, applied_sequence=applied)
-            core.record_kernel(kernel_id, *facts)
-            raise
-        core.record_kernel(kernel_id, *await resume(core, runtime))
+        with anyio.CancelScope(shield=True):
+            try:
+                await core.in_thread(lambda: instances.write_checkpoint(instance, checkpoint))
+                await commit_resting(core, runtime, applied, reason="restore", barrier=True)
+            except (StorageError, DeviceError):  # the regions are half-written: go back
+                await core.in_thread(instance.discard)
+                facts = await replay(core, runtime, instance.device, applied_sequence=applied)
+                core.record_kernel(kernel_id, *facts)
+                raise
+            core.record_kernel(kernel_id, *await resume(core, runtime))

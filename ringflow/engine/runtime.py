@@ -13,11 +13,12 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import anyio
 import attrs
 
-from ringflow.clock import Clock, within
+from ringflow.clock import NS_PER_S, Clock, within
 from ringflow.device.abi import Command, KernelState, is_reached
 from ringflow.device.api import LaunchStatus
 from ringflow.device.posting import Posting
@@ -33,6 +34,9 @@ from ringflow.errors import KernelStalledError, KernelTrappedError, MessageSkipp
 from ringflow.routing import OutputId
 from ringflow.spec import KernelSpec
 
+ANSWER_S: Final = 1.0
+"""For the answer of a kernel that had its time already: it comes at once, or not soon."""
+
 
 @attrs.define(eq=False)
 class KernelRuntime:
@@ -47,6 +51,7 @@ class KernelRuntime:
         retain_after: messages after it are kept although they are done, None to keep none.
         paused_at_ns: monotonic time at which the delivery stopped, 0 while it flows.
         returning: a RETURN was given and neither obeyed nor withdrawn.
+        progress_ns: monotonic time at which the kernel was last known to get on.
         passes_on: moves what the outputs and the inbox have for other kernels and from them.
         halted: why nothing runs any more, empty while something does.
     """
@@ -69,6 +74,7 @@ class KernelRuntime:
     delivering: bool = False
     paused_at_ns: int = 0
     returning: bool = False
+    progress_ns: int = 0
     passes_on: Callable[[], None] = lambda: None
     halted: str = ""
     closed: bool = False
@@ -80,6 +86,7 @@ class KernelRuntime:
     changed: Condition = attrs.field(factory=Condition)
     _done_waiters: list[tuple[int, int, anyio.Event]] = attrs.field(factory=list)
     _arrivals: int = 0
+    _looked: tuple[int, int] = (0, 0)
 
     @property
     def spec(self) -> KernelSpec:
@@ -90,9 +97,37 @@ class KernelRuntime:
         return self.status in (LaunchStatus.TRAPPED, LaunchStatus.ABORTED)
 
     @property
+    def gone(self) -> bool:
+        """Whether the grid has returned behind its time, when the RETURN had been withdrawn."""
+        return self.status is LaunchStatus.COMPLETED and self.watched and not self.returning
+
+    @property
+    def watched(self) -> bool:
+        return self.pump_key is not None
+
+    @property
     def steps(self) -> int:
         """``step()`` boundaries passed since the launch; 0 while nobody watches the grid."""
-        return self.instance.resident.steps if self.pump_key is not None else 0
+        return self.instance.resident.steps if self.watched else 0
+
+    def stalled_s(self) -> float:
+        """Return for how many seconds the kernel is known to be in one message; 0 if in none.
+
+        It is known from the beginning where that message came alone or as the first of several,
+        else from when it was first looked at here.
+        """
+        if not self.watched or self.state is not KernelState.RUNNING:
+            return 0.0
+        resident, now_ns = self.instance.resident, self.clock.monotonic_ns()
+        done = max(self.done_sequence, resident.done_sequence)  # its report may be on its way
+        looked, before = (resident.taken_sequence, resident.steps), self._looked
+        self._looked = looked
+        if looked[0] <= done:
+            return 0.0
+        is_first = looked[0] == done + 1 and looked[1] == before[1]
+        if not is_first and looked != before:
+            self.progress_ns = now_ns
+        return (now_ns - self.progress_ns) / NS_PER_S
 
     # Delivery
 
@@ -117,6 +152,8 @@ class KernelRuntime:
             if self.inbox.bulk_bytes:
                 messages = self.stager.ready(resident, messages, self.deliver)
             if messages:
+                if self.inbox.posted_through <= self.done_sequence:  # it had nothing to do
+                    self.progress_ns = self.clock.monotonic_ns()
                 self.inbox.mark_posted(resident.post(messages))
 
     def mark_durable(self, number: int) -> None:
@@ -153,7 +190,7 @@ class KernelRuntime:
         """Let the pump watch the instance's present launch."""
         assert self.pump_key is None
         self.status, self.state, self.generation = LaunchStatus.RUNNING, KernelState.UNKNOWN, -1
-        self.returning = False
+        self.returning, self.progress_ns = False, self.clock.monotonic_ns()
         self.instance.resident.close_emissions(self.outputs.is_full)
         self.pump_key = self.pump.register(self.instance.resident)
 
@@ -169,7 +206,7 @@ class KernelRuntime:
         if report.done_sequence > self.done_sequence:
             self._mark_done(report.done_sequence)
         self.status, self.state, self.busy_ns = report.status, report.state, report.busy_ns
-        self.generation = report.generation
+        self.generation, self.progress_ns = report.generation, self.clock.monotonic_ns()
         self.passes_on()
         self.deliver()
         self.changed.notify()
@@ -219,7 +256,7 @@ class KernelRuntime:
         """Like ``until_done``, but for an operation: raises also when the grid has trapped."""
 
         def handled() -> bool:
-            self.raise_if_dead()
+            self.raise_if_gone()
             return self.done_sequence >= sequence
 
         await self.changed.until(handled)
@@ -241,20 +278,36 @@ class KernelRuntime:
                 f"{resident.taken_sequence}: {resident.detail or device.lost}"
             )
 
+    def raise_if_gone(self) -> None:
+        """Like ``raise_if_dead``, and where the grid has returned: it is launched again later."""
+        self.raise_if_dead()
+        if self.gone:
+            raise KernelStalledError(
+                f"kernel {self.kernel_id!r} returned after the RETURN was withdrawn; it is "
+                "launched again, repeat the request"
+            )
+
+    def _patience_s(self, timeout_s: float) -> float:
+        """Return how long to wait for an answer: a message has one deadline from its beginning."""
+        return max(min(ANSWER_S, timeout_s), timeout_s - self.stalled_s())
+
     async def command(self, command: Command, state: KernelState, *, timeout_s: float) -> None:
         """Give a command and wait until the kernel reports ``state`` under its generation.
 
+        Args:
+            timeout_s: counts from when the message in progress is known to have begun.
         Raises:
             KernelStalledError: the deadline passed; the command was withdrawn if it was no RUN.
             KernelTrappedError: the kernel trapped meanwhile.
         """
+        patience_s = self._patience_s(timeout_s)
         generation = self.instance.resident.command(command)
 
         def obeyed() -> bool:
-            self.raise_if_dead()
+            self.raise_if_gone()
             return self.state is state and is_reached(self.generation, generation)
 
-        if not await within(self.clock, timeout_s, lambda: self.changed.until(obeyed)):
+        if not await within(self.clock, patience_s, lambda: self.changed.until(obeyed)):
             if command is not Command.RUN:
                 self.instance.resident.command(Command.RUN)
             raise self._stalled(command, timeout_s)
@@ -262,23 +315,26 @@ class KernelRuntime:
     async def until_completed(self, *, timeout_s: float) -> None:
         """Make the grid return and wait for its end; withdraws the command on the deadline.
 
+        Args:
+            timeout_s: as for ``command``.
         Raises:
-            KernelStalledError: the grid neither returned in time nor says what it does.
+            KernelStalledError: the grid has not returned in time.
         """
+        patience_s = self._patience_s(timeout_s)
         self.returning = True
         self.instance.resident.command(Command.RETURN)
-        if await within(self.clock, timeout_s, lambda: self.changed.until(self._completed)):
+        if await within(self.clock, patience_s, lambda: self.changed.until(self._completed)):
             self.returning = False
             return
-        await self.withdraw(timeout_s=timeout_s)
+        await self.withdraw()
         if self.status is not LaunchStatus.COMPLETED:
             raise self._stalled(Command.RETURN, timeout_s)
 
-    async def withdraw(self, *, timeout_s: float) -> None:
+    async def withdraw(self) -> None:
         """Take a RETURN back: afterwards the grid runs, or has completed; ``status`` says which.
 
-        Raises:
-            KernelStalledError: it says neither within the deadline.
+        One that does not answer is in a message. It finds that it is to run when that is done; if
+        it had begun to return before, it is ``gone`` some time.
         """
         generation = self.instance.resident.command(Command.RUN)
 
@@ -286,8 +342,7 @@ class KernelRuntime:
             running = self.state is KernelState.RUNNING
             return self._completed() or (running and is_reached(self.generation, generation))
 
-        if not await within(self.clock, timeout_s, lambda: self.changed.until(answered)):
-            raise self._stalled(Command.RUN, timeout_s)
+        await within(self.clock, ANSWER_S, lambda: self.changed.until(answered))
         self.returning = False
 
     def _completed(self) -> bool:
@@ -295,9 +350,11 @@ class KernelRuntime:
         return self.status is LaunchStatus.COMPLETED
 
     def _stalled(self, command: Command, timeout_s: float) -> KernelStalledError:
+        taken = self.instance.resident.taken_sequence
+        where = f" of message {taken}" if taken > self.done_sequence else ""
         return KernelStalledError(
-            f"kernel {self.kernel_id!r} has not obeyed {command.name} within {timeout_s} s; give "
-            "the step more time, or look for a message that takes too long",
+            f"kernel {self.kernel_id!r} has not obeyed {command.name} within {timeout_s} s{where}; "
+            "give the step more time, or look for a message that takes too long",
             call=command.name,
         )
 

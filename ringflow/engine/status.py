@@ -101,11 +101,14 @@ def health(core: Core) -> Mapping[str, Any]:
     # Its watcher, which closes the engine, may not have run yet.
     closed = core.closed or (JOURNAL_FAILED if core.journal.failed.is_set() else "")
     lost = {device.name: device.lost for device in core.devices.values() if device.lost}
+    times_s = {name: runtime.stalled_s() for name, runtime in core.runtimes.items()}
+    stalled = {name: s for name, s in times_s.items() if s >= core.limits.step_timeout_s}
     return {
-        "ok": not closed and not halted and not lost,
+        "ok": not closed and not halted and not lost and not stalled,
         "closed": closed,
         "halted": halted,
         "died_in_a_row": max(core.state.fruitless - 1, 0),
+        "stalled": stalled,
         "lost_devices": lost,
         "running_operations": len(core.running),
         "journal": dict(core.journal.statistics()),

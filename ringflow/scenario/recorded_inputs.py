@@ -166,7 +166,7 @@ def limits_said(moments: Sequence[Moment]) -> str:
     for moment in moments:
         if found := _WITHIN.search(str(moment.event.get("reason", ""))):
             said.setdefault("step_timeout_s", float(found[1]))
-        if moment.type == "kernel.halted" and int(moment.event["message_sequence"]):
+        if moment.type == "kernel.halted" and int(moment.event["attempts"]):
             said.setdefault("traps_in_a_row", int(moment.event["attempts"]))
     if kept := _points_kept(moments):
         said["recovery_points_kept"] = kept

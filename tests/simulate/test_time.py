@@ -42,7 +42,7 @@ def test_a_kernel_that_never_answers_runs_into_the_deadline() -> None:
             await kernel.send(Spin(rounds=1 << 40))
             await engine.migrate("adder", to="host:1")
 
-        with pytest.raises(OperationFailedError, match="has not obeyed RUN within 3600"):
+        with pytest.raises(OperationFailedError, match="has not obeyed RETURN within 3600"):
             world.run(stall)
         assert world.now_s >= HOUR_S
 
