@@ -367,6 +367,7 @@ async def halt_stalled(core: Core, runtime: KernelRuntime, reason: str) -> bool:
     obeyed after all.
     """
     instance = runtime.instance
+    runtime.returning = True  # what can only be asked to return is told to run again, or is gone
     with contextlib.suppress(DeviceError):
         await core.in_thread(instance.resident.abort)
     if instance.resident.status is not LaunchStatus.ABORTED or core.closed:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import attrs
 import pytest
 
@@ -174,3 +175,29 @@ async def test_a_stuck_kernel_keeps_no_other_from_its_close(
             assert await total_of(engine.kernel(f"other{number}")) == 5 + number
         open_gate(engine, "stuck")
         assert await total_of(engine.kernel("stuck")) == 0
+
+
+@loads_beside
+@pytest.mark.parametrize("ask", ["stop", "rollback"])
+async def test_a_kernel_that_obeys_too_late_works_on(
+    engine: ringflow.Engine, gpus: Standin, ask: str
+) -> None:
+    """Its message outlasts the deadline of the request and that of taking it back, twice."""
+    kernel = await engine.launch(adder(), device="cuda:0")
+    await send_all(kernel, [1, 2])
+    await engine.checkpoint("adder", name="early")
+    receipt = await close_gate(engine, kernel)
+    with short_deadlines(engine):
+        for _ in range(2):
+            with pytest.raises(ringflow.KernelStalledError):
+                await getattr(engine, ask)("adder")
+            assert engine.kernels()[0].state == "running"
+    await send_all(kernel, [3])
+    open_gate(engine)
+    with anyio.fail_after(60):
+        await receipt.done()
+    assert await total_of(kernel) == 6
+    await getattr(engine, ask)("adder")
+    assert engine.kernels()[0].state == {"stop": "stopped", "rollback": "running"}[ask]
+    if ask == "rollback":  # the gate is closed again, and its message comes again
+        open_gate(engine)
