@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from typing import Annotated, Final
 
@@ -74,4 +76,6 @@ def main() -> None:
     except OSError as error:  # of standard output, mostly: a full disk behind it
         said = f"{error}; check the disk's space and the permissions, then try again"
         print(f"ringflow: {printable(said)}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # what it still holds is not tried again at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

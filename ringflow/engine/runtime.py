@@ -208,6 +208,9 @@ class KernelRuntime:
         self.status, self.state, self.busy_ns = report.status, report.state, report.busy_ns
         self.generation, self.progress_ns = report.generation, self.clock.monotonic_ns()
         self.passes_on()
+        if not self.delivering:  # a kernel that is being started, or is to rest, sends all the same
+            with self.delivery:
+                self.instance.resident.close_emissions(self.outputs.is_full)
         self.deliver()
         self.changed.notify()
 

@@ -210,6 +210,22 @@ async def test_a_kernel_may_not_send_when_it_comes_back_to_a_full_consumer(folde
             await until_it_sends(engine, sent)
 
 
+async def test_the_bound_holds_while_nothing_is_delivered(engine: ringflow.Engine) -> None:
+    """As when a launch waits for the disk: the kernel sends already."""
+    kernel = await engine.launch(teller(release="at_once"), device="host:0")
+    runtime = runtime_of(engine)
+    runtime.pause()
+    with anyio.fail_after(60):
+        async with kernel.replies(consumer="all"):
+            pass
+        await runtime.changed.until(lambda: runtime.outputs.is_full)
+        enough = runtime.steps + 50_000
+        while runtime.steps < enough:
+            await anyio.sleep(0.001)
+    assert runtime.outputs.waiting[0] <= BOUND + runtime.spec.reply_slots + LOOK_BYTES // 32
+    runtime.flow()
+
+
 def test_the_bound_holds_in_a_simulated_world() -> None:
     """Two worlds of one seed agree on where it took effect."""
 
