@@ -15,6 +15,7 @@ from ringflow.device.api import Allocation, Device
 from ringflow.device.cuda import driver, memory_kernels, peers, staging
 from ringflow.device.cuda.device import CudaDevice
 from ringflow.device.cuda.peers import shared_peers
+from ringflow.device.cuda.unfinished import Unfinished
 from ringflow.device.registry import open_device
 from ringflow.errors import DeviceError, DeviceLostError
 from ringflow.storage.blocks import block_digests
@@ -328,6 +329,24 @@ def test_memory_of_a_copy_that_may_still_come_is_nobody_elses(
     until(lambda: first.free_bytes == free_bytes[0])
     assert second.free_bytes == free_bytes[1]
     assert not any(any(d.copy_out(a)) for d, a in zip((first, second), others, strict=True))
+
+
+def test_memory_of_a_late_copy_comes_back_while_the_other_gpu_is_idle(
+    gpus: Standin, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both GPUs keep it; whoever looks for room on the one asks the other, too."""
+    first, second = opened("cuda:0"), opened("cuda:1")
+    free_bytes = first.free_bytes
+    source, target = filled(first), second.allocate(len(DATA), label="target")
+    gpus.arm(Fault("cuMemcpyPeerAsync", kind=FaultKind.STALL_WORK))
+    with monkeypatch.context() as soon:
+        soon.setattr(peers, "PIECE_TIMEOUT_S", 0.2)
+        soon.setattr(Unfinished, "settle", lambda unfinished: None)
+        with pytest.raises(DeviceError, match="copy to a peer"):
+            first.copy_to_peer(source, second, target)
+    first.free(source)
+    gpus.release()
+    until(lambda: first.free_bytes == free_bytes)
 
 
 def test_memory_of_a_late_copy_in_is_kept_too(

@@ -221,7 +221,7 @@ async def test_the_bound_holds_while_nothing_is_delivered(engine: ringflow.Engin
         await runtime.changed.until(lambda: runtime.outputs.is_full)
         enough = runtime.steps + 50_000
         while runtime.steps < enough:
-            await anyio.sleep(0.001)
+            await engine._core.clock.sleep(0.001)
     assert runtime.outputs.waiting[0] <= BOUND + runtime.spec.reply_slots + LOOK_BYTES // 32
     runtime.flow()
 

@@ -106,6 +106,7 @@ class CudaMemory:
         self.staging = Staging(context, host_address + mapped_bytes)
         self.loans = Loans(self.arena.settle)
         self._unfinished = Unfinished(context)
+        self._elsewhere: frozenset[Unfinished] = frozenset()  # other GPUs' that keep memory here
         self._variables: dict[int, CudaAllocation] = {}
 
     def release_pinned(self) -> None:
@@ -147,7 +148,8 @@ class CudaMemory:
 
     def collect(self) -> None:
         """Take back what was freed while something else could still use it."""
-        self._unfinished.settle()
+        for unfinished in (self._unfinished, *self._elsewhere):
+            unfinished.settle()
         self.loans.collect()
 
     def allocate_mapped(self, size_bytes: int, *, label: str) -> CudaAllocation:
@@ -309,5 +311,7 @@ def _kept_if_late(*ends: tuple[CudaMemory, Any, CudaAllocation]) -> Iterator[Non
     except BaseException:  # whatever it was: what has been issued still comes
         for memory, stream, _ in ends:
             for holder, _, at in ends:
+                if holder is not memory:
+                    holder._elsewhere |= {memory._unfinished}
                 memory._unfinished.add(stream, holder.loans.keep(at.address))
         raise
