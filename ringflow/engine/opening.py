@@ -198,8 +198,12 @@ async def _close_devices(owned: Sequence[Device]) -> DeviceError | None:
 
 
 def _warn_of_deaths(core: Core) -> None:
-    """Say that engines died one after the other: this one may before anybody asks it."""
-    if (died := core.state.fruitless) >= _DEATHS_TOLD:
+    """Say that engines died one after the other: this one may before anybody asks it.
+
+    Those of simulated worlds die because somebody wants them to.
+    """
+    died = core.state.fruitless
+    if died >= _DEATHS_TOLD and isinstance(core.files, SystemFiles):
         _log.warning(
             "the last %d engines of %r died before any kernel got on; if a kernel of a host device "
             "kills the process, open the folder with RINGFLOW_HOST_MEMCHECK=1 (docs/memcheck.md): "
