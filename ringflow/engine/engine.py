@@ -469,5 +469,10 @@ class Engine(HandleService):
         return self._core.epoch
 
     def health(self) -> Mapping[str, Any]:
-        """Return what an operator wants to know: ``ok``, why not, and the queues' counters."""
+        """Return what an operator wants to know: ``ok``, and what keeps it from being so.
+
+        ``closed`` and ``halted`` and ``lost_devices`` say why; ``stalled`` has kernels that are in
+        one message for a step's deadline or longer, with the seconds; ``died_in_a_row`` counts the
+        engines before this one that got nowhere; ``journal`` has the queues' counters.
+        """
         return health(self._core)

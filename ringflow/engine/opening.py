@@ -166,12 +166,12 @@ def _check_kind(name: str, given: object, kind: type) -> None:
 
 async def _open_devices(given: Sequence[str | Device]) -> tuple[dict[str, Device], list[Device]]:
     """Return all devices by name, and those that were opened here; none of them if it raises."""
+    if isinstance(given, str):
+        raise UsageError(f"devices are a list; give [{given!r}]")
     names = [one if isinstance(one, str) else one.name for one in given]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"device {name!r} is named twice; name each once")
-    if isinstance(given, str):
-        raise UsageError(f"devices are a list; give [{given!r}]")
     opened: dict[str, Device] = {}
     owned: list[Device] = []
     try:
